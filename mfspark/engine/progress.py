@@ -1,0 +1,52 @@
+"""One line per iteration: a bar on a terminal, log lines elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+logger = logging.getLogger("mfspark")
+
+
+class Progress:
+    """Reports iterations with their figures and the time left."""
+
+    def __init__(self, n_iterations: int, title: str) -> None:
+        self._n_iterations = n_iterations
+        self._title = title
+        self._started = time.perf_counter()
+        self._bar = tqdm(
+            total=n_iterations, desc=title, unit="iteration", disable=not sys.stderr.isatty()
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def iteration(self, number: int, **figures: float | None) -> None:
+        """Report that iteration ``number`` (from 1) has ended."""
+        shown = {name: f"{value:.5g}" for name, value in figures.items() if value is not None}
+        if not self._bar.disable:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update()
+            return
+        elapsed = time.perf_counter() - self._started
+        left = elapsed / number * (self._n_iterations - number)
+        logger.info(
+            "%s %d/%d: %s; %.1f s, at most %.0f s left",
+            self._title,
+            number,
+            self._n_iterations,
+            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()),
+            elapsed,
+            left,
+        )

@@ -1,0 +1,21 @@
+"""Errors that a user can act on: what was found, why it matters, what to do."""
+
+
+class MfsparkError(Exception):
+    """Base of all errors that mfspark raises on purpose; jobs print it as one line and exit 1."""
+
+
+class ConfigError(MfsparkError):
+    """The configuration names an unknown key or holds a value that is not allowed."""
+
+
+class DataError(MfsparkError):
+    """The ratings, or a file that should hold them, cannot be used."""
+
+
+class ModelFormatError(MfsparkError):
+    """A model directory is missing, corrupt, or of another schema version."""
+
+
+class OutputExistsError(MfsparkError):
+    """The target of a write exists and overwriting was not asked for."""

@@ -1,0 +1,32 @@
+"""Initial factors from stable keys, so they depend on the id and the seed but on no partitioning.
+
+The generator is SplitMix64 (Steele, Lea, Flood 2014) used as a counter: draw j of a row is the mix
+of key + j·γ.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from mfspark.kernels.csr import Float32s
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
+    """Rows [factors, bias] to start from: factors uniform with variance 0.01/rank, bias zero.
+
+    ``keys`` uint64 [n], one per row. Returns float32 [n, rank + 1]. The start is small, so that
+    the first half-step explains what it can by biases.
+    """
+    draws = np.arange(1, rank + 1, dtype=np.uint64) * _GAMMA
+    bits = _mix(keys[:, None] + draws[None, :])
+    centred = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53 - 0.5
+    rows = np.zeros((len(keys), rank + 1), np.float32)
+    rows[:, :rank] = centred * np.sqrt(12 * 0.01 / rank)
+    return rows
+
+
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,1 @@
+"""Estimators and the model they return, by the conventions of ``pyspark.ml``."""

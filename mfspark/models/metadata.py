@@ -1,0 +1,48 @@
+"""``metadata.json`` of a model directory: what the factor tables mean, and its schema version."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mfspark import __version__
+
+# Raised whenever a reader of the previous version would misread a table.
+SCHEMA_VERSION = 1
+
+
+class Rotation(BaseModel):
+    """The coordinate system of the factors; see :mod:`mfspark.kernels.rotation`."""
+
+    name: str
+    singular_values: list[float]
+
+
+class ModelMetadata(BaseModel):
+    """Everything about a model that is not a table.
+
+    ``rating_scale`` is the range of the training ratings. ``hyper_parameters`` has the names of the
+    estimator's Params. ``stopped`` says why the fit ended (max_iter, validation, converged),
+    ``best_iteration`` which iteration the tables hold. ``n_cold_validation`` counts validation rows
+    that were not measured because user or item has no training rating.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int
+    mfspark_version: str = __version__
+    algorithm: str
+    rank: int
+    global_mean: float
+    rating_scale: tuple[float, float]
+    n_users: int
+    n_items: int
+    n_ratings: int
+    n_validation: int
+    n_cold_validation: int
+    user_type: str
+    item_type: str
+    hyper_parameters: dict[str, Any]
+    rotation: Rotation
+    best_iteration: int
+    stopped: str
+    exchange: dict[str, str]

@@ -1,0 +1,71 @@
+"""Hyper-parameters of the estimators: names, defaults, bounds and meaning, in this one place.
+
+The estimators' ``Param``s (camelCase) and the configuration's ``[als]`` section (snake_case) are
+both made from the class below.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Exchange = Literal["auto", "broadcast", "routed"]
+ColdStartStrategy = Literal["baseline", "nan", "drop"]
+
+
+class ALSSettings(BaseModel):
+    """What ``BiasedALS`` minimises, how long, and how it is spread over the cluster."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
+
+    rank: int = Field(32, ge=1, description="number of factors per user and item")
+    max_iter: int = Field(15, ge=1, description="most iterations (a half-step on each side)")
+    reg_param: float = Field(
+        1.1, ge=0, description="λ, weight of the penalty on user and item factors"
+    )
+    user_reg_param: float | None = Field(None, ge=0, description="λ of the user factors alone")
+    item_reg_param: float | None = Field(None, ge=0, description="λ of the item factors alone")
+    bias_reg_param: float = Field(0.25, ge=0, description="λ_b, weight of the penalty on biases")
+    reg_exponent: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="ν: a row with n ratings is penalised by λ·n^ν (0: plain L2, 1: ALS-WR)",
+    )
+    fit_biases: bool = Field(
+        True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
+    )
+    num_user_blocks: int | None = Field(
+        None, ge=1, description="blocks of users; chosen from cores and ratings when not set"
+    )
+    num_item_blocks: int | None = Field(
+        None, ge=1, description="blocks of items; chosen from cores and ratings when not set"
+    )
+    exchange: Exchange = Field(
+        "auto",
+        description="how fixed factors reach the tasks: broadcast, routed, or auto by size",
+    )
+    tol: float = Field(
+        1e-4,
+        ge=0,
+        description="stop when an iteration lowers the validation RMSE (without validation rows: "
+        "the objective) by less than this share",
+    )
+    validation_indicator_col: str | None = Field(
+        None, description="boolean column; true rows are not fitted but decide when to stop"
+    )
+    seed: int = Field(0, description="seed of the initial factors")
+    user_col: str = Field("user", description="column of user ids (string or integer)")
+    item_col: str = Field("item", description="column of item ids (string or integer)")
+    rating_col: str = Field("rating", description="column of ratings (numeric)")
+    prediction_col: str = Field("prediction", description="column that transform adds (double)")
+    cold_start_strategy: ColdStartStrategy = Field(
+        "baseline",
+        description="prediction for ids absent from training: baseline (μ plus whichever bias is "
+        "known), nan, or drop the row",
+    )
+    clip_predictions: bool = Field(
+        False, description="clip predictions to the range of the training ratings"
+    )

@@ -1,0 +1,195 @@
+"""The half-step kernel against its readable twin, a dense oracle and the properties of a minimum."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfspark.kernels import half_step as fast
+from mfspark.kernels import reference
+from mfspark.kernels.csr import RatingBlock, build_block
+from mfspark.kernels.half_step import Penalty, half_step
+from mfspark.kernels.initialise import initial_rows
+
+
+def random_block(
+    rng: np.random.Generator, n_rows: int, n_columns: int, density: float = 0.3
+) -> RatingBlock:
+    rows, columns = np.nonzero(rng.random((n_rows, n_columns)) < density)
+    values = rng.integers(1, 11, len(rows)).astype(np.float32) / 2
+    order = rng.permutation(len(rows))
+    return build_block(
+        rows[order].astype(np.int32),
+        columns[order].astype(np.int32),
+        values[order],
+        rng.random(len(rows)) < 0.1,
+        n_rows,
+    )
+
+
+def random_side(rng: np.random.Generator, n: int, rank: int) -> np.ndarray:
+    return rng.normal(0, 0.5, (n, rank + 1)).astype(np.float32)
+
+
+def dense_objective(block, solved, fixed, mean, penalty):
+    """Training objective of the solved side from a dense matrix; shares no code with mfspark."""
+    n_rows, n_columns = len(solved), len(fixed)
+    predicted = mean + solved[:, -1:] + fixed[:, -1] + solved[:, :-1] @ fixed[:, :-1].T
+    dense = np.full((n_rows, n_columns), np.nan)
+    for row in range(n_rows):
+        for entry in range(block.train.indptr[row], block.train.indptr[row + 1]):
+            dense[row, block.train.columns[entry]] = block.train.values[entry]
+    counts = (~np.isnan(dense)).sum(axis=1)
+    squares = np.nansum((dense - predicted) ** 2)
+    weights = np.where(counts > 0, counts.astype(float) ** penalty.exponent, 0)
+    ridge = penalty.factors * (solved[:, :-1] ** 2).sum(axis=1) + penalty.bias * solved[:, -1] ** 2
+    return squares + weights @ ridge
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_rows=st.integers(1, 12),
+    n_columns=st.integers(1, 200),
+    rank=st.sampled_from([1, 2, 3, 4, 7, 8, 15, 16, 33]),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    exponent=st.sampled_from([0.0, 0.5, 1.0]),
+    fit_biases=st.booleans(),
+)
+def test_solve_agrees_with_the_readable_twin(
+    seed, n_rows, n_columns, rank, density, exponent, fit_biases
+):
+    rng = np.random.default_rng(seed)
+    block = random_block(rng, n_rows, n_columns, density)
+    fixed = random_side(rng, len(block.needed), rank)
+    if not fit_biases:
+        fixed[:, -1] = 0
+    penalty = Penalty(0.5, 0.2, exponent)
+    ours = fast.solve_rows(block.train, fixed, 3.3, penalty, fit_biases)
+    theirs = reference.solve_rows(block.train, fixed, 3.3, penalty, fit_biases)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    assert np.all(ours[block.train.counts == 0] == 0)
+    if not fit_biases:
+        assert np.all(ours[:, -1] == 0)
+
+
+def test_metrics_agree_with_a_dense_oracle(rng):
+    block = random_block(rng, 20, 30)
+    fixed = random_side(rng, len(block.needed), 5)
+    penalty = Penalty(0.7, 0.3, 0.5)
+    solved, metrics = half_step(block, fixed, 3.0, penalty, fit_biases=True)
+    objective = dense_objective(
+        block, solved.astype(float), fixed.astype(float), 3.0, penalty
+    )
+    assert metrics.squared_error + metrics.penalty == pytest.approx(objective, rel=1e-5)
+    assert metrics.n_ratings == len(block.train.values)
+    assert metrics.validation_squared_error == pytest.approx(
+        reference.squared_error(block.validation, solved, fixed, 3.0), rel=1e-5
+    )
+    assert metrics.n_validation == len(block.validation.values) > 0
+
+
+@pytest.mark.parametrize("direction", range(6))
+def test_solution_is_a_minimum_in_every_direction(rng, direction):
+    block = random_block(rng, 10, 25)
+    fixed = random_side(rng, len(block.needed), 5)
+    penalty = Penalty(0.7, 0.3, 0.5)
+    solved, _ = half_step(block, fixed, 3.0, penalty, fit_biases=True)
+    at_minimum = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
+    for step in (-0.05, 0.05):
+        moved = solved.astype(float)
+        moved[block.train.counts > 0, direction] += step
+        assert dense_objective(block, moved, fixed.astype(float), 3.0, penalty) > at_minimum
+
+
+def test_gradient_vanishes_on_the_solved_side(rng):
+    block = random_block(rng, 10, 40)
+    fixed = random_side(rng, len(block.needed), 4)
+    penalty = Penalty(0.7, 0.3, 0.5)
+    solved, _ = half_step(block, fixed, 3.0, penalty, fit_biases=True)
+    features = np.column_stack([fixed[:, :-1], np.ones(len(fixed))]).astype(float)
+    for row in range(10):
+        entries = slice(block.train.indptr[row], block.train.indptr[row + 1])
+        rated = block.train.columns[entries]
+        errors = (
+            block.train.values[entries] - 3.0 - fixed[rated, -1] - features[rated] @ solved[row]
+        )
+        n = block.train.counts[row]
+        ridge = np.append(np.full(4, 0.7), 0.3) * max(n, 1) ** 0.5
+        gradient = -2 * features[rated].T @ errors + 2 * ridge * solved[row]
+        assert np.abs(gradient).max() < 1e-3
+
+
+def alternate(users: RatingBlock, items: RatingBlock, rank: int, iterations: int, penalty: Penalty):
+    """Plain ALS on one block per side; yields the objective after each half-step."""
+    q = initial_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
+    q_penalty = penalty.total(items.train.counts, q)
+    for _ in range(iterations):
+        p, metrics = half_step(users, q[users.needed], 3.0, penalty, True)
+        yield p, q, metrics.squared_error + metrics.penalty + q_penalty
+        p_penalty = metrics.penalty
+        q, metrics = half_step(items, p[items.needed], 3.0, penalty, True)
+        q_penalty = metrics.penalty
+        yield p, q, metrics.squared_error + p_penalty + q_penalty
+
+
+def both_sides(users, items, values, n_users, n_items):
+    none = np.zeros(len(values), bool)
+    users, items = users.astype(np.int32), items.astype(np.int32)
+    return (
+        build_block(users, items, values, none, n_users),
+        build_block(items, users, values, none, n_items),
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), exponent=st.sampled_from([0.0, 0.5, 1.0]))
+def test_objective_never_rises(seed, exponent):
+    rng = np.random.default_rng(seed)
+    rows, columns = np.nonzero(rng.random((30, 20)) < 0.4)
+    values = rng.integers(1, 6, len(rows)).astype(np.float32)
+    blocks = both_sides(rows, columns, values, 30, 20)
+    objectives = [o for *_, o in alternate(*blocks, 4, 8, Penalty(0.3, 0.1, exponent))]
+    assert np.all(np.diff(objectives) <= 1e-5 * np.abs(objectives[:-1]))
+
+
+def test_planted_model_is_recovered(rng):
+    n_users, n_items, rank = 200, 120, 3
+    p, q = rng.normal(0, 0.6, (n_users, rank)), rng.normal(0, 0.6, (n_items, rank))
+    b_u, b_i = rng.normal(0, 0.4, n_users), rng.normal(0, 0.4, n_items)
+    truth = 3.0 + b_u[:, None] + b_i + p @ q.T
+    rows, columns = np.nonzero(rng.random(truth.shape) < 0.4)
+    values = truth[rows, columns].astype(np.float32)
+    blocks = both_sides(rows, columns, values, n_users, n_items)
+    for found_p, found_q, _ in alternate(*blocks, rank, 60, Penalty(1e-3, 1e-3, 0.0)):
+        pass
+    predicted = 3.0 + found_p[:, -1:] + found_q[:, -1] + found_p[:, :-1] @ found_q[:, :-1].T
+    unseen = np.ones(truth.shape, bool)
+    unseen[rows, columns] = False
+    assert np.sqrt(np.mean((predicted - truth)[unseen] ** 2)) < 0.02
+
+
+@pytest.mark.parametrize("fit_biases", [True, False])
+def test_singular_rows_get_finite_solutions_that_fit(rng, fit_biases):
+    """λ = 0 and fewer ratings than features: infinitely many solutions, none of them NaN."""
+    block = random_block(rng, 6, 4, 0.7)
+    fixed = random_side(rng, len(block.needed), 8)
+    fixed[:, -1] *= fit_biases
+    solved, metrics = half_step(block, fixed, 3.0, Penalty(0, 0, 0.5), fit_biases)
+    assert np.isfinite(solved).all()
+    assert metrics.squared_error < 1e-3
+
+
+def test_all_equal_ratings_leave_nothing_to_the_factors():
+    users, items = np.divmod(np.arange(12), 4)
+    blocks = both_sides(users, items, np.full(12, 3.0, np.float32), 3, 4)
+    *_, (p, q, objective) = alternate(*blocks, 2, 5, Penalty(0.5, 0.1, 0.5))
+    assert objective == pytest.approx(0, abs=1e-6)
+    assert np.abs(p @ q.T).max() < 1e-4
+
+
+def test_wrong_number_of_fixed_rows_is_refused(rng):
+    block = random_block(rng, 3, 5, 0.9)
+    with pytest.raises(ValueError, match="needed"):
+        half_step(block, np.zeros((1, 3), np.float32), 3.0, Penalty(1, 1, 0.5), True)
