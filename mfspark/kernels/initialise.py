@@ -1,13 +1,15 @@
-"""Initial factors from stable keys, so they depend on the id and the seed but on no partitioning.
+"""Random numbers from stable keys, so they depend on the id and the seed but on no partitioning.
 
-The generator is SplitMix64 (Steele, Lea, Flood 2014) used as a counter: draw j of a row is the mix
+The generator is SplitMix64 (Steele, Lea, Flood 2014) used as a counter: draw j of a key is the mix
 of key + j·γ.
 """
+
+import zlib
 
 import numpy as np
 import numpy.typing as npt
 
-from mfspark.kernels.csr import Float32s
+from mfspark.kernels.csr import Float32s, Float64s, Int64s
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -18,12 +20,21 @@ def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
     ``keys`` uint64 [n], one per row. Returns float32 [n, rank + 1]. The start is small, so that
     the first half-step explains what it can by biases.
     """
-    draws = np.arange(1, rank + 1, dtype=np.uint64) * _GAMMA
-    bits = _mix(keys[:, None] + draws[None, :])
-    centred = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53 - 0.5
     rows = np.zeros((len(keys), rank + 1), np.float32)
-    rows[:, :rank] = centred * np.sqrt(12 * 0.01 / rank)
+    rows[:, :rank] = (_uniform(keys, rank) - 0.5) * np.sqrt(12 * 0.01 / rank)
     return rows
+
+
+def hashed_uniform(seed: int, what: str, ids: Int64s, n: int) -> Float64s:
+    """Numbers in [0, 1), float64 [len(ids), n], for integer ids; ``what`` keeps uses apart."""
+    salt = _mix(np.array([(seed * 2**32 + zlib.crc32(what.encode())) % 2**64], np.uint64))
+    return _uniform(_mix(ids.astype(np.uint64) * _GAMMA ^ salt), n)
+
+
+def _uniform(keys: npt.NDArray[np.uint64], n: int) -> Float64s:
+    draws = np.arange(1, n + 1, dtype=np.uint64) * _GAMMA
+    bits = _mix(keys[:, None] + draws[None, :])
+    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

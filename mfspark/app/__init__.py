@@ -1,0 +1,1 @@
+"""Jobs: command line, Spark session, the directory of a run, and its steps."""

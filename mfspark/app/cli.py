@@ -1,0 +1,58 @@
+"""What every job does around its step: arguments, logging, session, errors in one line."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from mfspark.app.run_directory import RunDirectory
+from mfspark.config import load_config
+from mfspark.errors import MfsparkError
+
+
+def main(step: Callable[[SparkSession, RunDirectory], object], description: str) -> None:
+    """Run ``step`` as a job; exits 1 after an error that the user can act on, saying it in a line."""
+    arguments = _parse(description)
+    _log_to_stderr()
+    # Workers must run the interpreter of the driver, where nothing else was asked for.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    spark = None
+    try:
+        run = RunDirectory(load_config(arguments.config, arguments.set))
+        spark = SparkSession.builder.appName(f"mfspark {run.config.run.name}").getOrCreate()
+        step(spark, run)
+    except MfsparkError as error:
+        sys.exit(f"mfspark: error: {error}")
+    except PySparkException as error:
+        logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
+        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        sys.exit(f"mfspark: error: Spark failed: {first}; see the log above for the whole message")
+    finally:
+        if spark is not None:
+            spark.stop()
+
+
+def _parse(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, see conf/")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value of the file; may be given several times",
+    )
+    return parser.parse_args()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("mfspark")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,286 @@
+"""The steps of a run: ingest, train, evaluate, interpret, recommend, report.
+
+Each reads the files of the steps before it and writes its own, whole or not at all.
+"""
+
+import json
+import logging
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark import files
+from mfspark.app.run_directory import RunDirectory
+from mfspark.columns import ITEM, N_RATINGS, RATING, TIMESTAMP, USER
+from mfspark.data.fetch import fetch
+from mfspark.data.read import read_items, read_ratings
+from mfspark.data.source import RawRatings
+from mfspark.data.split import PARTS, SPLIT, fold, split_ratings
+from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
+from mfspark.data.text import MALFORMED
+from mfspark.data.validate import CheckedRatings, check_ratings
+from mfspark.errors import ConfigError, DataError
+from mfspark.evaluation.ratings import MODEL, evaluate, rating_metrics
+from mfspark.interpretation.explain import explain
+from mfspark.interpretation.tables import interpret
+from mfspark.models.biased_als import BiasedALS
+from mfspark.models.factor_model import FactorModel
+from mfspark.report.render import write_report
+
+logger = logging.getLogger("mfspark")
+_VALIDATION = "is_validation"
+
+
+def ingest(spark: SparkSession, run: RunDirectory) -> None:
+    """Read, check and split the ratings: ratings/, quarantine/, items/, ingest.json."""
+    with run.step("ingest") as facts:
+        raw, items, origin = _read(spark, run)
+        checked = check_ratings(raw, run.config.data.checks())
+        try:
+            facts |= _write_ratings(run, checked, items, origin)
+        finally:
+            checked.release()
+        logger.info(
+            "ingest: %d of %d rows are good; train %d, validation %d, test %d",
+            facts["rows_clean"], facts["rows_read"],
+            *[facts["split"].get(part, 0) for part in PARTS],
+        )  # fmt: skip
+
+
+def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame | None, str]:
+    """Raw ratings, item metadata, and what to call their origin."""
+    data = run.config.data
+    if data.dataset == "synthetic":
+        return *_synthetic(spark, run.config.synthetic), "synthetic"
+    origin = data.dataset or str(data.path)
+    try:
+        path = str(fetch(data.dataset)) if data.dataset else str(data.path)
+    except DataError as error:
+        if data.fallback != "synthetic":
+            raise
+        logger.warning("%s", error)
+        logger.warning("using SYNTHETIC ratings in place of %s", data.dataset)
+        return (
+            *_synthetic(spark, run.config.synthetic),
+            f"synthetic (in place of {data.dataset}, which could not be downloaded)",
+        )
+    source = data.source(path)
+    return read_ratings(spark, source), read_items(spark, source), origin
+
+
+def _synthetic(
+    spark: SparkSession, settings: SyntheticSettings
+) -> tuple[RawRatings, DataFrame | None]:
+    table = synthetic_ratings(spark, settings).select(
+        "*", F.lit("synthetic").alias("origin"), F.lit(None).cast("string").alias(MALFORMED)
+    )
+    return RawRatings(table, True, (0.5, 5.0)), synthetic_items(spark, settings)
+
+
+def _write_ratings(
+    run: RunDirectory, checked: CheckedRatings, items: DataFrame | None, origin: str
+) -> dict[str, Any]:
+    split = split_ratings(checked.clean, run.config.split).persist()
+    try:
+        counts = {row[SPLIT]: row["count"] for row in split.groupBy(SPLIT).count().collect()}
+        if not counts.get("train"):
+            raise DataError(
+                f"no rating is left for training: the split is {counts or 'empty'} of "
+                f"{checked.n_read} rows read; lower split.test and split.validation"
+            )
+        fingerprint = split.agg(
+            F.hex(F.bit_xor(F.xxhash64(USER, ITEM, RATING, TIMESTAMP)))
+        ).first()
+        with run.output("ratings") as target:
+            for part in PARTS:
+                rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
+                rows.write.parquet(f"{target}/{part}")
+    finally:
+        split.unpersist()
+    with run.output("quarantine") as target:
+        checked.quarantine.coalesce(1).write.parquet(target, mode="overwrite")
+    if items is not None:
+        with run.output("items") as target:
+            items.coalesce(1).write.parquet(target, mode="overwrite")
+    facts = {
+        "origin": origin,
+        "rows_read": checked.n_read,
+        "rows_clean": sum(counts.values()),
+        "rows_merged": checked.n_merged,
+        "bad_rows": checked.bad_rows,
+        "split": {part: counts.get(part, 0) for part in PARTS},
+        "fingerprint": fingerprint[0] if fingerprint else None,
+    }
+    files.write_text(run.of("ingest.json"), json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def train(spark: SparkSession, run: RunDirectory) -> None:
+    """Fit the model to ratings/train, stopping by ratings/validation: model/."""
+    with run.step("train") as facts:
+        ratings = run.require("ratings", "ingest")
+        fitted = spark.read.parquet(f"{ratings}/train")
+        held_out = spark.read.parquet(f"{ratings}/validation")
+        settings = run.config.als
+        indicator = None
+        if not held_out.isEmpty():
+            indicator = _VALIDATION
+            fitted = fitted.withColumn(indicator, F.lit(False)).unionByName(
+                held_out.withColumn(indicator, F.lit(True))
+            )
+        als = _estimator(run).setParams(validationIndicatorCol=indicator)
+        model = als.fit(fitted)
+        model.save(run.of("model"), overwrite=run.config.run.overwrite)
+        facts |= {
+            "rank": settings.rank,
+            "iterations": model.metadata.best_iteration,
+            "stopped": model.metadata.stopped,
+            "users": model.metadata.n_users,
+            "items": model.metadata.n_items,
+        }
+
+
+def _estimator(run: RunDirectory) -> BiasedALS:
+    fixed = {"user_col": USER, "item_col": ITEM, "rating_col": RATING}
+    settings = run.config.als
+    for name, value in fixed.items():
+        if getattr(settings, name) != value:
+            raise ConfigError(
+                f"als.{name} = {getattr(settings, name)!r} has no effect in jobs, whose tables call "
+                f"it {value!r}; name the columns of your file in data.columns"
+            )
+    return BiasedALS(**settings.model_dump(by_alias=True))
+
+
+def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
+    """Measure the model on ratings/test: evaluation/. Returns the RMSE of each predictor."""
+    with run.step("evaluate") as facts:
+        model = FactorModel.load(run.require("model", "train"))
+        ratings = run.require("ratings", "ingest")
+        test = spark.read.parquet(f"{ratings}/test")
+        if test.isEmpty():
+            raise DataError("ratings/test is empty, so there is nothing to measure; raise split.test")
+        result = evaluate(model, spark.read.parquet(f"{ratings}/train"), test)
+        with run.output("evaluation") as target:
+            result.metrics.coalesce(1).write.parquet(f"{target}/metrics")
+            result.histogram.coalesce(1).write.parquet(f"{target}/histogram")
+        metrics = spark.read.parquet(run.of("evaluation/metrics")).where(F.col("slice") == "all")
+        rmse = {row["predictor"]: row["rmse"] for row in metrics.collect()}
+        facts["rmse"] = rmse
+        return rmse
+
+
+def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
+    """Describe factors, biases and neighbours: interpretation/."""
+    with run.step("interpret"):
+        model = FactorModel.load(run.require("model", "train"))
+        items = None
+        if files.exists(run.of("items")):
+            items = spark.read.parquet(run.of("items"))
+        result = interpret(model, items, run.config.interpret)
+        with run.output("interpretation") as target:
+            for name, table in result.tables().items():
+                table.coalesce(1).write.parquet(f"{target}/{name}")
+            _example(spark, model).coalesce(1).write.parquet(f"{target}/explanation")
+
+
+def _example(spark: SparkSession, model: FactorModel) -> DataFrame:
+    """The prediction for the most active user and the most rated item, taken apart."""
+    ids = []
+    for table, side in ((model.user_factors, USER), (model.item_factors, ITEM)):
+        row = table.orderBy(F.desc(N_RATINGS), side).select(side).first()
+        assert row is not None
+        ids.append(row[0])
+    parts = explain(model, *ids)
+    rows = [
+        ("user", str(parts.user), None),
+        ("item", str(parts.item), None),
+        ("global mean", "μ", parts.global_mean),
+        ("user bias", "b_u", parts.user_bias),
+        ("item bias", "b_i", parts.item_bias),
+        *[("factor", str(n), value) for n, value in enumerate(parts.contributions, start=1)],
+        ("prediction", "r̂", parts.prediction),
+    ]
+    return spark.createDataFrame(rows, "part string, name string, value double")
+
+
+def recommend(spark: SparkSession, run: RunDirectory) -> None:
+    """Top-N lists: recommendations/."""
+    with run.step("recommend") as facts:
+        settings = run.config.recommend
+        model = FactorModel.load(run.require("model", "train"))
+        seen = None
+        if settings.exclude_seen:
+            seen = spark.read.parquet(f"{run.require('ratings', 'ingest')}/train")
+        for_users = settings.lists == "items_for_users"
+        method = model.recommendForAllUsers if for_users else model.recommendForAllItems
+        with run.output("recommendations") as target:
+            method(settings.n, seen).write.parquet(target, mode="overwrite")
+        facts["lists"] = spark.read.parquet(run.of("recommendations")).count()
+
+
+def report(run: RunDirectory) -> str:
+    """Write report/index.html from the files of the run; returns its path."""
+    with run.step("report"):
+        for name, job in (("evaluation", "evaluate"), ("interpretation", "interpret")):
+            run.require(name, job)
+        with run.output("report") as target:
+            write_report(run.of(""), f"{target}/index.html")
+    return f"{run.path}/report/index.html"
+
+
+def pipeline(spark: SparkSession, run: RunDirectory) -> None:
+    """ingest → train → evaluate → interpret → report, and the headline at the end."""
+    ingest(spark, run)
+    train(spark, run)
+    rmse = evaluate_model(spark, run)
+    interpret_model(spark, run)
+    path = report(run)
+    print(f"\nRMSE on the test ratings ({_origin(run)}):")
+    for predictor, value in sorted(rmse.items(), key=lambda pair: pair[1]):
+        print(f"  {predictor:<12} {value:.4f}")
+    print(f"Report: {path}")
+
+
+def _origin(run: RunDirectory) -> str:
+    return str(json.loads(files.read_text(run.of("ingest.json")))["origin"])
+
+
+def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
+    """k-fold cross-validation of the configured model: cross_validation/ (fold, rmse, mae, n).
+
+    Folds are a hash of seed, user and item. Nothing of a test fold is used to train or to stop: the
+    fit runs for ``max_iter`` iterations or until the training objective has converged.
+    """
+    settings = run.config.cross_validation
+    with run.step("cross_validate") as facts:
+        raw, _, origin = _read(spark, run)
+        checked = check_ratings(raw, run.config.data.checks())
+        rows = []
+        try:
+            folded = checked.clean.withColumn("fold", fold(settings.seed, settings.folds))
+            for number in range(settings.folds):
+                model = _estimator(run).fit(folded.where(F.col("fold") != number))
+                scored = model.transform(folded.where(F.col("fold") == number)).select(
+                    USER, RATING, F.lit("all").alias("slice"), F.lit("all").alias("value"),
+                    F.lit(MODEL).alias("predictor"), F.col(_prediction(run)).alias("predicted"),
+                )  # fmt: skip
+                row = rating_metrics(scored).first()
+                assert row is not None
+                rows.append((number, row["rmse"], row["mae"], row["n"], row["n_unscored"]))
+                logger.info("fold %d of %d: RMSE %.4f", number + 1, settings.folds, row["rmse"])
+        finally:
+            checked.release()
+        schema = "fold int, rmse double, mae double, n long, n_unscored long"
+        with run.output("cross_validation") as target:
+            spark.createDataFrame(rows, schema).coalesce(1).write.parquet(target, mode="overwrite")
+        mean = sum(row[1] for row in rows) / len(rows)
+        facts["mean_rmse"] = mean
+    print(f"\n{settings.folds}-fold cross-validation on {origin}, seed {settings.seed}:")
+    print("  RMSE by fold " + " ".join(f"{row[1]:.4f}" for row in rows))
+    print(f"  mean RMSE    {mean:.4f}")
+
+
+def _prediction(run: RunDirectory) -> str:
+    return run.config.als.prediction_col

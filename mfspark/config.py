@@ -1,0 +1,155 @@
+"""TOML → validated configuration. Defaults live with the settings classes this is made of."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mfspark.data.read import RatingsSource
+from mfspark.data.split import SplitSettings
+from mfspark.data.synthetic import SyntheticSettings
+from mfspark.data.validate import Checks
+from mfspark.errors import ConfigError
+from mfspark.interpretation.tables import InterpretSettings
+from mfspark.settings import ALSSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class RunSettings(BaseModel):
+    """Where a run leaves its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("default", description="name of the run's directory")
+    directory: str = Field("runs", description="where run directories lie (path or URI)")
+    overwrite: bool = Field(False, description="replace what an earlier run of that name left")
+
+
+class DataSettings(RatingsSource, Checks):
+    """Which ratings to read, and what a good row is."""
+
+    path: str | None = Field(  # type: ignore[assignment]
+        None, description="file or folder of ratings; a path of this machine or a URI"
+    )
+    dataset: str | None = Field(
+        None, description="in place of path: a dataset to download, or synthetic"
+    )
+    fallback: Literal["synthetic"] | None = Field(
+        None, description="what to use when the dataset cannot be downloaded"
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DataSettings":
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("set either path or dataset")
+        return self
+
+    def checks(self) -> Checks:
+        """What a good row is."""
+        return Checks(**{name: getattr(self, name) for name in Checks.model_fields})
+
+    def source(self, path: str) -> RatingsSource:
+        """How to read the ratings at ``path``."""
+        return RatingsSource(
+            path=path, format=self.format, columns=self.columns, items_path=self.items_path
+        )
+
+
+class RecommendSettings(BaseModel):
+    """Top-N lists of the recommend job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int = Field(10, ge=1, description="length of the lists")
+    lists: Literal["items_for_users", "users_for_items"] = "items_for_users"
+    exclude_seen: bool = Field(True, description="leave out pairs that were rated in training")
+
+
+class CrossValidationSettings(BaseModel):
+    """k-fold cross-validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folds: int = Field(5, ge=2)
+    seed: int = Field(0, description="seed of the folds")
+
+
+class Config(BaseModel):
+    """The whole configuration; each job reads the sections it needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunSettings = Field(default_factory=RunSettings)
+    data: DataSettings
+    synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    als: ALSSettings = Field(default_factory=ALSSettings)
+    interpret: InterpretSettings = Field(default_factory=InterpretSettings)
+    recommend: RecommendSettings = Field(default_factory=RecommendSettings)
+    cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
+
+
+def load_config(path: str, overrides: list[str]) -> Config:
+    """Read ``path`` and apply ``section.key=value`` overrides (values in TOML, or plain text).
+
+    Raises ``ConfigError`` for a missing file, bad TOML, an unknown key or a value out of bounds.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"there is no configuration file {path}; see conf/ for some") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2:
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text
+    section = content
+    for part in parts[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {part!r} is a value, not a section")
+    section[parts[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, with the key as it is written and the nearest known key."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    name = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"unknown key {name!r}; {hint}"
+    if first["type"] == "missing":
+        return f"{name!r} is not set; add it to the file or pass --set {name}=…"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return f"{name}{shown} is not allowed: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(sections: list[str]) -> list[str]:
+    model: Any = Config
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)

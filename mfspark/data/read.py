@@ -1,0 +1,169 @@
+"""One entry point for ratings and item metadata of every format."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark import files
+from mfspark.columns import GENRES, ITEM, TITLE, YEAR
+from mfspark.data import movielens, netflix
+from mfspark.data.source import RAW_COLUMNS, ColumnMapping, Format, RawRatings
+from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
+from mfspark.errors import DataError
+
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".json": "json",
+    ".jsonl": "json", ".ndjson": "json",
+}  # fmt: skip
+
+
+class RatingsSource(BaseModel):
+    """Where ratings are and how to read them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="file or folder of ratings; a path of this machine or a URI")
+    format: Format = Field("auto", description="file format; auto goes by the names of the files")
+    columns: ColumnMapping = Field(default_factory=ColumnMapping)
+    items_path: str | None = Field(
+        None, description="table of items (CSV, TSV, Parquet, JSON: item, title, year, genres)"
+    )
+
+
+def read_ratings(spark: SparkSession, source: RatingsSource) -> RawRatings:
+    """Ratings as they are in the file; :mod:`mfspark.data.validate` checks them.
+
+    Raises ``DataError`` for a missing or unreadable file and for columns that are not there.
+    """
+    kind = detect_format(source)
+    path = source.path
+    try:
+        if kind == "movielens":
+            return movielens.movielens_ratings(spark, Path(path))
+        if kind == "netflix":
+            return netflix.netflix_ratings(spark, _netflix_files(Path(path)))
+        if kind == "recbole":
+            return movielens.recbole_ratings(spark, _atomic_file(Path(path), "inter"))
+        return _read_mapped(spark, source, kind)
+    except PySparkException as error:
+        raise DataError(
+            f"{path} cannot be read as {kind} ({str(error).splitlines()[0][:200]}); "
+            "check the file, or set data.format"
+        ) from None
+
+
+def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
+    """Item metadata: item string, title string, year int, genres array<string>; None without any."""
+    if source.items_path:
+        return _read_item_table(spark, source.items_path)
+    kind = detect_format(source)
+    folder = Path(source.path)
+    if kind == "movielens":
+        return movielens.movielens_items(spark, folder)
+    if kind == "netflix":
+        return netflix.netflix_items(spark, folder if folder.is_dir() else folder.parent)
+    if kind == "recbole":
+        return movielens.recbole_items(spark, _atomic_file(folder, "inter").with_suffix(".item"))
+    return None
+
+
+def detect_format(source: RatingsSource) -> str:
+    """The declared format, or the one that the names of the files tell; checks that they exist."""
+    if not files.exists(source.path):
+        raise DataError(
+            f"there is no file or folder {source.path}; set data.path, or data.dataset for a "
+            "dataset that mfspark can download"
+        )
+    if source.format != "auto":
+        return source.format
+    if "://" not in source.path:
+        path = Path(source.path)
+        if path.is_dir():
+            if any((path / name).exists() for name in ("u.data", "ratings.dat")):
+                return "movielens"
+            if (path / "ratings.csv").exists() and (path / "movies.csv").exists():
+                return "movielens"
+            if _netflix_files(path):
+                return "netflix"
+            if any(path.glob("*.inter")):
+                return "recbole"
+        elif path.name.startswith(("mv_", "combined_data_")):
+            return "netflix"
+    found = _SUFFIXES.get(Path(source.path).suffix.lower())
+    if found is None:
+        raise DataError(
+            f"the format of {source.path} is not clear from its name; set data.format to one of "
+            "movielens, netflix, recbole, csv, tsv, parquet, json"
+        )
+    return found
+
+
+def _read_table(spark: SparkSession, path: str, kind: str) -> DataFrame:
+    uri = files.as_uri(path)
+    if kind in _SEPARATORS:
+        separator = _SEPARATORS[kind]
+        names = header_of(spark, uri, separator)
+        if not names:
+            raise DataError(f"{path} is empty: it has no header line; check how it was written")
+        return read_delimited(spark, uri, separator, names, header=True, quoted=True)
+    table = spark.read.parquet(uri) if kind == "parquet" else spark.read.json(uri)
+    return table.withColumn(MALFORMED, _malformed_json(table))
+
+
+def _malformed_json(table: DataFrame) -> Column:
+    corrupt = "_corrupt_record"
+    return F.col(corrupt) if corrupt in table.columns else F.lit(None).cast("string")
+
+
+def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRatings:
+    table = _read_table(spark, source.path, kind)
+    mapping = source.columns.model_dump()
+    found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
+    for role, name in mapping.items():
+        if name is not None and name not in found:
+            raise DataError(
+                f"{source.path} has no column {name!r} for the {role}; it has "
+                f"{', '.join(found) or 'none'}; set data.columns.{role}"
+            )
+    selected = [
+        (F.col(f"`{mapping[role]}`") if mapping[role] else F.lit(None).cast("string")).alias(role)
+        for role in RAW_COLUMNS
+    ]
+    return RawRatings(
+        table.select(*selected, file_path().alias("origin"), MALFORMED),
+        has_timestamps=mapping["timestamp"] is not None,
+    )
+
+
+def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
+    if not files.exists(path):
+        raise DataError(f"there is no item table {path}; set data.items_path")
+    kind = _SUFFIXES.get(Path(path).suffix.lower(), "parquet")
+    table = _read_table(spark, path, kind)
+    if ITEM not in table.columns or TITLE not in table.columns:
+        raise DataError(
+            f"the item table {path} has the columns {', '.join(table.columns)}, but needs at least "
+            f"{ITEM!r} and {TITLE!r} (and may have {YEAR!r}, {GENRES!r}); rename them"
+        )
+    genres = F.array().cast("array<string>")
+    if GENRES in table.columns:
+        is_text = table.schema[GENRES].dataType.simpleString() == "string"
+        genres = F.split(GENRES, r"\|") if is_text else F.col(GENRES)
+    year = F.col(YEAR).try_cast("int") if YEAR in table.columns else F.lit(None).cast("int")
+    return table.select(ITEM, TITLE, year.alias(YEAR), genres.alias(GENRES))
+
+
+def _netflix_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    nested = path / "training_set"
+    found = [*path.glob("combined_data_*.txt"), *path.glob("mv_*.txt"), *nested.glob("mv_*.txt")]
+    return sorted(found)
+
+
+def _atomic_file(path: Path, suffix: str) -> Path:
+    return next(path.glob(f"*.{suffix}")) if path.is_dir() else path

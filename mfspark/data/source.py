@@ -1,0 +1,42 @@
+"""What a table of ratings looks like before it is checked, and where it comes from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pyspark.sql import DataFrame
+
+from mfspark.columns import ITEM, RATING, TIMESTAMP, USER
+
+Format = Literal["auto", "movielens", "netflix", "recbole", "csv", "tsv", "parquet", "json"]
+IdType = Literal["auto", "string", "long"]
+
+
+class ColumnMapping(BaseModel):
+    """Names of the columns in a CSV, TSV, Parquet or JSON file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = Field(USER, description="column of user ids")
+    item: str = Field(ITEM, description="column of item ids")
+    rating: str = Field(RATING, description="column of ratings")
+    timestamp: str | None = Field(
+        None, description="column of times (Unix seconds, date or timestamp), if there is one"
+    )
+
+
+@dataclass(frozen=True)
+class RawRatings:
+    """Ratings as read.
+
+    ``table``: user, item, rating, timestamp (text or typed, as in the file), origin string (the
+    file), malformed string (the line, when it could not be split into fields; else null).
+    ``scale``: lowest and highest rating the format allows, when it says so.
+    """
+
+    table: DataFrame
+    has_timestamps: bool
+    scale: tuple[float, float] | None = None
+
+
+RAW_COLUMNS = (USER, ITEM, RATING, TIMESTAMP)

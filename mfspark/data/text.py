@@ -1,0 +1,47 @@
+"""Delimited text as string columns, keeping the lines that cannot be split."""
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
+
+MALFORMED = "malformed"
+
+
+def read_delimited(
+    spark: SparkSession,
+    path: str,
+    separator: str,
+    columns: list[str],
+    *,
+    header: bool = False,
+    quoted: bool = False,
+    encoding: str = "UTF-8",
+) -> DataFrame:
+    """Columns as strings, plus ``malformed`` (the line) where the number of fields is wrong.
+
+    Handles Unix and Windows line ends. With ``header``, the first line of each file must name
+    ``columns``.
+    """
+    fields = [StructField(name, StringType()) for name in [*columns, MALFORMED]]
+    return (
+        spark.read.schema(StructType(fields))
+        .option("sep", separator)
+        .option("header", header)
+        .option("enforceSchema", not header)
+        .option("quote", '"' if quoted else "")
+        .option("escape", '"' if quoted else "\\")
+        .option("encoding", encoding)
+        .option("mode", "PERMISSIVE")
+        .option("columnNameOfCorruptRecord", MALFORMED)
+        .csv(path)
+    )
+
+
+def header_of(spark: SparkSession, path: str, separator: str) -> list[str]:
+    """The column names in the first line of a delimited file."""
+    return spark.read.option("sep", separator).option("header", True).csv(path).columns
+
+
+def file_path() -> Column:
+    """The file that a row was read from."""
+    return F.col("_metadata.file_path")

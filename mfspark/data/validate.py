@@ -1,0 +1,252 @@
+"""A reason for every bad row: clean ratings on one side, the quarantine on the other."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, NumericType, StringType, TimestampNTZType, TimestampType
+
+from mfspark.columns import ITEM, ORIGIN, RATING, REASON, TIMESTAMP, USER
+from mfspark.data.source import RAW_COLUMNS, IdType, RawRatings
+from mfspark.data.text import MALFORMED
+from mfspark.errors import DataError
+
+DUPLICATE = "duplicate of a later rating of the same user and item"
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+
+
+class Checks(BaseModel):
+    """What a good row is, and how many bad ones are too many."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rating_scale: tuple[float, float] | None = Field(
+        None, description="lowest and highest rating; not set: what the format says, else any"
+    )
+    user_type: IdType = Field(
+        "auto", description="type of text user ids; auto is long if all are plain integers"
+    )
+    item_type: IdType = Field("auto", description="type of text item ids, as user_type")
+    duplicates: Literal["last", "mean", "error"] = Field(
+        "last", description="of several ratings of a pair keep the last, their mean, or fail"
+    )
+    max_bad_share: float = Field(
+        0.05, ge=0, le=1, description="fail above this share of bad rows (duplicates not counted)"
+    )
+
+
+@dataclass(frozen=True)
+class CheckedRatings:
+    """The outcome of the checks; both tables are pinned until ``release``.
+
+    ``clean``: user, item, rating double, timestamp long (Unix seconds, null when unknown); one row
+    per user and item. ``quarantine``: the raw fields as strings, origin, reason. ``bad_rows`` counts
+    the quarantine by reason, ``n_merged`` the rows that a mean took the place of.
+    """
+
+    clean: DataFrame
+    quarantine: DataFrame
+    n_read: int
+    n_clean: int
+    n_merged: int
+    bad_rows: dict[str, int]
+    pinned: DataFrame
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        self.pinned.unpersist()
+
+
+def check_ratings(raw: RawRatings, checks: Checks) -> CheckedRatings:
+    """Type the fields, find the bad rows, and settle duplicates.
+
+    Raises ``DataError`` when there are no rows, when bad rows exceed ``max_bad_share``, and for
+    duplicates under the policy ``error``.
+    """
+    typed = raw.table.select(
+        *_typed_ids(raw.table, checks),
+        _number(raw.table, RATING).alias("parsed_rating"),
+        _unix_seconds(raw.table).alias("parsed_timestamp"),
+        *[F.col(name).cast("string").alias(f"raw_{name}") for name in RAW_COLUMNS],
+        ORIGIN,
+        MALFORMED,
+    )
+    scale = checks.rating_scale or raw.scale
+    checked = _settle_duplicates(typed.withColumn(REASON, _reason(scale)), checks).persist()
+    try:
+        return _outcome(raw, checks, checked)
+    except BaseException:
+        checked.unpersist()
+        raise
+
+
+def _outcome(raw: RawRatings, checks: Checks, checked: DataFrame) -> CheckedRatings:
+    n_read = checked.count()
+    counts = {row[REASON]: row["count"] for row in checked.groupBy(REASON).count().collect()}
+    n_clean = counts.pop(None, 0)
+    bad_rows = dict(sorted(counts.items()))
+    _refuse_too_many(bad_rows, n_read, checks, checked)
+    n_merged = 0
+    clean = checked.where(F.col(REASON).isNull())
+    n_pairs_twice = bad_rows.get(DUPLICATE, 0)
+    if n_pairs_twice and checks.duplicates == "error":
+        raise DataError(
+            f"{n_pairs_twice} of {n_read} ratings repeat a pair of user and item, and "
+            'data.duplicates is "error"; set it to "last" or "mean", or clean the source'
+        )
+    if n_pairs_twice and checks.duplicates == "last" and not raw.has_timestamps:
+        _refuse_ambiguous(checked)
+    if checks.duplicates == "mean":
+        n_merged = bad_rows.pop(DUPLICATE, 0)
+        clean = (
+            checked.where(F.col(REASON).isNull() | (F.col(REASON) == DUPLICATE))
+            .groupBy(USER, ITEM)
+            .agg(
+                F.avg("parsed_rating").alias("parsed_rating"),
+                F.max("parsed_timestamp").alias("parsed_timestamp"),
+            )
+        )
+        checked_bad = checked.where(F.col(REASON) != DUPLICATE)
+    else:
+        checked_bad = checked.where(F.col(REASON).isNotNull())
+    return CheckedRatings(
+        clean=clean.select(
+            USER,
+            ITEM,
+            F.col("parsed_rating").alias(RATING),
+            F.col("parsed_timestamp").alias(TIMESTAMP),
+        ),
+        quarantine=checked_bad.select(
+            *[F.col(f"raw_{name}").alias(name) for name in RAW_COLUMNS],
+            F.col(MALFORMED).alias("line"),
+            ORIGIN,
+            REASON,
+        ),
+        n_read=n_read,
+        n_clean=n_clean,
+        n_merged=n_merged,
+        bad_rows=bad_rows,
+        pinned=checked,
+    )
+
+
+def _reason(scale: tuple[float, float] | None) -> Column:
+    """The first reason that applies, null for a good row."""
+
+    def is_blank(name: str) -> Column:
+        raw = F.col(f"raw_{name}")
+        return raw.isNull() | (F.trim(raw) == "")
+
+    rating = F.col("parsed_rating")
+    reason = (
+        F.when(F.col(MALFORMED).isNotNull(), "line with a wrong number of fields")
+        .when(is_blank(USER), "null user")
+        .when(is_blank(ITEM), "null item")
+        .when(F.col(USER).isNull(), "unparsable user")
+        .when(F.col(ITEM).isNull(), "unparsable item")
+        .when(is_blank(RATING), "null rating")
+        .when(rating.isNull(), "unparsable rating")
+        .when(F.isnan(rating) | (F.abs(rating) == float("inf")), "NaN or infinite rating")
+    )
+    if scale is not None:
+        lowest, highest = scale
+        outside = (rating < lowest) | (rating > highest)
+        reason = reason.when(outside, f"rating outside the scale {lowest:g} to {highest:g}")
+    unparsed_time = ~is_blank(TIMESTAMP) & F.col("parsed_timestamp").isNull()
+    return reason.when(unparsed_time, "unparsable timestamp")
+
+
+def _settle_duplicates(checked: DataFrame, checks: Checks) -> DataFrame:
+    """Mark all but the latest rating of a pair; a tie goes to the higher rating."""
+    latest_first = Window.partitionBy(USER, ITEM, F.col(REASON).isNull()).orderBy(
+        F.desc_nulls_last("parsed_timestamp"), F.desc("parsed_rating")
+    )
+    is_later = F.row_number().over(latest_first) > 1
+    return checked.withColumn(
+        REASON, F.when(F.col(REASON).isNull() & is_later, DUPLICATE).otherwise(F.col(REASON))
+    )
+
+
+def _typed_ids(table: DataFrame, checks: Checks) -> list[Column]:
+    """User and item with their final types: typed columns stay, text becomes long if it can."""
+    declared = {USER: checks.user_type, ITEM: checks.item_type}
+    texts = [name for name in declared if isinstance(table.schema[name].dataType, StringType)]
+    automatic = [name for name in texts if declared[name] == "auto"]
+    is_integer = dict.fromkeys(automatic, True)
+    if automatic:
+        # Not trimmed, and no leading zeros: an id must come back out exactly as it went in.
+        odd = [
+            F.count(F.when(~F.col(name).rlike(_INTEGER) & (F.trim(name) != ""), 1)).alias(name)
+            for name in automatic
+        ]
+        row = table.where(F.col(MALFORMED).isNull()).agg(*odd).first()
+        assert row is not None
+        is_integer = {name: row[name] == 0 for name in automatic}
+    columns = []
+    for name, choice in declared.items():
+        as_long = choice == "long" or (choice == "auto" and is_integer.get(name, False))
+        column = F.col(name)
+        if name in texts and as_long:
+            column = column.try_cast("long")
+        elif name not in texts and choice == "string":
+            column = column.cast("string")
+        columns.append(column.alias(name))
+    return columns
+
+
+def _number(table: DataFrame, name: str) -> Column:
+    if isinstance(table.schema[name].dataType, NumericType):
+        return F.col(name).cast("double")
+    return F.trim(F.col(name).cast("string")).try_cast("double")
+
+
+def _unix_seconds(table: DataFrame) -> Column:
+    found = table.schema[TIMESTAMP].dataType
+    column = F.col(TIMESTAMP)
+    if isinstance(found, TimestampType | TimestampNTZType | DateType):
+        return F.unix_timestamp(column.cast("timestamp"))
+    if isinstance(found, NumericType):
+        return column.cast("long")
+    text = F.trim(column.cast("string"))
+    return F.coalesce(
+        text.try_cast("long"),
+        text.try_cast("double").cast("long"),
+        F.unix_timestamp(text.try_cast("timestamp")),
+    )
+
+
+def _refuse_too_many(
+    bad_rows: dict[str, int], n_read: int, checks: Checks, checked: DataFrame
+) -> None:
+    if n_read == 0:
+        raise DataError("the source of ratings has no rows; check the file that data.path names")
+    n_bad = sum(n for reason, n in bad_rows.items() if reason != DUPLICATE)
+    if n_bad == 0 or (n_bad / n_read <= checks.max_bad_share and n_bad < n_read):
+        return
+    reasons = ", ".join(f"{n} × {why}" for why, n in bad_rows.items() if why != DUPLICATE)
+    row = checked.where(F.col(REASON).isNotNull()).first()
+    assert row is not None
+    shown = row[MALFORMED] or ", ".join(f"{name}={row[f'raw_{name}']}" for name in RAW_COLUMNS)
+    raise DataError(
+        f"{n_bad} of {n_read} rows are bad ({reasons}), more than data.max_bad_share = "
+        f"{checks.max_bad_share:g} allows; one of them is [{shown}] in {row[ORIGIN]}; "
+        "check data.format, data.columns and data.rating_scale, or raise data.max_bad_share"
+    )
+
+
+def _refuse_ambiguous(checked: DataFrame) -> None:
+    kept_or_duplicate = F.col(REASON).isNull() | (F.col(REASON) == DUPLICATE)
+    ambiguous = (
+        checked.where(kept_or_duplicate)
+        .groupBy(USER, ITEM)
+        .agg(F.count_distinct("parsed_rating").alias("n"))
+        .where("n > 1")
+        .count()
+    )
+    if ambiguous:
+        raise DataError(
+            f"{ambiguous} pairs of user and item have several different ratings and no timestamp "
+            'tells which is the last; set data.columns.timestamp, or data.duplicates = "mean"'
+        )

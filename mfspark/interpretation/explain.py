@@ -1,0 +1,53 @@
+"""One prediction as a sum of parts."""
+
+import math
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.columns import BIAS, FACTORS, ITEM, USER
+from mfspark.errors import DataError
+from mfspark.models.factor_model import FactorModel
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """r̂ = μ + b_u + b_i + Σ_f p_uf·q_if for one user and item.
+
+    ``contributions[f]`` is p_uf·q_if. The parts add up to ``prediction``, which is the number that
+    ``FactorModel.transform`` gives (before clipping), to the last bit.
+    """
+
+    user: object
+    item: object
+    global_mean: float
+    user_bias: float
+    item_bias: float
+    contributions: tuple[float, ...]
+
+    @property
+    def prediction(self) -> float:
+        """The sum of the parts, in the order in which the model adds them."""
+        interaction = 0.0
+        for contribution in self.contributions:
+            interaction += contribution
+        return self.global_mean + self.user_bias + self.item_bias + interaction
+
+
+def explain(model: FactorModel, user: object, item: object) -> Explanation:
+    """Take one prediction apart; ``DataError`` when user or item has no training rating."""
+    p, q = _row(model.user_factors, USER, user), _row(model.item_factors, ITEM, item)
+    parts = tuple(a * b for a, b in zip(p[1], q[1], strict=True))
+    assert all(map(math.isfinite, parts))
+    return Explanation(user, item, model.global_mean, p[0], q[0], parts)
+
+
+def _row(table: DataFrame, side: str, id_: object) -> tuple[float, list[float]]:
+    row = table.where(F.col(side) == F.lit(id_)).select(BIAS, FACTORS).first()
+    if row is None:
+        raise DataError(
+            f"{side} {id_!r} has no training rating, so its prediction has no factors to explain; "
+            f"choose one of the ids in {side}_factors"
+        )
+    return row[BIAS], row[FACTORS]

@@ -1,0 +1,266 @@
+"""Tables that say what the factors and biases of a model mean."""
+
+from dataclasses import dataclass, fields
+
+from pydantic import BaseModel, ConfigDict, Field
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from mfspark.columns import BIAS, FACTORS, GENRES, ITEM, N_RATINGS, TITLE, USER, YEAR
+from mfspark.errors import DataError
+from mfspark.models.factor_model import FactorModel
+
+_BYTES_PER_FLOAT = 4
+
+
+class InterpretSettings(BaseModel):
+    """What the interpretation shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_shown: int = Field(8, ge=1, description="items at each end of a factor, ids per bias list")
+    min_ratings: int = Field(
+        20, ge=1, description="training ratings that an item or user needs to be shown"
+    )
+    similar_to: list[str | int] = Field(
+        default_factory=list, description="items to find neighbours of; empty: the most rated ones"
+    )
+    n_similar: int = Field(5, ge=1, description="neighbours per item")
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """Tables of an interpretation; ``title`` is null for items without metadata.
+
+    ``factors``: factor (from 1), singular_value, share (of the interaction variance).
+    ``factor_items``: factor, end (top, bottom), place, item, title, year, value, n_ratings.
+    ``factor_metadata``: factor, kind (genre, year, popularity), value, correlation, n_items.
+    ``biases``: side, end (highest, lowest), place, id string, title, bias, n_ratings.
+    ``similar_items``: item, title, place, similar_item, similar_title, similarity.
+    ``storage``: quantity, value double.
+    ``item_map``: item, title, n_ratings, bias, x, y: the first two factors of the most rated items.
+    """
+
+    factors: DataFrame
+    factor_items: DataFrame
+    factor_metadata: DataFrame
+    biases: DataFrame
+    similar_items: DataFrame
+    storage: DataFrame
+    item_map: DataFrame
+
+    def tables(self) -> dict[str, DataFrame]:
+        """The tables by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def interpret(
+    model: FactorModel, items: DataFrame | None, settings: InterpretSettings
+) -> Interpretation:
+    """Describe ``model``; ``items``: item, title, year, genres, or None without metadata."""
+    described = _describe(model, items)
+    supported = described.where(F.col(N_RATINGS) >= settings.min_ratings)
+    return Interpretation(
+        factors=_factors(model),
+        factor_items=_factor_items(supported, settings.n_shown),
+        factor_metadata=_factor_metadata(supported),
+        biases=_biases(model, supported, settings),
+        similar_items=_similar_items(model, described, settings),
+        storage=_storage(model),
+        item_map=_item_map(supported),
+    )
+
+
+def _describe(model: FactorModel, items: DataFrame | None) -> DataFrame:
+    """Item factors with title, year and genres where they are known."""
+    if items is None:
+        return model.item_factors.select(
+            "*",
+            F.lit(None).cast("string").alias(TITLE),
+            F.lit(None).cast("int").alias(YEAR),
+            F.array().cast("array<string>").alias(GENRES),
+        )
+    own_type = model.item_factors.schema[ITEM].dataType
+    return model.item_factors.join(
+        items.select(F.col(ITEM).try_cast(own_type).alias(ITEM), TITLE, YEAR, GENRES), ITEM, "left"
+    )
+
+
+def _factors(model: FactorModel) -> DataFrame:
+    squares = [value**2 for value in model.metadata.rotation.singular_values]
+    # A model that learnt only biases has no interaction variance to share out.
+    total = sum(squares) or 1.0
+    rows = [
+        (number, value**0.5, value / total) for number, value in enumerate(squares, start=1)
+    ]
+    return model.sparkSession.createDataFrame(
+        rows, "factor int, singular_value double, share double"
+    )
+
+
+def _long(items: DataFrame, *columns: str) -> DataFrame:
+    """One row per item and factor: factor (from 1), value, and the named columns."""
+    return items.select(*columns, F.posexplode(FACTORS).alias("place", "value")).select(
+        (F.col("place") + 1).alias("factor"), F.col("value").cast("double").alias("value"), *columns
+    )
+
+
+def _factor_items(items: DataFrame, n: int) -> DataFrame:
+    long = _long(items, ITEM, TITLE, YEAR, N_RATINGS)
+    ends = [
+        long.withColumn("end", F.lit(end))
+        .withColumn("place", F.row_number().over(Window.partitionBy("factor").orderBy(order, ITEM)))
+        .where(F.col("place") <= n)
+        for end, order in (("top", F.desc("value")), ("bottom", F.asc("value")))
+    ]
+    return (
+        ends[0]
+        .unionByName(ends[1])
+        .select("factor", "end", "place", ITEM, TITLE, YEAR, "value", N_RATINGS)
+        .orderBy("factor", F.desc("end"), "place")
+    )
+
+
+def _factor_metadata(items: DataFrame) -> DataFrame:
+    """Pearson correlation of each factor with each genre (0/1), the year, and log popularity."""
+    long = _long(items, ITEM, YEAR, GENRES, N_RATINGS)
+    numeric = [
+        long.where(F.col(column).isNotNull())
+        .groupBy("factor")
+        .agg(F.corr("value", number).alias("correlation"), F.count("*").alias("n_items"))
+        .select("factor", F.lit(kind).alias("kind"), F.lit(kind).alias("value"), "correlation", "n_items")
+        for kind, column, number in (
+            ("year", YEAR, F.col(YEAR).cast("double")),
+            ("popularity", N_RATINGS, F.log(N_RATINGS)),
+        )
+    ]
+    return (
+        _genre_correlation(long)
+        .unionByName(numeric[0])
+        .unionByName(numeric[1])
+        .where(F.col("correlation").isNotNull())
+        .orderBy("factor", F.desc(F.abs("correlation")), "kind", "value")
+    )
+
+
+def _genre_correlation(long: DataFrame) -> DataFrame:
+    """With n items of which m have the genre: (n Σ_g v − m Σ v) / √((n Σv² − (Σv)²)(n m − m²))."""
+    # Items without any genre say nothing about genres.
+    known = long.where(F.size(GENRES) > 0)
+    of_all = known.groupBy("factor").agg(
+        F.count("*").alias("n"), F.sum("value").alias("s"), F.sum(F.col("value") ** 2).alias("ss")
+    )
+    of_genre = (
+        known.withColumn("genre", F.explode(F.array_distinct(GENRES)))
+        .groupBy("factor", "genre")
+        .agg(F.count("*").alias("m"), F.sum("value").alias("sg"))
+    )
+    n, m = F.col("n"), F.col("m")
+    spread = (n * F.col("ss") - F.col("s") ** 2) * (n * m - m * m)
+    correlation = F.when(
+        spread > 0, (n * F.col("sg") - m * F.col("s")) / F.sqrt(spread)
+    )
+    return of_genre.join(of_all, "factor").select(
+        "factor",
+        F.lit("genre").alias("kind"),
+        F.col("genre").alias("value"),
+        correlation.alias("correlation"),
+        m.alias("n_items"),
+    )
+
+
+def _biases(model: FactorModel, items: DataFrame, settings: InterpretSettings) -> DataFrame:
+    users = model.user_factors.where(F.col(N_RATINGS) >= settings.min_ratings)
+    sides = {
+        USER: users.withColumn(TITLE, F.lit(None).cast("string")),
+        ITEM: items,
+    }
+    parts = []
+    for side, table in sides.items():
+        for end, order in (("highest", F.desc(BIAS)), ("lowest", F.asc(BIAS))):
+            chosen = table.orderBy(order, side).limit(settings.n_shown)
+            place = F.row_number().over(Window.partitionBy(F.lit(1)).orderBy(order, side))
+            parts.append(
+                chosen.select(
+                    F.lit(side).alias("side"),
+                    F.lit(end).alias("end"),
+                    place.alias("place"),
+                    F.col(side).cast("string").alias("id"),
+                    TITLE,
+                    BIAS,
+                    N_RATINGS,
+                )
+            )
+    result = parts[0]
+    for part in parts[1:]:
+        result = result.unionByName(part)
+    return result
+
+
+def _similar_items(
+    model: FactorModel, described: DataFrame, settings: InterpretSettings
+) -> DataFrame:
+    popular = described.orderBy(F.desc(N_RATINGS), ITEM)
+    if settings.similar_to:
+        wanted = [str(item) for item in settings.similar_to]
+        chosen = described.where(F.col(ITEM).cast("string").isin(wanted))
+        found = {str(row[0]) for row in chosen.select(ITEM).collect()}
+        if missing := [item for item in wanted if item not in found]:
+            raise DataError(
+                f"interpret.similar_to names {', '.join(missing)}, which have no training rating; "
+                "use ids from item_factors"
+            )
+    else:
+        chosen = popular.limit(6)
+    titles = described.select(ITEM, TITLE)
+    lists = model.similarItems(chosen, settings.n_similar)
+    return (
+        lists.select(ITEM, F.posexplode("recommendations").alias("place", "match"))
+        .select(
+            ITEM,
+            (F.col("place") + 1).alias("place"),
+            F.col("match.similar_item").alias("similar_item"),
+            F.col("match.similarity").alias("similarity"),
+        )
+        .join(titles, ITEM)
+        .join(
+            titles.select(F.col(ITEM).alias("similar_item"), F.col(TITLE).alias("similar_title")),
+            "similar_item",
+        )
+        .select(ITEM, TITLE, "place", "similar_item", "similar_title", "similarity")
+        .orderBy(ITEM, "place")
+    )
+
+
+def _storage(model: FactorModel) -> DataFrame:
+    """What the model stores against the matrix it stands for, both in float32."""
+    meta = model.metadata
+    cells = meta.n_users * meta.n_items
+    parameters = (meta.n_users + meta.n_items) * (meta.rank + 1) + 1
+    rows = {
+        "users": meta.n_users,
+        "items": meta.n_items,
+        "ratings": meta.n_ratings,
+        "density of the rating matrix": meta.n_ratings / cells,
+        "cells of the full matrix": cells,
+        "parameters of the model": parameters,
+        "bytes of the full matrix": cells * _BYTES_PER_FLOAT,
+        "bytes of the model": parameters * _BYTES_PER_FLOAT,
+        "compression ratio": cells / parameters,
+        "ratings per parameter": meta.n_ratings / parameters,
+    }
+    return model.sparkSession.createDataFrame(
+        [(name, float(value)) for name, value in rows.items()], "quantity string, value double"
+    )
+
+
+def _item_map(items: DataFrame) -> DataFrame:
+    second = F.try_element_at(FACTORS, F.lit(2))
+    return (
+        items.orderBy(F.desc(N_RATINGS), ITEM)
+        .limit(300)
+        .select(
+            ITEM, TITLE, N_RATINGS, BIAS, F.element_at(FACTORS, 1).alias("x"),
+            F.coalesce(second, F.lit(0.0).cast("float")).alias("y"),
+        )  # fmt: skip
+    )

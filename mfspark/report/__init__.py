@@ -1,0 +1,1 @@
+"""The report: tables of a run → charts → one HTML file."""

@@ -1,0 +1,207 @@
+"""Charts of the report as SVG data URIs, drawn by matplotlib without a display."""
+
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6eaee",
+    # Glyphs as outlines: the file looks the same on machines without the font.
+    "svg.fonttype": "path",
+}
+
+
+def rmse_chart(metrics: pd.DataFrame) -> str:
+    """RMSE of every predictor on all test rows, with its 95 % interval."""
+    rows = metrics.sort_values("rmse", ascending=False)
+    with _figure(6.4, 0.55 * len(rows) + 0.7) as (axes, result):
+        places = range(len(rows))
+        spans = [rows["rmse"] - rows["rmse_low"], rows["rmse_high"] - rows["rmse"]]
+        colors = [BLUE if name == "model" else GREY for name in rows["predictor"]]
+        axes.barh(places, rows["rmse"], height=0.62, color=colors)
+        axes.errorbar(rows["rmse"], places, xerr=spans, fmt="none", ecolor=INK, capsize=3, lw=1)
+        for place, value, end in zip(places, rows["rmse"], rows["rmse_high"], strict=True):
+            axes.text(end + 0.012 * rows["rmse"].max(), place, f"{value:.4f}", va="center")
+        axes.set_yticks(list(places), rows["predictor"])
+        axes.set_xlim(0, rows["rmse_high"].max() * 1.12)
+        axes.set_xlabel("RMSE (stars; lower is better)")
+        axes.grid(visible=False, axis="y")
+    return result[0]
+
+
+def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
+    """RMSE after every half-step, with the iteration that was kept."""
+    with _figure(6.4, 3.0) as (axes, result):
+        half_steps = history["iteration"] - (history["side"] == "user") * 0.5
+        axes.plot(half_steps, history["train_rmse"], color=GREY, marker=".", label="training")
+        if history["validation_rmse"].notna().any():
+            axes.plot(half_steps, history["validation_rmse"], color=BLUE, marker=".",
+                      label="validation")  # fmt: skip
+        axes.axvline(best_iteration, color=ORANGE, lw=1, ls="--", label="kept")
+        axes.set_xlabel("iteration (a point per half-step)")
+        axes.set_ylabel("RMSE (stars)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False)
+    return result[0]
+
+
+def histogram_chart(histogram: pd.DataFrame) -> str:
+    """Shares of the test ratings and of the predictions, by half stars."""
+    with _figure(6.4, 2.8) as (axes, result):
+        for name, shift, color, label in (
+            ("n_test", -0.1, GREY, "test ratings"), ("n_predicted", 0.1, BLUE, "predictions")
+        ):  # fmt: skip
+            share = 100 * histogram[name] / max(histogram[name].sum(), 1)
+            axes.bar(histogram["rating"] + shift, share, width=0.2, color=color, label=label)
+        axes.set_xlabel("rating (to the nearest half star)")
+        axes.set_ylabel("share (%)")
+        axes.grid(visible=False, axis="x")
+        axes.legend(frameon=False)
+    return result[0]
+
+
+def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str:
+    """RMSE of the model and of biases alone, for each value of a slice."""
+    with _figure(3.9, 2.7) as (axes, result):
+        for predictor, color, shift in (("bias only", GREY, -0.2), ("model", BLUE, 0.2)):
+            rows = metrics[metrics["predictor"] == predictor].set_index("value").loc[order]
+            axes.bar([n + shift for n in range(len(order))], rows["rmse"], width=0.38, color=color,
+                     label=predictor)  # fmt: skip
+        counts = metrics[metrics["predictor"] == "model"].set_index("value")["n"]
+        axes.set_xticks(range(len(order)), [f"{v}\n{_short(counts[v])}" for v in order], fontsize=8)
+        axes.set_title(slice_name, fontsize=10, loc="left")
+        axes.set_ylabel("RMSE")
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+        axes.grid(visible=False, axis="x")
+    return result[0]
+
+
+def share_chart(factors: pd.DataFrame) -> str:
+    """Share of the interaction variance per factor."""
+    with _figure(6.4, 2.3) as (axes, result):
+        axes.bar(factors["factor"], 100 * factors["share"], color=BLUE, width=0.7)
+        axes.set_xlabel("factor")
+        axes.set_ylabel("share of interaction\nvariance (%)")
+        axes.grid(visible=False, axis="x")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return result[0]
+
+
+def correlation_chart(correlations: pd.DataFrame) -> str:
+    """The strongest correlations of one factor with item metadata."""
+    rows = correlations.iloc[::-1]
+    with _figure(2.9, 0.26 * max(len(rows), 1) + 0.45) as (axes, result):
+        colors = [BLUE if value >= 0 else ORANGE for value in rows["correlation"]]
+        axes.barh(range(len(rows)), rows["correlation"], color=colors, height=0.65)
+        axes.set_yticks(range(len(rows)), [_plain(name) for name in rows["value"]], fontsize=8)
+        axes.axvline(0, color=INK, lw=0.8)
+        axes.set_xlim(-1, 1)
+        axes.set_xticks([-1, 0, 1])
+        axes.grid(visible=False, axis="y")
+    return result[0]
+
+
+def map_chart(items: pd.DataFrame, n_labels: int = 22) -> str:
+    """The most rated items by their first two factors."""
+    with _figure(6.8, 5.2) as (axes, result):
+        axes.scatter(items["x"], items["y"], s=12, color=GREY, alpha=0.6, linewidths=0)
+        taken: list[tuple[float, float]] = []
+        width = (items["x"].max() - items["x"].min()) or 1.0
+        height = (items["y"].max() - items["y"].min()) or 1.0
+        # Far-out items say most about an axis; a label that would cover another one is left out.
+        distance = (items["x"] / width) ** 2 + (items["y"] / height) ** 2
+        for row in items.loc[distance.sort_values(ascending=False).index].itertuples():
+            if len(taken) == n_labels:
+                break
+            place = (float(row.x) / width, float(row.y) / height)
+            if any(abs(place[0] - x) < 0.24 and abs(place[1] - y) < 0.04 for x, y in taken):
+                continue
+            taken.append(place)
+            name = _plain(row.title if isinstance(row.title, str) else str(row.item), 26)
+            axes.annotate(name, (row.x, row.y), xytext=(3, 3), textcoords="offset points",
+                          fontsize=7)  # fmt: skip
+            axes.scatter([row.x], [row.y], s=14, color=BLUE, linewidths=0)
+        axes.axhline(0, color=GREY, lw=0.7)
+        axes.axvline(0, color=GREY, lw=0.7)
+        axes.margins(x=0.14, y=0.05)
+        axes.set_xlabel("factor 1")
+        axes.set_ylabel("factor 2")
+    return result[0]
+
+
+def explanation_chart(parts: pd.DataFrame) -> str:
+    """A prediction as steps from the global mean: biases, the six largest factors, the rest."""
+    factors = parts[parts["part"] == "factor"]
+    largest = factors.loc[factors["value"].abs().sort_values(ascending=False).index[:6]]
+    rest = factors.drop(largest.index)["value"].sum()
+    value = parts.set_index("part")["value"]
+    steps = [("global mean μ", value["global mean"]), ("user bias", value["user bias"]),
+             ("item bias", value["item bias"])]  # fmt: skip
+    steps += [(f"factor {row.name}", row.value) for row in _named(largest)]
+    if len(factors) > len(largest):
+        steps.append((f"other {len(factors) - len(largest)} factors", rest))
+    with _figure(6.4, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
+        total = 0.0
+        for place, (_, step) in enumerate(steps):
+            color = INK if place == 0 else BLUE if step >= 0 else ORANGE
+            axes.barh(place, step, left=total, color=color, height=0.6)
+            total += step
+            sign = "" if place == 0 else "+" if step >= 0 else "−"
+            axes.text(max(total, total - step) + 0.02, place, f" {sign}{abs(step):.3f}",
+                      va="center", fontsize=8)  # fmt: skip
+        axes.barh(len(steps), total, color=INK, height=0.6)
+        axes.text(total + 0.02, len(steps), f" {total:.3f}", va="center", fontsize=8)
+        axes.set_yticks(range(len(steps) + 1), [name for name, _ in steps] + ["prediction r̂"])
+        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.set_xlabel("stars")
+        axes.grid(visible=False, axis="y")
+    return result[0]
+
+
+def _named(rows: pd.DataFrame) -> list[Any]:
+    return list(rows[["name", "value"]].itertuples(index=False))
+
+
+def _short(n: int) -> str:
+    return f"{n / 1e6:.1f}M" if n >= 1e6 else f"{n / 1e3:.0f}k" if n >= 1e4 else str(n)
+
+
+def _plain(text: str, most: int = 30) -> str:
+    """Text that matplotlib shows as it is: no mathematics between dollar signs, not too long."""
+    short = text if len(text) <= most else text[: most - 1] + "…"
+    return short.replace("$", r"\$")
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Axes, list[str]]]:
+    """Axes to draw on, and a list that holds the data URI once the block has ended."""
+    result: list[str] = []
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.subplots(), result
+        sink = io.BytesIO()
+        # No date and a fixed salt: the same run gives the same file.
+        with mpl.rc_context({"svg.hashsalt": "mfspark"}):
+            figure.savefig(sink, format="svg", metadata={"Date": None})
+    result.append("data:image/svg+xml;base64," + base64.b64encode(sink.getvalue()).decode())

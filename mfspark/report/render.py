@@ -1,0 +1,197 @@
+"""Tables of a run → one self-contained HTML file. Reads Parquet and JSON only, no Spark."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mfspark import files
+from mfspark.report import charts
+
+_SLICES = ("user activity", "item popularity", "rating value", "cold start")
+_N_PANELS = 8
+_N_CORRELATIONS = 6
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """Everything the report shows, as it lies in the run directory."""
+
+    run: dict[str, Any]
+    ingest: dict[str, Any]
+    metadata: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+
+_TABLES = {
+    "history": "model/history",
+    "metrics": "evaluation/metrics",
+    "histogram": "evaluation/histogram",
+    **{
+        name: f"interpretation/{name}"
+        for name in (
+            "factors", "factor_items", "factor_metadata", "biases", "similar_items", "storage",
+            "item_map", "explanation",
+        )
+    },
+}  # fmt: skip
+
+
+def read_run(uri: str) -> RunTables:
+    """Read the small tables of the run directory at ``uri``."""
+    base = uri.rstrip("/")
+
+    def document(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(files.read_text(f"{base}/{name}"))
+        return content
+
+    return RunTables(
+        document("run.json"),
+        document("ingest.json"),
+        document("model/metadata.json"),
+        {name: pd.read_parquet(f"{base}/{path}") for name, path in _TABLES.items()},
+    )
+
+
+def write_report(run_uri: str, target: str) -> None:
+    """Render the report of the run at ``run_uri`` into the HTML file ``target``."""
+    files.write_text(target, render(read_run(run_uri)))
+
+
+def render(run: RunTables) -> str:
+    """The report as HTML. All text from the data is escaped."""
+    environment = Environment(
+        loader=PackageLoader("mfspark.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    metrics = run["metrics"]
+    overall = metrics[metrics["slice"] == "all"].set_index("predictor", drop=False)
+    best_baseline = overall.drop("model")["rmse"].idxmin()
+    return environment.get_template("report.html").render(
+        css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
+        run=run.run,
+        ingest=run.ingest,
+        meta=run.metadata,
+        overall=overall.sort_values("rmse").to_dict("records"),
+        model=overall.loc["model"].to_dict(),
+        best_baseline=overall.loc[best_baseline].to_dict(),
+        gain=1 - overall.loc["model", "rmse"] / overall.loc[best_baseline, "rmse"],
+        slices=_slices(metrics),
+        factors=_factor_panels(run),
+        share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
+        biases=_bias_lists(run["biases"]),
+        similar=_similar(run["similar_items"]),
+        storage=run["storage"].set_index("quantity")["value"].to_dict(),
+        explained=_explained(run),
+        charts={
+            "rmse": charts.rmse_chart(overall),
+            "training": charts.training_chart(run["history"], run.metadata["best_iteration"]),
+            "histogram": charts.histogram_chart(run["histogram"]),
+            "share": charts.share_chart(run["factors"]),
+            "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
+            "explanation": charts.explanation_chart(run["explanation"]),
+        },
+    )
+
+
+def _slices(metrics: pd.DataFrame) -> list[dict[str, Any]]:
+    result = []
+    for name in _SLICES:
+        rows = metrics[metrics["slice"] == name]
+        values = sorted(rows["value"].unique(), key=_slice_order)
+        if len(values) < 2:
+            continue
+        table = [
+            {
+                predictor: row.to_dict()
+                for predictor, row in rows[rows["value"] == value].set_index("predictor").iterrows()
+            }
+            | {"value": value}
+            for value in values
+        ]
+        result.append(
+            {"name": name, "chart": charts.slice_chart(rows, name, values), "rows": table}
+        )
+    return result
+
+
+def _slice_order(value: str) -> tuple[float, str]:
+    digits = value.rstrip("+").partition("–")[0]
+    return (float(digits), value) if digits.replace(".", "").isdigit() else (-1.0, value)
+
+
+def _factor_panels(run: RunTables) -> list[dict[str, Any]]:
+    panels = []
+    items, metadata = run["factor_items"], run["factor_metadata"]
+    for factor in run["factors"].head(_N_PANELS).to_dict("records"):
+        own = items[items["factor"] == factor["factor"]]
+        correlations = metadata[metadata["factor"] == factor["factor"]].head(_N_CORRELATIONS)
+        ends = {
+            end: own[own["end"] == end].sort_values("place").to_dict("records")
+            for end in ("top", "bottom")
+        }
+        for rows in ends.values():
+            for row in rows:
+                row["name"] = _item_name(row["title"], row["item"], row["year"])
+        chart = charts.correlation_chart(correlations) if len(correlations) else None
+        panels.append({**factor, **ends, "chart": chart})
+    return panels
+
+
+def _item_name(title: Any, item: Any, year: Any = None) -> str:
+    name = title if isinstance(title, str) else f"item {item}"
+    return f"{name} ({int(year)})" if year is not None and not pd.isna(year) else name
+
+
+def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    lists: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for side in ("item", "user"):
+        lists[side] = {}
+        for end in ("highest", "lowest"):
+            chosen = biases[(biases["side"] == side) & (biases["end"] == end)]
+            rows = chosen.sort_values("place").to_dict("records")
+            for row in rows:
+                named = side == "item" and isinstance(row["title"], str)
+                row["name"] = row["title"] if named else f"{side} {row['id']}"
+            lists[side][end] = rows
+    return lists
+
+
+def _similar(similar: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": _item_name(rows.iloc[0]["title"], item),
+            "rows": [
+                {"name": _item_name(row.similar_title, row.similar_item), "value": row.similarity}
+                for row in rows.sort_values("place").itertuples()
+            ],
+        }
+        for item, rows in similar.groupby("item", sort=False)
+    ]
+
+
+def _explained(run: RunTables) -> dict[str, Any]:
+    parts = run["explanation"].set_index("part")
+    item = parts.loc["item", "name"]
+    names = run["item_map"].assign(key=lambda items: items["item"].astype(str))
+    title = names[names["key"] == item]["title"]
+    return {
+        "user": parts.loc["user", "name"],
+        "item": _item_name(title.iloc[0] if len(title) else None, item),
+        "prediction": parts.loc["prediction", "value"],
+    }
+
+
+def _number(value: float, digits: int = 0) -> str:
+    """Thousands apart by thin spaces."""
+    return f"{value:,.{digits}f}".replace(",", "\u2009")
