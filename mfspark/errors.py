@@ -19,3 +19,11 @@ class ModelFormatError(MfsparkError):
 
 class OutputExistsError(MfsparkError):
     """The target of a write exists and overwriting was not asked for."""
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error that says something, at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A Java error reached through py4j says on its second line what happened.
+    telling = [line for line in lines if not line.startswith("An error occurred while calling")]
+    return (telling or lines or [repr(error)])[0].removeprefix(": ")[:300]

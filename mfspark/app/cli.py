@@ -11,11 +11,11 @@ from pyspark.sql import SparkSession
 
 from mfspark.app.run_directory import RunDirectory
 from mfspark.config import load_config
-from mfspark.errors import MfsparkError
+from mfspark.errors import MfsparkError, one_line
 
 
 def main(step: Callable[[SparkSession, RunDirectory], object], description: str) -> None:
-    """Run ``step`` as a job; exits 1 after an error that the user can act on, saying it in a line."""
+    """Run ``step`` as a job; exits 1 after an error, which it says in one line."""
     arguments = _parse(description)
     _log_to_stderr()
     # Workers must run the interpreter of the driver, where nothing else was asked for.
@@ -29,8 +29,7 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str)
         sys.exit(f"mfspark: error: {error}")
     except PySparkException as error:
         logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
-        first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        sys.exit(f"mfspark: error: Spark failed: {first}; see the log above for the whole message")
+        sys.exit(f"mfspark: error: Spark failed: {one_line(error)}")
     finally:
         if spark is not None:
             spark.stop()

@@ -30,7 +30,7 @@ class RunDirectory:
         """URI of an output that an earlier job must have left."""
         if not files.exists(self.of(name)):
             raise DataError(
-                f"{self.path}/{name} is missing; run the {job} job with the same configuration first"
+                f"{self.path}/{name} is missing; run the {job} job with this configuration first"
             )
         return self.of(name)
 

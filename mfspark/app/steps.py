@@ -38,7 +38,7 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
         raw, items, origin = _read(spark, run)
         checked = check_ratings(raw, run.config.data.checks())
         try:
-            facts |= _write_ratings(run, checked, items, origin)
+            facts.update(_write_ratings(run, checked, items, origin))
         finally:
             checked.release()
         logger.info(
@@ -89,9 +89,7 @@ def _write_ratings(
                 f"no rating is left for training: the split is {counts or 'empty'} of "
                 f"{checked.n_read} rows read; lower split.test and split.validation"
             )
-        fingerprint = split.agg(
-            F.hex(F.bit_xor(F.xxhash64(USER, ITEM, RATING, TIMESTAMP)))
-        ).first()
+        fingerprint = split.agg(F.hex(F.bit_xor(F.xxhash64(USER, ITEM, RATING, TIMESTAMP)))).first()
         with run.output("ratings") as target:
             for part in PARTS:
                 rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
@@ -147,8 +145,8 @@ def _estimator(run: RunDirectory) -> BiasedALS:
     for name, value in fixed.items():
         if getattr(settings, name) != value:
             raise ConfigError(
-                f"als.{name} = {getattr(settings, name)!r} has no effect in jobs, whose tables call "
-                f"it {value!r}; name the columns of your file in data.columns"
+                f"als.{name} = {getattr(settings, name)!r} has no effect in jobs: their tables say "
+                f"{value!r}; name the columns of your file in data.columns"
             )
     return BiasedALS(**settings.model_dump(by_alias=True))
 
@@ -160,7 +158,7 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
         ratings = run.require("ratings", "ingest")
         test = spark.read.parquet(f"{ratings}/test")
         if test.isEmpty():
-            raise DataError("ratings/test is empty, so there is nothing to measure; raise split.test")
+            raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
         result = evaluate(model, spark.read.parquet(f"{ratings}/train"), test)
         with run.output("evaluation") as target:
             result.metrics.coalesce(1).write.parquet(f"{target}/metrics")

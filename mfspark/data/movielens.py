@@ -43,7 +43,7 @@ def movielens_ratings(spark: SparkSession, folder: Path) -> RawRatings:
 
 
 def movielens_items(spark: SparkSession, folder: Path) -> DataFrame | None:
-    """Titles, years and genres: item, title, year int, genres array<string>; None without a file."""
+    """Titles, years, genres: item, title, year int, genres array<string>; None without a file."""
     if (folder / "u.item").exists():
         return _items_100k(spark, folder / "u.item")
     names = ["item", "title", "genres"]
@@ -107,7 +107,9 @@ def _atomic(spark: SparkSession, file: Path) -> DataFrame:
 def _items_100k(spark: SparkSession, path: Path) -> DataFrame:
     names = [ITEM, TITLE, "released", "video_released", "link", *GENRES_100K]
     table = read_delimited(spark, str(path), "|", names, encoding="ISO-8859-1")
-    flagged = [F.when(F.col(genre) == "1", F.lit(genre)) for genre in GENRES_100K if genre != "unknown"]
+    flagged = [
+        F.when(F.col(genre) == "1", F.lit(genre)) for genre in GENRES_100K if genre != "unknown"
+    ]
     return table.select(
         ITEM, *_title_and_year(F.col(TITLE)), F.array_compact(F.array(*flagged)).alias(GENRES)
     )

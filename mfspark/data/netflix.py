@@ -32,8 +32,8 @@ def netflix_ratings(spark: SparkSession, files: list[Path]) -> RawRatings:
     )
     opened = titled.where("is_film").groupBy(*_SPLIT).agg(F.max_by("film", "place").alias("film"))
     splits = lines.select(*_SPLIT).distinct().join(opened, on=list(_SPLIT), how="left")
-    earlier = Window.partitionBy("origin").orderBy("split").rowsBetween(
-        Window.unboundedPreceding, -1
+    earlier = (
+        Window.partitionBy("origin").orderBy("split").rowsBetween(Window.unboundedPreceding, -1)
     )
     inherited = splits.select(
         *_SPLIT, F.last("film", ignorenulls=True).over(earlier).alias("inherited")
@@ -59,8 +59,10 @@ def netflix_items(spark: SparkSession, folder: Path) -> DataFrame | None:
     """Titles and years from ``movie_titles.csv`` or ``.txt`` (latin-1, commas inside titles)."""
     for name in ("movie_titles.csv", "movie_titles.txt"):
         if (folder / name).exists():
-            lines = spark.read.option("encoding", "ISO-8859-1").option("sep", "\u0001").csv(
-                str(folder / name), schema="line string"
+            lines = (
+                spark.read.option("encoding", "ISO-8859-1")
+                .option("sep", "\u0001")
+                .csv(str(folder / name), schema="line string")
             )
             fields = F.split("line", ",", 3)
             return lines.select(

@@ -12,7 +12,7 @@ from mfspark.columns import GENRES, ITEM, TITLE, YEAR
 from mfspark.data import movielens, netflix
 from mfspark.data.source import RAW_COLUMNS, ColumnMapping, Format, RawRatings
 from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
-from mfspark.errors import DataError
+from mfspark.errors import DataError, one_line
 
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _SUFFIXES = {
@@ -51,13 +51,13 @@ def read_ratings(spark: SparkSession, source: RatingsSource) -> RawRatings:
         return _read_mapped(spark, source, kind)
     except PySparkException as error:
         raise DataError(
-            f"{path} cannot be read as {kind} ({str(error).splitlines()[0][:200]}); "
+            f"{path} cannot be read as {kind} ({one_line(error)}); "
             "check the file, or set data.format"
         ) from None
 
 
 def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
-    """Item metadata: item string, title string, year int, genres array<string>; None without any."""
+    """Item metadata: item, title, year int, genres array<string>; None without any."""
     if source.items_path:
         return _read_item_table(spark, source.items_path)
     kind = detect_format(source)

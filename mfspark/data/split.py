@@ -89,9 +89,7 @@ def _leave_last(ratings: DataFrame, settings: SplitSettings) -> DataFrame:
     of_user = Window.partitionBy(USER)
     latest = of_user.orderBy(F.desc_nulls_last(TIMESTAMP), _hash(settings.seed), ITEM)
     n_validation = settings.leave_last_n if settings.validation > 0 else 0
-    part = _part(
-        F.row_number().over(latest) - 1, F.lit(settings.leave_last_n), F.lit(n_validation)
-    )
+    part = _part(F.row_number().over(latest) - 1, F.lit(settings.leave_last_n), F.lit(n_validation))
     too_few = F.count(F.lit(1)).over(of_user) <= settings.leave_last_n + n_validation
     return ratings.withColumn(SPLIT, F.when(too_few, "train").otherwise(part))
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from mfspark.columns import GENRES, ITEM, RATING, TIMESTAMP, TITLE, USER, YEAR
 from mfspark.kernels.csr import Float64s, Int64s
@@ -71,7 +70,9 @@ def synthetic_items(spark: SparkSession, settings: SyntheticSettings) -> DataFra
     return spark.range(settings.n_items).mapInArrow(partial(_describe, settings=settings), schema)
 
 
-def _draw(batches: Iterator[pa.RecordBatch], settings: SyntheticSettings) -> Iterator[pa.RecordBatch]:
+def _draw(
+    batches: Iterator[pa.RecordBatch], settings: SyntheticSettings
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         row = batch.column(0).to_numpy()
         draws = hashed_uniform(settings.seed, "draw", row, 2)

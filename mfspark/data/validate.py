@@ -42,8 +42,8 @@ class CheckedRatings:
     """The outcome of the checks; both tables are pinned until ``release``.
 
     ``clean``: user, item, rating double, timestamp long (Unix seconds, null when unknown); one row
-    per user and item. ``quarantine``: the raw fields as strings, origin, reason. ``bad_rows`` counts
-    the quarantine by reason, ``n_merged`` the rows that a mean took the place of.
+    per user and item. ``quarantine``: raw fields as strings, line, origin, reason. ``bad_rows``
+    counts the quarantine by reason, ``n_merged`` the rows that a mean took the place of.
     """
 
     clean: DataFrame

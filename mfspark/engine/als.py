@@ -1,4 +1,4 @@
-"""Alternating least squares from a ratings DataFrame to factor tables: the whole fit, top to bottom."""
+"""Alternating least squares from a ratings DataFrame to factor tables: the whole fit."""
 
 import logging
 import math
@@ -78,12 +78,8 @@ def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
         ratings = ratings.withColumn(RATING, F.col(RATING).cast("float"))
         train = ratings.where(~F.col(HELD_OUT))
         n_blocks = _n_blocks(workspace, settings, summary.n_ratings)
-        users = index_side(
-            workspace, train, USER, n_blocks[USER], summary.n_ratings, settings.seed
-        )
-        items = index_side(
-            workspace, train, ITEM, n_blocks[ITEM], summary.n_ratings, settings.seed
-        )
+        users = index_side(workspace, train, USER, n_blocks[USER], summary.n_ratings, settings.seed)
+        items = index_side(workspace, train, ITEM, n_blocks[ITEM], summary.n_ratings, settings.seed)
         user_blocks, item_blocks = build_blocks(workspace, ratings, users, items)
         to_users = make_exchange(
             workspace, user_blocks, users.n_blocks, items, settings.rank, settings.exchange
@@ -142,7 +138,7 @@ def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
 
 
 def summarise(ratings: DataFrame) -> Summary:
-    """Counts, mean and range of the ratings, in one pass that also refuses what cannot be fitted."""
+    """Counts, mean and range of the ratings, in one pass that also refuses unfit values."""
     rating = F.col(RATING).cast("double")
     is_bad = {
         f"{USER} ids that are null": F.col(USER).isNull(),

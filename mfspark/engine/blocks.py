@@ -92,9 +92,7 @@ def _pack(
         yield from _chunks(pending, offsets)
 
 
-def _chunks(
-    batches: list[pa.RecordBatch], offsets: dict[str, Int64s]
-) -> Iterator[pa.RecordBatch]:
+def _chunks(batches: list[pa.RecordBatch], offsets: dict[str, Int64s]) -> Iterator[pa.RecordBatch]:
     """One row per (side, block) that occurs in the batches."""
     table = pa.Table.from_batches(batches)
     positions = {side: table[f"{side}_position"].to_numpy() for side in offsets}

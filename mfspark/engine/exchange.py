@@ -11,7 +11,7 @@ matrix that the kernel wants.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,13 @@ BROADCAST_LIMIT = 128 * 2**20
 class Exchange(Protocol):
     """Delivers fixed factors to solved blocks."""
 
-    name: Literal["broadcast", "routed"]
-    bytes_shipped: int
+    @property
+    def name(self) -> ExchangeName:
+        """Its name among the values of the Param ``exchange``."""
+
+    @property
+    def bytes_shipped(self) -> int:
+        """Bytes of factors sent per half-step."""
 
     def deliver(self, fixed: DataFrame) -> DataFrame:
         """The block table of the solved side with a column ``arrived``.
@@ -48,7 +53,7 @@ class Broadcast:
 
     solved: BlockedSide
     bytes_shipped: int
-    name: Literal["broadcast"] = "broadcast"
+    name: ExchangeName = "broadcast"
 
     def deliver(self, fixed: DataFrame) -> DataFrame:
         """See :class:`Exchange`."""
@@ -68,23 +73,21 @@ class Routed:
     n_solved_blocks: int
     rank: int
     bytes_shipped: int
-    name: Literal["routed"] = "routed"
+    name: ExchangeName = "routed"
 
     def deliver(self, fixed: DataFrame) -> DataFrame:
         """See :class:`Exchange`."""
         sent = (
             self.links.join(fixed.hint("shuffle_hash"), F.col("source") == F.col("block"))
             .select("source", "target", "wanted", "rows")
-            .mapInArrow(
-                partial(_select_rows, rank=self.rank), "block int, target int, rows binary"
-            )
+            .mapInArrow(partial(_select_rows, rank=self.rank), "block int, target int, rows binary")
         )
         arrived = (
             sent.repartitionById(self.n_solved_blocks, F.col("target"))
             .groupBy("target")
             .agg(F.collect_list(F.struct("block", "rows")).alias("arrived"))
         )
-        # The messages are the hashed side, so the payload of the blocks is neither sorted nor moved.
+        # The messages are the hashed side: the payload of the blocks is neither sorted nor moved.
         return self.solved.table.join(
             arrived.hint("shuffle_hash"), F.col("block") == F.col("target")
         ).drop("target")
@@ -98,7 +101,7 @@ def make_exchange(
     rank: int,
     choice: ExchangeName,
 ) -> Exchange:
-    """The exchange for one direction; ``auto`` broadcasts sides of up to ``BROADCAST_LIMIT`` bytes."""
+    """The exchange for one direction; ``auto`` broadcasts up to ``BROADCAST_LIMIT`` bytes."""
     row_bytes = 4 * (rank + 1)
     fixed_bytes = fixed.n_ids * row_bytes
     if choice == "broadcast" or (choice == "auto" and fixed_bytes <= BROADCAST_LIMIT):
@@ -123,9 +126,7 @@ def gather(arrived: pa.Scalar, needed: Int32s, exchange: str, rank: int) -> Floa
     return matrix[needed] if exchange == "broadcast" else matrix
 
 
-def _split_needed(
-    batches: Iterator[pa.RecordBatch], offsets: Int64s
-) -> Iterator[pa.RecordBatch]:
+def _split_needed(batches: Iterator[pa.RecordBatch], offsets: Int64s) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in range(batch.num_rows):
             needed = cell(batch, "needed", row, np.int32)
@@ -135,7 +136,9 @@ def _split_needed(
             yield pa.RecordBatch.from_pydict(
                 {
                     "source": pa.array(sources, pa.int32()),
-                    "target": pa.array([batch.column("block")[row].as_py()] * len(sources), pa.int32()),
+                    "target": pa.array(
+                        [batch.column("block")[row].as_py()] * len(sources), pa.int32()
+                    ),
                     "wanted": [part.tobytes() for part in np.split(wanted, starts[1:])],
                 }
             )

@@ -83,9 +83,7 @@ def initial_factors(
     return start.select("block", "rows"), penalty
 
 
-def _initialise(
-    batches: Iterator[pa.RecordBatch], problem: Problem
-) -> Iterator[pa.RecordBatch]:
+def _initialise(batches: Iterator[pa.RecordBatch], problem: Problem) -> Iterator[pa.RecordBatch]:
     """One partition of a side's index holds one block, whole."""
     parts = list(batches)
     if not any(part.num_rows for part in parts):
@@ -95,9 +93,7 @@ def _initialise(
     penalty = problem.penalty.total(ids["n_ratings"].to_numpy(), rows)
     yield pa.RecordBatch.from_pydict(
         {"block": [ids["block"][0].as_py()], "rows": [rows.tobytes()], "penalty": [penalty]},
-        schema=pa.schema(
-            [("block", pa.int32()), ("rows", pa.binary()), ("penalty", pa.float64())]
-        ),
+        schema=pa.schema([("block", pa.int32()), ("rows", pa.binary()), ("penalty", pa.float64())]),
     )
 
 

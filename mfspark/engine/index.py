@@ -1,25 +1,25 @@
 """From external ids to (block, local index): who is solved where.
 
 An id's position on its side is ``offset of its block + local index``, so positions are dense and
-no step needs a global sort. Blocks are balanced by rating counts: the few ids with many ratings are
-placed one by one on the lightest block (longest processing time first, Graham 1969), the many with
-few ratings by a hash.
+no step needs a global sort. Blocks are balanced by rating counts: the many ids with few ratings are
+hashed into buckets, and the buckets and the few ids with many ratings are placed one by one on the
+lightest block, the heaviest first (Graham 1969).
 """
 
 import heapq
 from dataclasses import dataclass
 
 import numpy as np
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StructField, StructType
 
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Int64s
 
-# An id counts as heavy from 1/64 of a block's fair share of ratings; there are at most 64 such ids
-# per block, few enough for the driver.
-_HEAVY_SHARE = 64
+# Pieces that blocks are made of: buckets of light ids, and ids with more ratings than 1/64 of a
+# block's fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
+_PIECES_PER_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -83,36 +83,34 @@ def _place(counts: DataFrame, n_blocks: int, n_ratings: int) -> DataFrame:
     """Add the column ``block`` to (id, n_ratings)."""
     if n_blocks == 1:
         return counts.withColumn("block", F.lit(0))
-    hashed = _hash_block(n_blocks)
-    is_heavy = F.col("n_ratings") * (_HEAVY_SHARE * n_blocks) >= n_ratings
-    light = counts.where(~is_heavy).groupBy(hashed.alias("block")).agg(F.sum("n_ratings"))
-    loads = {block: 0 for block in range(n_blocks)} | dict(map(tuple, light.collect()))
-    heavy = [tuple(row) for row in counts.where(is_heavy).select("id", "n_ratings").collect()]
-    if not heavy:
-        return counts.withColumn("block", hashed)
-    schema = StructType([counts.schema["id"], StructField("heavy_block", IntegerType())])
-    places = counts.sparkSession.createDataFrame(place_heaviest_first(heavy, loads), schema)
-    return counts.join(F.broadcast(places), on="id", how="left").select(
-        "id", "n_ratings", F.coalesce("heavy_block", hashed).alias("block")
+    n_buckets = _PIECES_PER_BLOCK * n_blocks
+    bucket = F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_buckets)).cast("int")
+    counts = counts.withColumn("bucket", bucket)
+    is_heavy = F.col("n_ratings") * n_buckets >= n_ratings
+    heavy = counts.where(is_heavy).select("id", "n_ratings").collect()
+    light = counts.where(~is_heavy).groupBy("bucket").agg(F.sum("n_ratings")).collect()
+    blocks = place_heaviest_first([row[1] for row in [*heavy, *light]], n_blocks)
+    spark = counts.sparkSession
+    of_id = spark.createDataFrame(
+        [(row[0], block) for row, block in zip(heavy, blocks, strict=False)],
+        StructType([counts.schema["id"], StructField("id_block", IntegerType())]),
+    )
+    of_bucket = spark.createDataFrame(
+        [(row[0], block) for row, block in zip(light, blocks[len(heavy) :], strict=True)],
+        "bucket int, bucket_block int",
+    )
+    return (
+        counts.join(F.broadcast(of_id), on="id", how="left")
+        .join(F.broadcast(of_bucket), on="bucket", how="left")
+        .select("id", "n_ratings", F.coalesce("id_block", "bucket_block").alias("block"))
     )
 
 
-def _hash_block(n_blocks: int) -> Column:
-    return F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_blocks)).cast("int")
-
-
-def place_heaviest_first(
-    heavy: list[tuple[object, int]], loads: dict[int, int]
-) -> list[tuple[object, int]]:
-    """Give each (id, n_ratings) the block with the fewest ratings so far; returns (id, block).
-
-    ``loads`` holds the ratings that each block has already. The order of ``heavy`` does not matter.
-    """
-    heap = [(load, block) for block, load in loads.items()]
-    heapq.heapify(heap)
-    places = []
-    for id_, n_ratings in sorted(heavy, key=lambda pair: (-pair[1], str(pair[0]))):
-        load, block = heapq.heappop(heap)
-        places.append((id_, block))
-        heapq.heappush(heap, (load + n_ratings, block))
+def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:
+    """The block of each weight: the heaviest first, each on the block that is lightest so far."""
+    heap = [(0, block) for block in range(n_blocks)]
+    places = [0] * len(weights)
+    for piece in sorted(range(len(weights)), key=lambda piece: -weights[piece]):
+        load, places[piece] = heapq.heappop(heap)
+        heapq.heappush(heap, (load + weights[piece], places[piece]))
     return places

@@ -36,12 +36,11 @@ def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Rec
             yield pa.RecordBatch.from_pydict({"gram": [gram.tobytes()], "sums": [sums.tobytes()]})
 
 
-def factor_table(
-    cells: DataFrame, index: SideIndex, rotation: Float64s, name: str
-) -> DataFrame:
+def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: str) -> DataFrame:
     """One row per id: ``name`` (the id), n_ratings, bias float, factors array<float>."""
     unpacked = cells.mapInArrow(
-        partial(_unpack, rotation=rotation), "block int, local int, bias float, factors array<float>"
+        partial(_unpack, rotation=rotation),
+        "block int, local int, bias float, factors array<float>",
     )
     return index.table.join(unpacked, on=["block", "local"], how="inner").select(
         F.col("id").alias(name), N_RATINGS, BIAS, FACTORS

@@ -80,7 +80,9 @@ def rating_metrics(predictions: DataFrame) -> DataFrame:
         *_mean_and_variance("squares", "mse"),
         *_mean_and_variance("absolutes", "mae"),
     )
-    half = {name: _Z * F.sqrt(F.greatest(f"{name}_variance", F.lit(0.0))) for name in ("mse", "mae")}
+    half = {
+        name: _Z * F.sqrt(F.greatest(f"{name}_variance", F.lit(0.0))) for name in ("mse", "mae")
+    }
     mse, mae = F.col("mse"), F.col("mae")
     return sums.select(
         *group,

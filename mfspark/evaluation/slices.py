@@ -35,7 +35,10 @@ def add_slices(test: DataFrame, train: DataFrame) -> DataFrame:
         "cold start": cold,
     }
     slices = F.array(
-        *[F.struct(F.lit(name).alias("slice"), value.alias("value")) for name, value in members.items()]
+        *[
+            F.struct(F.lit(name).alias("slice"), value.alias("value"))
+            for name, value in members.items()
+        ]
     )
     return counted.select(*[counted[name] for name in test.columns], slices.alias("slices"))
 

@@ -90,9 +90,7 @@ def _factors(model: FactorModel) -> DataFrame:
     squares = [value**2 for value in model.metadata.rotation.singular_values]
     # A model that learnt only biases has no interaction variance to share out.
     total = sum(squares) or 1.0
-    rows = [
-        (number, value**0.5, value / total) for number, value in enumerate(squares, start=1)
-    ]
+    rows = [(number, value**0.5, value / total) for number, value in enumerate(squares, start=1)]
     return model.sparkSession.createDataFrame(
         rows, "factor int, singular_value double, share double"
     )
@@ -128,7 +126,13 @@ def _factor_metadata(items: DataFrame) -> DataFrame:
         long.where(F.col(column).isNotNull())
         .groupBy("factor")
         .agg(F.corr("value", number).alias("correlation"), F.count("*").alias("n_items"))
-        .select("factor", F.lit(kind).alias("kind"), F.lit(kind).alias("value"), "correlation", "n_items")
+        .select(
+            "factor",
+            F.lit(kind).alias("kind"),
+            F.lit(kind).alias("value"),
+            "correlation",
+            "n_items",
+        )
         for kind, column, number in (
             ("year", YEAR, F.col(YEAR).cast("double")),
             ("popularity", N_RATINGS, F.log(N_RATINGS)),
@@ -157,9 +161,7 @@ def _genre_correlation(long: DataFrame) -> DataFrame:
     )
     n, m = F.col("n"), F.col("m")
     spread = (n * F.col("ss") - F.col("s") ** 2) * (n * m - m * m)
-    correlation = F.when(
-        spread > 0, (n * F.col("sg") - m * F.col("s")) / F.sqrt(spread)
-    )
+    correlation = F.when(spread > 0, (n * F.col("sg") - m * F.col("s")) / F.sqrt(spread))
     return of_genre.join(of_all, "factor").select(
         "factor",
         F.lit("genre").alias("kind"),
@@ -260,7 +262,11 @@ def _item_map(items: DataFrame) -> DataFrame:
         items.orderBy(F.desc(N_RATINGS), ITEM)
         .limit(300)
         .select(
-            ITEM, TITLE, N_RATINGS, BIAS, F.element_at(FACTORS, 1).alias("x"),
+            ITEM,
+            TITLE,
+            N_RATINGS,
+            BIAS,
+            F.element_at(FACTORS, 1).alias("x"),
             F.coalesce(second, F.lit(0.0).cast("float")).alias("y"),
-        )  # fmt: skip
+        )
     )

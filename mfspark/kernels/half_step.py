@@ -96,7 +96,7 @@ def solve_rows(
 
 
 @_jit
-def _solve_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
+def _solve_rows(  # type: ignore[no-untyped-def]
     indptr, columns, values, fixed, mean, factor_weights, bias_weights, fit_biases, solved
 ):
     n_features = fixed.shape[1] if fit_biases else fixed.shape[1] - 1
@@ -123,7 +123,9 @@ def _solve_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @_jit
-def _row_system(columns, values, fixed, mean, n_features, tile, system):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _row_system(  # type: ignore[no-untyped-def]
+    columns, values, fixed, mean, n_features, tile, system
+):
     """Fill the upper triangle of system with [A | b]: A = Σ f fᵀ, b = Σ f·target in column d."""
     rank = fixed.shape[1] - 1
     system[:, :] = 0
@@ -142,8 +144,8 @@ def _row_system(columns, values, fixed, mean, n_features, tile, system):  # type
 
 
 @_jit
-def _add_products(tile, n, system):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Add the products of the first n columns of tile to the upper triangle, as 4×4 squares held in registers.
+def _add_products(tile, n, system):  # type: ignore[no-untyped-def]
+    """Add Σ_t tile[:, t] tile[:, t]ᵀ, t < n, to the upper triangle as 4×4 squares in registers.
 
     Each square reads eight vectors for sixteen multiply-adds; a rank-one update per rating would
     read and write the whole system for every rating and run five times slower.
@@ -192,7 +194,9 @@ def _add_products(tile, n, system):  # type: ignore[no-untyped-def]  # pragma: n
 
 
 @_jit
-def _add_ridge(system, n_features, factor_weight, bias_weight, fit_biases):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _add_ridge(  # type: ignore[no-untyped-def]
+    system, n_features, factor_weight, bias_weight, fit_biases
+):
     n_factors = n_features - 1 if fit_biases else n_features
     for f in range(n_factors):
         system[f, f] += factor_weight
@@ -201,7 +205,7 @@ def _add_ridge(system, n_features, factor_weight, bias_weight, fit_biases):  # t
 
 
 @_jit
-def _cholesky_solve(system, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _cholesky_solve(system, n):  # type: ignore[no-untyped-def]
     """Solve A x = b in place for [A | b] in the first n + 1 columns; x replaces b.
 
     Right-looking UᵀU factorisation whose inner loops run along rows; b is carried as one more
@@ -233,7 +237,7 @@ def _cholesky_solve(system, n):  # type: ignore[no-untyped-def]  # pragma: no co
 
 
 @_jit
-def _solve_row_in_double(  # type: ignore[no-untyped-def]  # pragma: no cover
+def _solve_row_in_double(  # type: ignore[no-untyped-def]
     columns, values, fixed, mean, n_features, tile, system, factor_weight, bias_weight, fit_biases
 ):
     jitter = 0.0
@@ -250,7 +254,7 @@ def _solve_row_in_double(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @_jit
-def squared_error(  # type: ignore[no-untyped-def]  # pragma: no cover
+def squared_error(  # type: ignore[no-untyped-def]
     indptr: Int64s,
     columns: Int32s,
     values: Float32s,

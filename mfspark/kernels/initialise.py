@@ -15,13 +15,13 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
-    """Rows [factors, bias] to start from: factors uniform with variance 0.01/rank, bias zero.
+    """Rows [factors, bias] to start from: factors uniform with variance 1/rank, bias zero.
 
-    ``keys`` uint64 [n], one per row. Returns float32 [n, rank + 1]. The start is small, so that
-    the first half-step explains what it can by biases.
+    ``keys`` uint64 [n], one per row. Returns float32 [n, rank + 1]. A smaller start ends at the
+    same place, but on MovieLens the first iterations then learn little more than biases.
     """
     rows = np.zeros((len(keys), rank + 1), np.float32)
-    rows[:, :rank] = (_uniform(keys, rank) - 0.5) * np.sqrt(12 * 0.01 / rank)
+    rows[:, :rank] = (_uniform(keys, rank) - 0.5) * np.sqrt(12 / rank)
     return rows
 
 

@@ -8,7 +8,7 @@ from mfspark.kernels.csr import Float32s, Float64s, Int64s
 
 
 @numba.njit(cache=True, nogil=True)
-def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-untyped-def]  # pragma: no cover
+def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-untyped-def]
     """Σ_f left[n, f]·right[n, f], float64 [n], added from the first factor to the last.
 
     Products of two float32 are exact in float64 and the order of the sum is fixed, so a list of

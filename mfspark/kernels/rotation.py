@@ -32,9 +32,7 @@ class Rotation:
     singular_values: Float64s
 
 
-def canonical_rotation(
-    user_gram: Float64s, item_gram: Float64s, item_sums: Float64s
-) -> Rotation:
+def canonical_rotation(user_gram: Float64s, item_gram: Float64s, item_sums: Float64s) -> Rotation:
     """Find the rotation from PᵀP, QᵀQ (float64 [rank, rank]) and the column sums of Q [rank]."""
     user_root, user_inverse = _square_root(user_gram)
     item_root, item_inverse = _square_root(item_gram)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from pyspark.ml.base import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
@@ -48,7 +47,7 @@ class BiasedALS(
         self.setParams(**arguments)
 
     def setParams(self, **arguments: Unpack[BiasedALSArguments]) -> "BiasedALS":
-        """Set Params by name; ``ConfigError`` for a value out of bounds, ``TypeError`` for a name."""
+        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
         for name, value in arguments.items():
             if not self.hasParam(name):
                 raise TypeError(f"BiasedALS has no parameter {name!r}")

@@ -9,6 +9,7 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import StringType
 
 from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER
@@ -84,30 +85,30 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         self._check_ids(dataset, user, self.user_factors, USER)
         self._check_ids(dataset, item, self.item_factors, ITEM)
         strategy = self.getOrDefault(self.coldStartStrategy)
-        how = "inner" if strategy == "drop" else "left"
-        joined = dataset
-        for column, table, side in (
-            (user, self.user_factors, USER), (item, self.item_factors, ITEM)
-        ):  # fmt: skip
-            renamed = table.select(
+        joined = dataset.withColumns({"_user_id": _column(user), "_item_id": _column(item)})
+        for table, side in ((self.user_factors, USER), (self.item_factors, ITEM)):
+            parts = table.select(
                 F.col(side).alias(f"_{side}_id"),
                 F.col(BIAS).cast("double").alias(f"_{side}_bias"),
                 F.col(FACTORS).alias(f"_{side}_factors"),
             )
-            joined = joined.join(renamed, dataset[column] == renamed[f"_{side}_id"], how)
+            how = "inner" if strategy == "drop" else "left"
+            joined = joined.join(parts, f"_{side}_id", how)
         prediction = self._clip(self._prediction(strategy))
         return joined.select(
-            *[dataset[name] for name in dataset.columns],
+            *[_column(name) for name in dataset.columns],
             prediction.alias(self.getOrDefault(self.predictionCol)),
         )
 
     def _prediction(self, strategy: str) -> Column:
-        dot = F.arrow_udf(_dot, "double")(F.col("_user_factors"), F.col("_item_factors"))
+        dot: Column = arrow_udf(_dot, "double")(  # type: ignore[call-overload]
+            F.col("_user_factors"), F.col("_item_factors")
+        )
         # The order of these sums is the one in which Explanation adds the same parts.
         full = F.lit(self.global_mean) + F.col("_user_bias") + F.col("_item_bias") + dot
         if strategy == "drop":
             return full
-        is_known = F.col("_user_id").isNotNull() & F.col("_item_id").isNotNull()
+        is_known = F.col("_user_bias").isNotNull() & F.col("_item_bias").isNotNull()
         cold: Column = F.lit(float("nan"))
         if strategy == "baseline":
             cold = (
@@ -223,6 +224,11 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
                 if name in known
             }
         )
+
+
+def _column(name: str) -> Column:
+    """The column of that very name, also when it holds dots."""
+    return F.col(f"`{name}`")
 
 
 def _dot(left: pa.Array, right: pa.Array) -> pa.Array:

@@ -32,7 +32,7 @@ _SCORES_PER_TILE = 16_000_000
 
 @dataclass(frozen=True)
 class Matching:
-    """How to score: ``offset`` + query bias + candidate bias + product of factors, or the cosine."""
+    """How to score: offset + query bias + candidate bias + product of factors, or the cosine."""
 
     n: int
     rank: int
@@ -55,8 +55,9 @@ def best_matches(
     query, candidate = queries.columns[0], candidates.columns[0]
     queries = queries.select(query, BIAS, FACTORS)
     if excluded is None:
-        queries = queries.withColumn("excluded", F.lit(None).cast(
-            ArrayType(candidates.schema[candidate].dataType)))
+        queries = queries.withColumn(
+            "excluded", F.lit(None).cast(ArrayType(candidates.schema[candidate].dataType))
+        )
     else:
         lists = excluded.groupBy(F.col(query).alias("excluded_for")).agg(
             F.collect_list(F.col(candidate)).alias("excluded")
@@ -78,9 +79,7 @@ def best_matches(
             StructField(
                 "recommendations",
                 ArrayType(
-                    StructType(
-                        [candidates.schema[candidate], StructField(score_name, FloatType())]
-                    )
+                    StructType([candidates.schema[candidate], StructField(score_name, FloatType())])
                 ),
             ),
         ]

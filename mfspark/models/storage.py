@@ -4,13 +4,12 @@ import json
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from pyspark.errors import PySparkException
 from pyspark.ml.util import DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
-from mfspark.errors import ModelFormatError
+from mfspark.errors import ModelFormatError, one_line
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata
 
 if TYPE_CHECKING:
@@ -29,7 +28,9 @@ def save_model(model: "FactorModel", path: str, overwrite: bool) -> None:
         _write_content(model, stage)
 
 
-def load_model(spark: SparkSession, path: str) -> tuple[DataFrame, DataFrame, DataFrame, ModelMetadata]:
+def load_model(
+    spark: SparkSession, path: str
+) -> tuple[DataFrame, DataFrame, DataFrame, ModelMetadata]:
     """User factors, item factors, history and metadata of a model directory.
 
     Raises ``ModelFormatError`` when a part is missing, damaged, or of another schema version.
@@ -74,7 +75,11 @@ def _write_content(model: "FactorModel", directory: str) -> None:
     model.user_factors.write.parquet(f"{directory}/user_factors")
     model.item_factors.write.parquet(f"{directory}/item_factors")
     model.history.coalesce(1).write.parquet(f"{directory}/history")
-    files.write_text(f"{directory}/metadata.json", model.metadata.model_dump_json(indent=2) + "\n")
+    in_force = {param.name: value for param, value in model.extractParamMap().items()}
+    metadata = model.metadata.model_copy(
+        update={"hyper_parameters": model.metadata.hyper_parameters | in_force}
+    )
+    files.write_text(f"{directory}/metadata.json", metadata.model_dump_json(indent=2) + "\n")
 
 
 def _read_table(spark: SparkSession, path: str, name: str, n_rows: int | None) -> DataFrame:
@@ -83,10 +88,11 @@ def _read_table(spark: SparkSession, path: str, name: str, n_rows: int | None) -
         table = spark.read.parquet(uri)
         missing = _COLUMNS[name] - set(table.columns)
         n_found = table.count()
-    except PySparkException as error:
+    # Not PySparkException alone: some failures to read reach Python as bare Java errors.
+    except Exception as error:
         raise ModelFormatError(
             f"table {name} of model {path} is missing or damaged "
-            f"({str(error).splitlines()[0][:200]}); restore it from a copy or train again"
+            f"({one_line(error)}); restore it from a copy or train again"
         ) from None
     if missing:
         raise ModelFormatError(

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
 _STYLE = {
@@ -59,7 +60,7 @@ def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
         axes.axvline(best_iteration, color=ORANGE, lw=1, ls="--", label="kept")
         axes.set_xlabel("iteration (a point per half-step)")
         axes.set_ylabel("RMSE (stars)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
     return result[0]
 
@@ -81,7 +82,7 @@ def histogram_chart(histogram: pd.DataFrame) -> str:
 
 def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str:
     """RMSE of the model and of biases alone, for each value of a slice."""
-    with _figure(3.9, 2.7) as (axes, result):
+    with _figure(5.2, 2.7) as (axes, result):
         for predictor, color, shift in (("bias only", GREY, -0.2), ("model", BLUE, 0.2)):
             rows = metrics[metrics["predictor"] == predictor].set_index("value").loc[order]
             axes.bar([n + shift for n in range(len(order))], rows["rmse"], width=0.38, color=color,
@@ -98,12 +99,12 @@ def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str
 
 def share_chart(factors: pd.DataFrame) -> str:
     """Share of the interaction variance per factor."""
-    with _figure(6.4, 2.3) as (axes, result):
+    with _figure(10.2, 2.3) as (axes, result):
         axes.bar(factors["factor"], 100 * factors["share"], color=BLUE, width=0.7)
         axes.set_xlabel("factor")
         axes.set_ylabel("share of interaction\nvariance (%)")
         axes.grid(visible=False, axis="x")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return result[0]
 
 
@@ -123,7 +124,7 @@ def correlation_chart(correlations: pd.DataFrame) -> str:
 
 def map_chart(items: pd.DataFrame, n_labels: int = 22) -> str:
     """The most rated items by their first two factors."""
-    with _figure(6.8, 5.2) as (axes, result):
+    with _figure(10.2, 5.6) as (axes, result):
         axes.scatter(items["x"], items["y"], s=12, color=GREY, alpha=0.6, linewidths=0)
         taken: list[tuple[float, float]] = []
         width = (items["x"].max() - items["x"].min()) or 1.0
@@ -134,7 +135,7 @@ def map_chart(items: pd.DataFrame, n_labels: int = 22) -> str:
             if len(taken) == n_labels:
                 break
             place = (float(row.x) / width, float(row.y) / height)
-            if any(abs(place[0] - x) < 0.24 and abs(place[1] - y) < 0.04 for x, y in taken):
+            if any(abs(place[0] - x) < 0.16 and abs(place[1] - y) < 0.04 for x, y in taken):
                 continue
             taken.append(place)
             name = _plain(row.title if isinstance(row.title, str) else str(row.item), 26)
@@ -160,7 +161,7 @@ def explanation_chart(parts: pd.DataFrame) -> str:
     steps += [(f"factor {row.name}", row.value) for row in _named(largest)]
     if len(factors) > len(largest):
         steps.append((f"other {len(factors) - len(largest)} factors", rest))
-    with _figure(6.4, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
+    with _figure(10.2, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
         total = 0.0
         for place, (_, step) in enumerate(steps):
             color = INK if place == 0 else BLUE if step >= 0 else ORANGE

@@ -74,6 +74,7 @@ def render(run: RunTables) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["signed"] = _signed
     metrics = run["metrics"]
     overall = metrics[metrics["slice"] == "all"].set_index("predictor", drop=False)
     best_baseline = overall.drop("model")["rmse"].idxmin()
@@ -195,3 +196,8 @@ def _explained(run: RunTables) -> dict[str, Any]:
 def _number(value: float, digits: int = 0) -> str:
     """Thousands apart by thin spaces."""
     return f"{value:,.{digits}f}".replace(",", "\u2009")
+
+
+def _signed(value: float) -> str:
+    """Two decimals with a sign, the minus as long as the plus is wide."""
+    return f"{value:+.2f}".replace("-", "\u2212")

@@ -1,4 +1,4 @@
-"""The half-step kernel against its readable twin, a dense oracle and the properties of a minimum."""
+"""The half-step kernel against its readable twin, a dense oracle and properties of a minimum."""
 
 import numpy as np
 import pytest
@@ -79,9 +79,7 @@ def test_metrics_agree_with_a_dense_oracle(rng):
     fixed = random_side(rng, len(block.needed), 5)
     penalty = Penalty(0.7, 0.3, 0.5)
     solved, metrics = half_step(block, fixed, 3.0, penalty, fit_biases=True)
-    objective = dense_objective(
-        block, solved.astype(float), fixed.astype(float), 3.0, penalty
-    )
+    objective = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     assert metrics.squared_error + metrics.penalty == pytest.approx(objective, rel=1e-5)
     assert metrics.n_ratings == len(block.train.values)
     assert metrics.validation_squared_error == pytest.approx(
@@ -162,8 +160,7 @@ def test_planted_model_is_recovered(rng):
     rows, columns = np.nonzero(rng.random(truth.shape) < 0.4)
     values = truth[rows, columns].astype(np.float32)
     blocks = both_sides(rows, columns, values, n_users, n_items)
-    for found_p, found_q, _ in alternate(*blocks, rank, 60, Penalty(1e-3, 1e-3, 0.0)):
-        pass
+    *_, (found_p, found_q, _) = alternate(*blocks, rank, 60, Penalty(1e-3, 1e-3, 0.0))
     predicted = 3.0 + found_p[:, -1:] + found_q[:, -1] + found_p[:, :-1] @ found_q[:, :-1].T
     unseen = np.ones(truth.shape, bool)
     unseen[rows, columns] = False

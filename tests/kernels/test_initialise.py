@@ -17,8 +17,8 @@ def test_rows_depend_on_their_key_alone(rng):
 def test_moments():
     rows = initial_rows(np.arange(20_000, dtype=np.uint64), 10)
     assert np.all(rows[:, 10] == 0)
-    np.testing.assert_allclose(rows[:, :10].mean(axis=0), 0, atol=0.001)
-    np.testing.assert_allclose(rows[:, :10].var(axis=0), 0.001, rtol=0.05)
+    np.testing.assert_allclose(rows[:, :10].mean(axis=0), 0, atol=0.01)
+    np.testing.assert_allclose(rows[:, :10].var(axis=0), 0.1, rtol=0.05)
     correlation = np.corrcoef(rows[:, :10].T) - np.eye(10)
     assert np.abs(correlation).max() < 0.04
 

@@ -1,0 +1,69 @@
+# make help shows the targets. Without an active virtual environment, .venv is made and used.
+DATASET ?= ml-100k
+PYTHON ?= python3
+ifeq ($(VIRTUAL_ENV),)
+VENV := .venv
+else
+VENV := $(VIRTUAL_ENV)
+endif
+BIN := $(VENV)/bin
+export PYSPARK_PYTHON := $(abspath $(BIN)/python)
+export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench check-java check-python
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+demo: check-java $(VENV)/.mfspark ## real ratings → model → report (DATASET=ml-100k, ml-latest-small, ml-1m, …, synthetic)
+	$(BIN)/spark-submit --properties-file conf/local.conf jobs/pipeline.py \
+		--config conf/demo.toml --set data.dataset=$(DATASET)
+
+test: check-java $(VENV)/.mfspark-test ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.mfspark-lint ## formatting, style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: check-java $(VENV)/.mfspark-test ## speed of the kernels against the machine's matrix product
+	$(BIN)/python tests/benchmarks/kernels.py
+
+check-java:
+	@bin=$${JAVA_HOME:+$$JAVA_HOME/bin/}java; \
+	major=$$($$bin -version 2>&1 | sed -nE 's/.* version "([0-9]+).*/\1/p' | head -1); \
+	if [ -z "$$major" ] || [ "$$major" -lt 17 ]; then \
+		echo "mfspark: Spark needs Java 17 or later, found $${major:-none}. Install it with"; \
+		echo "  Debian, Ubuntu   sudo apt-get install openjdk-17-jre-headless"; \
+		echo "  macOS            brew install openjdk@17   (then follow its note on the PATH)"; \
+		echo "  conda            conda install -c conda-forge openjdk=17"; \
+		exit 1; \
+	fi
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "mfspark: Python 3.10 or later is needed; install it, or name one: make PYTHON=python3.12"; \
+		exit 1; \
+	}
+
+$(BIN)/python: | check-python
+	$(PYTHON) -m venv $(VENV) || { \
+		echo "mfspark: no virtual environment could be made; on Debian, Ubuntu: sudo apt-get install python3-venv"; \
+		exit 1; \
+	}
+
+$(VENV)/.mfspark: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.mfspark-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.mfspark
+
+$(VENV)/.mfspark-lint: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@ $(VENV)/.mfspark $(VENV)/.mfspark-test

@@ -1,0 +1,37 @@
+"""Small planted ratings and a model fitted to them once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from mfspark import BiasedALS, FactorModel
+
+
+def planted_ratings(
+    n_users: int = 60, n_items: int = 40, density: float = 0.4, seed: int = 0
+) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    p, q = rng.normal(0, 0.7, (n_users, 2)), rng.normal(0, 0.7, (n_items, 2))
+    truth = 3.2 + rng.normal(0, 0.4, n_users)[:, None] + rng.normal(0, 0.4, n_items) + p @ q.T
+    truth += rng.normal(0, 0.2, truth.shape)
+    users, items = np.nonzero(rng.random(truth.shape) < density)
+    # Ids with gaps, so that an index that leaks out as an id is noticed.
+    return pd.DataFrame(
+        {"user": users * 7 + 100, "item": items * 3 + 5, "rating": truth[users, items]}
+    )
+
+
+@pytest.fixture(scope="session")
+def ratings_frame() -> pd.DataFrame:
+    return planted_ratings()
+
+
+@pytest.fixture(scope="session")
+def ratings(spark: SparkSession, ratings_frame: pd.DataFrame) -> DataFrame:
+    return spark.createDataFrame(ratings_frame).cache()
+
+
+@pytest.fixture(scope="session")
+def model(ratings: DataFrame) -> FactorModel:
+    return BiasedALS(rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1).fit(ratings)

@@ -1,0 +1,321 @@
+"""The fit on Spark: equal to an independent one, whatever the blocks; Params as in pyspark.ml."""
+
+import gc
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.recommendation import ALS
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
+from pyspark.sql import functions as F
+
+from mfspark import BiasedALS, FactorModel
+from mfspark.errors import ConfigError, DataError
+from mfspark.models.params import BiasedALSArguments
+from mfspark.settings import ALSSettings
+
+
+def predictions(model, pairs) -> pd.Series:
+    return model.transform(pairs).toPandas().set_index(["user", "item"])["prediction"].sort_index()
+
+
+def test_training_objective_falls_over_every_half_step(model):
+    history = model.history.orderBy("iteration", F.desc("side")).toPandas()
+    assert list(history["side"][:2]) == ["user", "item"]
+    assert len(history) == 12
+    assert (np.diff(history["objective"]) <= 1e-6 * history["objective"][:-1]).all()
+
+
+def test_history_and_tables_agree_on_the_rmse(model, ratings_frame, ratings):
+    found = predictions(model, ratings)
+    given = ratings_frame.set_index(["user", "item"])["rating"].sort_index()
+    rmse = math.sqrt(np.mean((found - given) ** 2))
+    last = model.history.orderBy(F.desc("iteration"), "side").first()
+    assert rmse == pytest.approx(last["train_rmse"], rel=1e-5)
+
+
+def test_tables_have_every_id_once_in_its_own_type(model, ratings_frame):
+    users = model.user_factors.toPandas()
+    counts = ratings_frame.groupby("user").size()
+    assert model.user_factors.schema.simpleString() == (
+        "struct<user:bigint,n_ratings:bigint,bias:float,factors:array<float>>"
+    )
+    assert users.set_index("user")["n_ratings"].sort_index().to_dict() == counts.to_dict()
+    assert {len(factors) for factors in users["factors"]} == {3}
+
+
+def test_factors_are_in_canonical_rotation(model):
+    for table in (model.user_factors, model.item_factors):
+        factors = np.stack(table.toPandas()["factors"]).astype(float)
+        gram = factors.T @ factors
+        np.testing.assert_allclose(
+            gram, np.diag(model.metadata.rotation.singular_values), atol=1e-3 * gram.max()
+        )
+    items = np.stack(model.item_factors.toPandas()["factors"])
+    assert (items.sum(axis=0) >= -1e-4).all()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"numUserBlocks": 1, "numItemBlocks": 1},
+        {"numUserBlocks": 5, "numItemBlocks": 3},
+        {"numUserBlocks": 4, "numItemBlocks": 7, "exchange": "routed"},
+        # More blocks than ids: most stay empty.
+        {"numUserBlocks": 2, "numItemBlocks": 50, "exchange": "routed"},
+    ],
+)
+def test_blocks_and_exchange_do_not_change_the_predictions(model, ratings, arguments):
+    other = BiasedALS(rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, **arguments).fit(
+        ratings.repartition(7).orderBy(F.rand(3))
+    )
+    np.testing.assert_allclose(predictions(other, ratings), predictions(model, ratings), atol=1e-4)
+
+
+def test_ids_as_text_give_the_same_model(spark, model, ratings, ratings_frame):
+    text = ratings_frame.assign(
+        user="u" + ratings_frame["user"].astype(str), item=ratings_frame["item"].astype(str)
+    )
+    fitted = BiasedALS(rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1).fit(
+        spark.createDataFrame(text)
+    )
+    assert set(fitted.user_factors.toPandas()["user"]) == set(text["user"])
+    # Other user ids are other seeds on the user side only, and that side is solved first.
+    found = fitted.transform(spark.createDataFrame(text)).toPandas()
+    expected = predictions(model, ratings)
+    key = [found["user"].str[1:].astype(int), found["item"].astype(int)]
+    np.testing.assert_allclose(found.set_index(key)["prediction"].sort_index(), expected, atol=1e-4)
+
+
+def test_agrees_with_pyspark_als_without_biases(spark, tmp_path):
+    """With biases off and ν = 1 both minimise the same objective (Zhou et al. 2008)."""
+    # Without checkpoints pyspark.ml ALS overflows the stack past some thirty iterations.
+    spark.sparkContext.setCheckpointDir(str(tmp_path))
+    rng = np.random.default_rng(3)
+    p, q = rng.normal(1, 0.7, (150, 2)), rng.normal(1, 0.7, (90, 2))
+    users, items = np.nonzero(rng.random((150, 90)) < 0.35)
+    frame = pd.DataFrame(
+        {
+            "user": users,
+            "item": items,
+            "rating": (p @ q.T)[users, items] + rng.normal(0, 0.4, len(users)),
+        }
+    )
+    is_test = rng.random(len(frame)) < 0.2
+    train, test = spark.createDataFrame(frame[~is_test]), spark.createDataFrame(frame[is_test])
+    common = {"rank": 2, "regParam": 0.05, "seed": 5}
+    theirs = ALS(
+        maxIter=40,
+        checkpointInterval=5,
+        userCol="user",
+        itemCol="item",
+        ratingCol="rating",
+        **common,
+    ).fit(train)
+    ours = BiasedALS(maxIter=40, fitBiases=False, regExponent=1.0, tol=0.0, **common).fit(train)
+    metadata = ours.metadata
+    assert metadata.global_mean == 0
+    assert ours.user_factors.where("bias != 0").count() == 0
+
+    def of_mllib():
+        user_factors = theirs.userFactors.toPandas().set_index("id")["features"]
+        item_factors = theirs.itemFactors.toPandas().set_index("id")["features"]
+        rows = frame[~is_test]
+        p_hat, q_hat = np.stack(user_factors[rows["user"]]), np.stack(item_factors[rows["item"]])
+        squares = np.square(rows["rating"] - (p_hat * q_hat).sum(axis=1)).sum()
+        n_u, n_i = rows.groupby("user").size(), rows.groupby("item").size()
+        for factors, n in ((user_factors, n_u), (item_factors, n_i)):
+            norms = np.square(np.stack(factors.sort_index())).sum(axis=1)
+            squares += 0.05 * (n.sort_index() * norms).sum()
+        return squares
+
+    # From the history, not the tables: the canonical rotation keeps every prediction, but it shares
+    # the scale between P and Q otherwise than the penalty would.
+    last = ours.history.orderBy(F.desc("iteration"), "side").first()
+    assert last["objective"] == pytest.approx(of_mllib(), rel=0.005)
+    evaluator = RegressionEvaluator(labelCol="rating", metricName="rmse")
+    assert evaluator.evaluate(ours.transform(test)) == pytest.approx(
+        evaluator.evaluate(theirs.transform(test)), rel=0.005
+    )
+
+
+def test_validation_rows_are_measured_but_not_fitted(spark, ratings_frame):
+    rng = np.random.default_rng(1)
+    # Noise alone: the more is fitted, the worse the validation.
+    frame = ratings_frame.assign(
+        rating=3 + rng.normal(0, 1, len(ratings_frame)),
+        held=rng.random(len(ratings_frame)) < 0.2,
+    )
+    cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
+    data = spark.createDataFrame(pd.concat([frame, cold]))
+    model = BiasedALS(
+        rank=8,
+        maxIter=30,
+        regParam=0.01,
+        biasRegParam=0.01,
+        tol=1e-3,
+        validationIndicatorCol="held",
+    ).fit(data)
+    history = model.history.where("side = 'item'").orderBy("iteration").toPandas()
+    best = int(history["validation_rmse"].idxmin()) + 1
+    assert model.metadata.stopped == "validation"
+    assert model.metadata.best_iteration == best < len(history)
+    assert model.metadata.n_cold_validation == 1
+    found = predictions(model, spark.createDataFrame(frame[frame["held"]]))
+    given = frame[frame["held"]].set_index(["user", "item"])["rating"].sort_index()
+    assert math.sqrt(np.mean((found - given) ** 2)) == pytest.approx(
+        history["validation_rmse"].min(), rel=1e-5
+    )
+    without = BiasedALS(rank=2, maxIter=1).fit(spark.createDataFrame(frame[~frame["held"]]))
+    assert model.global_mean == pytest.approx(without.global_mean)
+
+
+def test_converged_fit_stops_by_the_objective(ratings):
+    model = BiasedALS(rank=2, maxIter=100, tol=1e-2).fit(ratings)
+    assert model.metadata.stopped == "converged"
+    assert model.metadata.best_iteration < 100
+
+
+def test_repeated_pairs_are_separate_observations(spark):
+    rows = [(1, 1, 2.0), (1, 1, 4.0), (2, 1, 3.0), (2, 2, 3.0)]
+    model = BiasedALS(rank=1, maxIter=2).fit(
+        spark.createDataFrame(rows, "user int, item int, rating double")
+    )
+    assert model.user_factors.where("user = 1").first()["n_ratings"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1, 1, float("nan")), (2, 1, 3.0)], "found 1 ratings that are NaN"),
+        ([(1, 1, None), (2, 1, 3.0)], "found 1 ratings that are null"),
+        ([(None, 1, 1.0), (2, 1, 3.0)], "found 1 user ids that are null"),
+        ([], "no training ratings"),
+    ],
+)
+def test_unusable_ratings_are_refused(spark, rows, message):
+    data = spark.createDataFrame(rows, "user int, item int, rating double")
+    with pytest.raises(DataError, match=message):
+        BiasedALS(rank=1).fit(data)
+
+
+def test_wrong_columns_are_named(spark, ratings):
+    with pytest.raises(
+        DataError, match=r"no column 'stars' among user, item, rating; set ratingCol"
+    ):
+        BiasedALS(ratingCol="stars").fit(ratings)
+    with pytest.raises(DataError, match="'rating' has type string"):
+        BiasedALS().fit(ratings.withColumn("rating", F.col("rating").cast("string")))
+
+
+def test_settings_and_cache_are_as_before_also_after_a_failure(spark, ratings, monkeypatch):
+    spark.conf.set("spark.sql.adaptive.enabled", "true")
+    cached = spark.sparkContext._jsc.getPersistentRDDs
+
+    def leftovers(before: set) -> set:
+        gc.collect()
+        spark.sparkContext._jvm.System.gc()
+        return {rdd.id() for rdd in cached().values()} - before
+
+    before = {rdd.id() for rdd in cached().values()}
+    model = BiasedALS(rank=2, maxIter=2).fit(ratings)
+    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
+    catalog = spark._jsparkSession.sharedState().cacheManager()
+    n_cached = 1  # the fixture's own ratings
+    assert catalog.numCachedEntries() == n_cached
+
+    def fail(*_):
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr("mfspark.engine.als.find_rotation", fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        BiasedALS(rank=2, maxIter=1).fit(ratings)
+    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
+    assert catalog.numCachedEntries() == n_cached
+    assert model.rank == 2
+    del before
+
+
+def test_params_have_one_source():
+    names = set(BiasedALSArguments.__annotations__)
+    als = BiasedALS()
+    assert names == {param.name for param in als.params}
+    assert als.settings() == ALSSettings()
+    assert "λ" in als.explainParam("regParam")
+
+
+def test_params_follow_pyspark_conventions(tmp_path):
+    als = BiasedALS(rank=4).setParams(maxIter=3, userCol="u")
+    other = als.copy({als.rank: 9})
+    assert (als.getOrDefault("rank"), other.getOrDefault("rank")) == (4, 9)
+    assert other.getOrDefault("userCol") == "u"
+    als.save(str(tmp_path / "als"))
+    assert BiasedALS.load(str(tmp_path / "als")).settings() == als.settings()
+    with pytest.raises(ConfigError, match=r"rank = 0 is not allowed.*number of factors"):
+        BiasedALS(rank=0)
+    with pytest.raises(TypeError, match="no parameter 'ranks'"):
+        BiasedALS(ranks=3)
+
+
+def test_cross_validator_pipeline_and_split_accept_it(spark, ratings, tmp_path):
+    als = BiasedALS(maxIter=2, regParam=0.2)
+    grid = ParamGridBuilder().addGrid(als.rank, [1, 3]).build()
+    evaluator = RegressionEvaluator(labelCol="rating", metricName="rmse")
+    validated = CrossValidator(
+        estimator=als,
+        estimatorParamMaps=grid,
+        evaluator=evaluator,
+        numFolds=2,
+        parallelism=2,
+        seed=1,
+    ).fit(ratings)
+    assert all(math.isfinite(metric) for metric in validated.avgMetrics)
+    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
+    split = TrainValidationSplit(
+        estimator=als, estimatorParamMaps=grid, evaluator=evaluator, seed=1
+    ).fit(ratings)
+    assert split.bestModel.rank in (1, 3)
+    pipeline = Pipeline(stages=[als]).fit(ratings)
+    path = str(tmp_path / "pipeline")
+    pipeline.save(path)
+    loaded = PipelineModel.load(path)
+    assert isinstance(loaded.stages[0], FactorModel)
+    np.testing.assert_allclose(predictions(loaded, ratings), predictions(pipeline, ratings))
+
+
+def test_model_directory_is_readable_by_pandas_alone(model, ratings, tmp_path):
+    path = tmp_path / "model"
+    model.save(str(path))
+    assert {entry.name for entry in path.iterdir()} == {
+        "metadata.json",
+        "user_factors",
+        "item_factors",
+        "history",
+    }
+    users = pd.read_parquet(path / "user_factors").set_index("user")
+    items = pd.read_parquet(path / "item_factors").set_index("item")
+    metadata = json.loads((path / "metadata.json").read_text())
+    row = ratings.first()
+    user, item = users.loc[row["user"]], items.loc[row["item"]]
+    by_hand = (
+        metadata["global_mean"]
+        + float(user["bias"])
+        + float(item["bias"])
+        + float(np.dot(user["factors"].astype(float), item["factors"].astype(float)))
+    )
+    loaded = FactorModel.load(str(path))
+    predicted = loaded.transform(ratings.limit(1)).first()["prediction"]
+    assert predicted == pytest.approx(by_hand, abs=1e-12)
+    assert list(pd.read_parquet(path / "history").columns) == [
+        "iteration",
+        "side",
+        "objective",
+        "train_rmse",
+        "validation_rmse",
+        "seconds",
+        "bytes",
+    ]

@@ -1,0 +1,186 @@
+"""What one does with a fitted model: predictions, cold start, lists, neighbours, files."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from chispa import assert_df_equality
+from pyspark.sql import functions as F
+
+from mfspark import FactorModel
+from mfspark.errors import DataError, ModelFormatError, OutputExistsError
+
+
+@pytest.fixture(scope="module")
+def cold_pairs(spark):
+    return spark.createDataFrame(
+        [(100, 5), (100, -1), (-1, 5), (-1, -1), (None, 5)], "user long, item long"
+    )
+
+
+def tables(model):
+    users = model.user_factors.toPandas().set_index("user")
+    items = model.item_factors.toPandas().set_index("item")
+    return users, items
+
+
+def dense_scores(model) -> pd.DataFrame:
+    users, items = tables(model)
+    scores = (
+        model.global_mean
+        + users["bias"].to_numpy()[:, None]
+        + items["bias"].to_numpy()
+        + np.stack(users["factors"]) @ np.stack(items["factors"]).T
+    )
+    return pd.DataFrame(scores, index=users.index, columns=items.index)
+
+
+def test_cold_start_baseline_uses_whichever_bias_is_known(model, cold_pairs):
+    users, items = tables(model)
+    found = {
+        (row["user"], row["item"]): row["prediction"]
+        for row in model.transform(cold_pairs).collect()
+    }
+    mean, b_u, b_i = model.global_mean, users.loc[100, "bias"], items.loc[5, "bias"]
+    assert found[100, 5] == pytest.approx(dense_scores(model).loc[100, 5], abs=1e-5)
+    assert found[100, -1] == pytest.approx(mean + b_u)
+    assert found[-1, 5] == pytest.approx(mean + b_i)
+    assert found[-1, -1] == mean
+    assert found[None, 5] == pytest.approx(mean + b_i)
+
+
+def test_cold_start_nan_and_drop(model, cold_pairs):
+    as_nan = model.copy({model.coldStartStrategy: "nan"}).transform(cold_pairs)
+    assert as_nan.where(F.isnan("prediction")).count() == 4
+    dropped = model.copy({model.coldStartStrategy: "drop"}).transform(cold_pairs)
+    assert [(row["user"], row["item"]) for row in dropped.collect()] == [(100, 5)]
+    assert model.transform(cold_pairs).count() == 5
+
+
+def test_transform_keeps_columns_and_takes_other_names(model, cold_pairs):
+    renamed = cold_pairs.select(
+        F.col("item").alias("the.item"), F.lit("kept").alias("note"), F.col("user").alias("who")
+    )
+    other = model.copy(
+        {model.userCol: "who", model.itemCol: "the.item", model.predictionCol: "score"}
+    )
+    result = other.transform(renamed)
+    assert result.columns == ["the.item", "note", "who", "score"]
+    assert_df_equality(
+        result.select(F.col("score").alias("prediction")),
+        model.transform(cold_pairs).select("prediction"),
+        ignore_row_order=True,
+    )
+
+
+def test_clipping_on_request(model, ratings):
+    every_pair = ratings.select("user").distinct().crossJoin(ratings.select("item").distinct())
+    narrow = FactorModel(
+        model.user_factors,
+        model.item_factors,
+        model.history,
+        model.metadata.model_copy(update={"rating_scale": (lowest := 2.5, highest := 4.0)}),
+    )
+    assert narrow.transform(every_pair).where(F.col("prediction") > highest).count() > 0
+    clipped = narrow.setParams(clipPredictions=True).transform(every_pair)
+    row = clipped.agg(F.min("prediction"), F.max("prediction")).first()
+    assert (row[0], row[1]) == (lowest, highest)
+
+
+def test_ids_of_another_type_are_refused(model, cold_pairs):
+    text = cold_pairs.withColumn("user", F.col("user").cast("string"))
+    with pytest.raises(DataError, match=r"'user' has type string.*bigint.*cast the column"):
+        model.transform(text)
+    with pytest.raises(DataError, match=r"no column 'user' among item.*userCol"):
+        model.transform(cold_pairs.drop("user"))
+
+
+@pytest.mark.parametrize("n", [1, 5, 100])
+def test_recommendations_are_the_best_unseen_items(model, ratings, ratings_frame, n):
+    scores = dense_scores(model)
+    seen = set(zip(ratings_frame["user"], ratings_frame["item"], strict=True))
+    lists = model.recommendForAllUsers(n, seen=ratings).collect()
+    assert len(lists) == len(scores)
+    for row in lists:
+        unseen = [item for item in scores.columns if (row["user"], item) not in seen]
+        expected = scores.loc[row["user"], unseen].sort_values(ascending=False)[:n]
+        assert len(row["recommendations"]) == len(expected)
+        found = [entry["rating"] for entry in row["recommendations"]]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert not {(row["user"], entry["item"]) for entry in row["recommendations"]} & seen
+
+
+def test_recommendations_of_the_other_direction_and_for_subsets(spark, model):
+    scores = dense_scores(model)
+    for row in model.recommendForAllItems(3).collect():
+        best = scores[row["item"]].sort_values(ascending=False)[:3]
+        np.testing.assert_allclose([e["rating"] for e in row["recommendations"]], best, atol=1e-4)
+    subset = spark.createDataFrame([(100,), (107,), (-1,), (100,)], "user long")
+    lists = model.recommendForUserSubset(subset, 2)
+    assert lists.schema.simpleString() == (
+        "struct<user:bigint,recommendations:array<struct<item:bigint,rating:float>>>"
+    )
+    assert sorted(row["user"] for row in lists.collect()) == [100, 107]
+    items = spark.createDataFrame([(5,)], "item long")
+    assert [row["item"] for row in model.recommendForItemSubset(items, 2).collect()] == [5]
+
+
+def test_similar_items_by_cosine(spark, model):
+    items = model.item_factors.toPandas().set_index("item")["factors"]
+    unit = {item: f / np.linalg.norm(f) for item, f in items.items()}
+    row = model.similarItems(spark.createDataFrame([(5,)], "item long"), 4).first()
+    expected = sorted((float(unit[5] @ f) for i, f in unit.items() if i != 5), reverse=True)[:4]
+    found = [(e["similar_item"], e["similarity"]) for e in row["recommendations"]]
+    np.testing.assert_allclose([value for _, value in found], expected, atol=1e-5)
+    assert 5 not in {item for item, _ in found}
+
+
+def test_saving_never_replaces_by_accident(model, tmp_path):
+    path = tmp_path / "model"
+    model.save(str(path))
+    with pytest.raises(OutputExistsError, match="exists"):
+        model.save(str(path))
+    model.save(str(path), overwrite=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_params_survive_saving(model, tmp_path):
+    model.copy({model.coldStartStrategy: "nan"}).save(str(tmp_path / "model"))
+    loaded = FactorModel.load(str(tmp_path / "model"))
+    assert loaded.getOrDefault("coldStartStrategy") == "nan"
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    path = tmp_path / "model"
+    model.save(str(path))
+    return path
+
+
+def test_load_names_what_is_wrong(saved, tmp_path):
+    with pytest.raises(ModelFormatError, match=r"nowhere is not a model directory"):
+        FactorModel.load(str(tmp_path / "nowhere"))
+    metadata = json.loads((saved / "metadata.json").read_text())
+    (saved / "metadata.json").write_text(json.dumps(metadata | {"schema_version": 99}))
+    with pytest.raises(ModelFormatError, match=r"schema version 99.*reads version 1"):
+        FactorModel.load(str(saved))
+    (saved / "metadata.json").write_text("{")
+    with pytest.raises(ModelFormatError, match=r"metadata.json is damaged"):
+        FactorModel.load(str(saved))
+    del metadata["rank"]
+    (saved / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ModelFormatError, match=r"damaged at 'rank'"):
+        FactorModel.load(str(saved))
+
+
+def test_load_notices_missing_and_damaged_tables(saved):
+    part = next((saved / "item_factors").glob("part-*.parquet"))
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    (saved / "item_factors" / f".{part.name}.crc").unlink(missing_ok=True)
+    with pytest.raises(ModelFormatError, match=r"item_factors .* missing or damaged"):
+        FactorModel.load(str(saved))
+    part.unlink()
+    with pytest.raises(ModelFormatError, match=r"item_factors"):
+        FactorModel.load(str(saved))
