@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mfspark.app.run_directory import RunDirectory
 from mfspark.config import load_config
 from mfspark.errors import MfsparkError, one_line
+from mfspark.spark_errors import SPARK_ERRORS
 
 
 def main(step: Callable[[SparkSession, RunDirectory], object], description: str) -> None:
@@ -27,7 +27,7 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str)
         step(spark, run)
     except MfsparkError as error:
         sys.exit(f"mfspark: error: {error}")
-    except PySparkException as error:
+    except SPARK_ERRORS as error:
         logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
         sys.exit(f"mfspark: error: Spark failed: {one_line(error)}")
     finally:

@@ -91,8 +91,8 @@ def recbole_items(spark: SparkSession, file: Path) -> DataFrame | None:
         F.col("movie_title").alias(TITLE),
         # One year of the packaged copy is the letter V.
         F.col("release_year").try_cast("int").alias(YEAR),
-        F.when(F.trim("class") == "", F.array().cast("array<string>"))
-        .otherwise(genres)
+        F.when(F.trim("class") != "", genres)
+        .otherwise(F.array().cast("array<string>"))
         .alias(GENRES),
     )
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -13,6 +12,7 @@ from mfspark.data import movielens, netflix
 from mfspark.data.source import RAW_COLUMNS, ColumnMapping, Format, RawRatings
 from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
 from mfspark.errors import DataError, one_line
+from mfspark.spark_errors import SPARK_ERRORS
 
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _SUFFIXES = {
@@ -49,7 +49,7 @@ def read_ratings(spark: SparkSession, source: RatingsSource) -> RawRatings:
         if kind == "recbole":
             return movielens.recbole_ratings(spark, _atomic_file(Path(path), "inter"))
         return _read_mapped(spark, source, kind)
-    except PySparkException as error:
+    except SPARK_ERRORS as error:
         raise DataError(
             f"{path} cannot be read as {kind} ({one_line(error)}); "
             "check the file, or set data.format"

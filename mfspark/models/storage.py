@@ -11,6 +11,7 @@ from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.errors import ModelFormatError, one_line
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata
+from mfspark.spark_errors import SPARK_ERRORS
 
 if TYPE_CHECKING:
     from mfspark.models.factor_model import FactorModel
@@ -88,8 +89,7 @@ def _read_table(spark: SparkSession, path: str, name: str, n_rows: int | None) -
         table = spark.read.parquet(uri)
         missing = _COLUMNS[name] - set(table.columns)
         n_found = table.count()
-    # Not PySparkException alone: some failures to read reach Python as bare Java errors.
-    except Exception as error:
+    except SPARK_ERRORS as error:
         raise ModelFormatError(
             f"table {name} of model {path} is missing or damaged "
             f"({one_line(error)}); restore it from a copy or train again"

@@ -1,0 +1,169 @@
+"""Every format through the one entry point, with the oddities of real files."""
+
+import pandas as pd
+import pytest
+
+from mfspark.data.read import RatingsSource, read_items, read_ratings
+from mfspark.data.source import ColumnMapping
+from mfspark.errors import DataError
+
+
+def rows(spark, path, **source):
+    raw = read_ratings(spark, RatingsSource(path=str(path), **source))
+    table = raw.table.toPandas()
+    return raw, [tuple(row) for row in table[["user", "item", "rating", "timestamp"]].to_numpy()]
+
+
+def items(spark, path, **source):
+    table = read_items(spark, RatingsSource(path=str(path), **source))
+    assert table is not None
+    return [(row["item"], row["title"], row["year"], row["genres"]) for row in table.collect()]
+
+
+def test_movielens_100k(spark, tmp_path):
+    (tmp_path / "u.data").write_text("196\t242\t3\t881250949\n186\t302\t3\t891717742\n")
+    flags = "|".join("1" if n in (3, 4) else "0" for n in range(19))
+    line = f"1|Café Story, The (1995)|01-Jan-1995||http://example.org|{flags}\n"
+    (tmp_path / "u.item").write_bytes((line + line.replace("1|Caf", "2|Caf")).encode("latin-1"))
+    raw, found = rows(spark, tmp_path)
+    assert raw.scale == (1, 5)
+    assert found == [("196", "242", "3", "881250949"), ("186", "302", "3", "891717742")]
+    assert items(spark, tmp_path)[0] == ("1", "Café Story, The", 1995, ["Animation", "Children's"])
+
+
+def test_movielens_dat_in_latin_1_and_utf_8(spark, tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::1193::4.5::978300760\r\n1::661::3::978302109\r\n")
+    text = '1::Misérables, Les (1995)::Drama|Musical\n2::Untitled "B"::(no genres listed)\n'
+    for encoding in ("latin-1", "utf-8"):
+        (tmp_path / "movies.dat").write_bytes(text.encode(encoding))
+        _, found = rows(spark, tmp_path)
+        assert found[0] == ("1", "1193", "4.5", "978300760")
+        assert items(spark, tmp_path) == [
+            ("1", "Misérables, Les", 1995, ["Drama", "Musical"]),
+            ("2", 'Untitled "B"', None, []),
+        ]
+
+
+def test_movielens_csv_with_windows_line_ends_and_quotes(spark, tmp_path):
+    (tmp_path / "ratings.csv").write_bytes(
+        b"userId,movieId,rating,timestamp\r\n1,1,4.0,964982703\r\n2,11,0.5,964981247\r\n"
+    )
+    (tmp_path / "movies.csv").write_bytes(
+        'movieId,title,genres\r\n11,"American President, The (1995)",Comedy|Drama\r\n'
+        '12,"He said ""hi"" (2006–2007)",(no genres listed)\r\n'.encode()
+    )
+    _, found = rows(spark, tmp_path)
+    assert found == [("1", "1", "4.0", "964982703"), ("2", "11", "0.5", "964981247")]
+    assert items(spark, tmp_path) == [
+        ("11", "American President, The", 1995, ["Comedy", "Drama"]),
+        ("12", 'He said "hi"', 2006, []),
+    ]
+
+
+def test_recbole_copy(spark, tmp_path):
+    (tmp_path / "ml-100k.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t242\t3\t881250949\n"
+    )
+    (tmp_path / "ml-100k.item").write_text(
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        "1\tToy Story\t1995\tAnimation Children's Comedy\n267\tunkonwn\tV\t\n"
+    )
+    _, found = rows(spark, tmp_path)
+    assert found == [("196", "242", "3", "881250949")]
+    assert items(spark, tmp_path) == [
+        ("1", "Toy Story", 1995, ["Animation", "Children's", "Comedy"]),
+        ("267", "unkonwn", None, []),
+    ]
+
+
+@pytest.mark.parametrize("split_bytes", ["128m", "150"])
+def test_netflix_films_across_splits(spark, tmp_path, split_bytes):
+    """Splits of 150 bytes cut inside films, and some hold no film line at all."""
+    expected, text = [], ""
+    for film, n in ((3, 2), (7, 30), (12, 1), (13, 25)):
+        text += f"{film}:\n"
+        for user in range(n):
+            text += f"{1000 + user},{user % 5 + 1},2005-09-{user % 28 + 1:02d}\n"
+            expected.append(
+                (str(1000 + user), str(film), str(user % 5 + 1), f"2005-09-{user % 28 + 1:02d}")
+            )
+    (tmp_path / "combined_data_1.txt").write_text(text + "broken line\n")
+    (tmp_path / "mv_0000099.txt").write_text("99:\n1,4,2001-01-01\n")
+    (tmp_path / "movie_titles.csv").write_bytes(
+        "3,1999,Où, quand\n7,NULL,Seven\n".encode("latin-1")
+    )
+    before = spark.conf.get("spark.sql.files.maxPartitionBytes")
+    spark.conf.set("spark.sql.files.maxPartitionBytes", split_bytes)
+    try:
+        raw, found = rows(spark, tmp_path)
+        broken = raw.table.where("malformed is not null").collect()
+    finally:
+        spark.conf.set("spark.sql.files.maxPartitionBytes", before)
+    assert sorted(row for row in found if row[0]) == sorted(
+        [*expected, ("1", "99", "4", "2001-01-01")]
+    )
+    assert [row["malformed"] for row in broken] == ["broken line"]
+    assert items(spark, tmp_path) == [("3", "Où, quand", 1999, []), ("7", "Seven", None, [])]
+
+
+def test_generic_csv_and_tsv_with_other_names(spark, tmp_path):
+    mapping = ColumnMapping(user="who", item="what", rating="stars")
+    for suffix, separator in ((".csv", ","), (".tsv", "\t")):
+        path = tmp_path / f"ratings{suffix}"
+        lines = [["stars", "what", "who", "note"], ["3.5", "a b", "Zoë", "x"]]
+        path.write_bytes("".join(separator.join(line) + "\r\n" for line in lines).encode())
+        raw, found = rows(spark, path, columns=mapping)
+        assert found == [("Zoë", "a b", "3.5", None)]
+        assert not raw.has_timestamps
+        assert raw.table.first()["origin"].endswith(path.name)
+
+
+def test_lines_with_a_wrong_number_of_fields_are_kept_aside(spark, tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_text("user,item,rating\n1,2,3\n4,5\n6,7,8,9\n")
+    raw, _ = rows(spark, path)
+    malformed = {row["malformed"] for row in raw.table.collect()}
+    assert malformed == {None, "4,5", "6,7,8,9"}
+
+
+def test_parquet_and_json_keep_their_types(spark, tmp_path):
+    frame = pd.DataFrame({"user": ["a", "b"], "item": [1, 2], "rating": [1.0, 2.5]})
+    spark.createDataFrame(frame).write.parquet(str(tmp_path / "r.parquet"))
+    spark.createDataFrame(frame).write.json(str(tmp_path / "r.json"))
+    for name in ("r.parquet", "r.json"):
+        raw, found = rows(spark, tmp_path / name)
+        assert sorted(found) == [("a", 1, 1.0, None), ("b", 2, 2.5, None)]
+        assert raw.table.schema["item"].dataType.simpleString() == "bigint"
+
+
+def test_item_table_for_any_format(spark, tmp_path):
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+    (tmp_path / "items.csv").write_text("item,title,year,genres\n2,Two,2002,A|B\n")
+    path = tmp_path / "ratings.csv"
+    assert items(spark, path, items_path=str(tmp_path / "items.csv")) == [
+        ("2", "Two", 2002, ["A", "B"])
+    ]
+    assert read_items(spark, RatingsSource(path=str(path))) is None
+    (tmp_path / "items.csv").write_text("id,name\n2,Two\n")
+    with pytest.raises(DataError, match="needs at least 'item' and 'title'"):
+        items(spark, path, items_path=str(tmp_path / "items.csv"))
+
+
+def test_errors_name_the_culprit_and_the_remedy(spark, tmp_path):
+    with pytest.raises(DataError, match=r"no file or folder .*nowhere.csv; set data.path"):
+        rows(spark, tmp_path / "nowhere.csv")
+    (tmp_path / "ratings.csv").write_text("userId,item,rating\n1,2,3\n")
+    with pytest.raises(
+        DataError,
+        match=r"no column 'user' for the user; it has userId, item, rating; set data.columns.user",
+    ):
+        rows(spark, tmp_path / "ratings.csv")
+    (tmp_path / "odd.bin").write_text("")
+    with pytest.raises(DataError, match=r"set data\.format"):
+        rows(spark, tmp_path / "odd.bin")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(DataError, match=r"empty\.csv is empty"):
+        rows(spark, tmp_path / "empty.csv")
+    (tmp_path / "not.parquet").write_text("text")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        rows(spark, tmp_path / "not.parquet")[0].table.count()

@@ -1,0 +1,104 @@
+"""Configuration: defaults from one place, overrides, and errors that name key and remedy."""
+
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from mfspark.config import Config, load_config
+from mfspark.errors import ConfigError
+from mfspark.settings import ALSSettings
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text: str) -> str:
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return str(path)
+
+    return _write
+
+
+def test_defaults_are_those_of_the_settings(write):
+    config = load_config(write('[data]\ndataset = "synthetic"\n'), [])
+    assert config.als == ALSSettings()
+    assert config.split.test == 0.1
+
+
+def test_overrides_are_toml_values_or_text(write):
+    path = write('[data]\ndataset = "synthetic"\n')
+    config = load_config(
+        path,
+        ["als.rank=7", "als.fit_biases=false", "run.name=a b", "data.rating_scale=[1, 5]",
+         "data.columns.user=who"],
+    )  # fmt: skip
+    assert (config.als.rank, config.als.fit_biases, config.run.name) == (7, False, "a b")
+    assert config.data.rating_scale == (1, 5)
+    assert config.data.columns.user == "who"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("[als]\nrnk = 3\n[data]\npath='x'", [], r"unknown key 'als.rnk'; did you mean 'rank'\?"),
+        ("[data]\npath='x'", ["model.rank=3"], r"unknown key 'model'; known are run, data"),
+        (
+            "[data]\npath='x'\n[data.columns]\nusr='a'",
+            [],
+            r"'data.columns.usr'; did you mean 'user'",
+        ),
+        (
+            "[data]\npath='x'",
+            ["als.rank=0"],
+            r"als.rank = 0 is not allowed: input should be greater",
+        ),
+        ("[data]\npath='x'", ["als.rank"], r"not of the form section.key=value"),
+        ("[run]\nname='x'", [], r"'data' is not set"),
+        ("[data]\npath='x'\ndataset='y'", [], r"data is not allowed: set either path or dataset"),
+        ("[data", [], r"not valid TOML"),
+    ],
+)
+def test_errors(write, text, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(text), overrides)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"no configuration file .*none.toml"):
+        load_config(str(tmp_path / "none.toml"), [])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.toml")), ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path):
+    assert load_config(str(path), []).data
+
+
+def test_every_setting_is_described():
+    """The configuration table of the README is made from these descriptions."""
+
+    def undescribed(model, prefix=""):
+        for name, field in model.model_fields.items():
+            nested = getattr(field.annotation, "model_fields", None)
+            if nested:
+                yield from undescribed(field.annotation, f"{prefix}{name}.")
+            elif not field.description:
+                yield prefix + name
+
+    assert list(undescribed(Config)) == []
+
+
+def test_readme_lists_every_setting_with_its_default():
+    readme = (CONF.parent / "README.md").read_text(encoding="utf-8")
+    for section, field in Config.model_fields.items():
+        for name, setting in field.annotation.model_fields.items():
+            nested = getattr(setting.annotation, "model_fields", None) or {name: setting}
+            for key, inner in nested.items():
+                full = f"{section}.{name}" if key == name else f"{section}.{name}.{key}"
+                line = next((row for row in readme.splitlines() if f"`{full}`" in row), None)
+                assert line, f"README.md does not list {full}"
+                if not inner.is_required() and isinstance(inner.default, int | float | str):
+                    shown = tomllib.loads(f"x = {line.split('|')[2].strip().strip('`')}")["x"]
+                    assert shown == inner.default, full

@@ -1,0 +1,194 @@
+"""Jobs as users run them: files in, files out, one clear line for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_job(name: str, config: Path, *settings: str) -> subprocess.CompletedProcess:
+    """``spark-submit`` of this environment, as in the README."""
+    submit = Path(sys.executable).parent / "spark-submit"
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    return subprocess.run(
+        [str(submit), "--properties-file", str(ROOT / "conf/local.conf"), "--master", "local[2]",
+         "--conf", "spark.driver.memory=2g",
+         str(ROOT / "jobs" / f"{name}.py"), "--config", str(config), *overrides],
+        capture_output=True, text=True, check=False, cwd=config.parent,
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+    )  # fmt: skip
+
+
+def make_ratings(path: Path, n: int = 3000, sep: str = ",", user: str = "user") -> Path:
+    """Ratings with string ids, Windows line ends, half stars and an odd title."""
+    lines = [sep.join([user, "item", "rating"])]
+    for k in range(n):
+        u, i = (k * 37) % 101, (k * 53 + k // 101) % 61
+        lines.append(sep.join([f"u{u}", f"i-{i}", str(1 + ((u * i + k) % 9) / 2)]))
+    path.write_bytes(("\r\n".join(dict.fromkeys(lines)) + "\r\n").encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A pipeline run on a user's own CSV file."""
+    folder = tmp_path_factory.mktemp("user")
+    make_ratings(folder / "ratings.csv")
+    items = [f"i-{n},Title {n},{1950 + n},A|B" for n in range(61)]
+    items[0] = 'i-0,"<script>alert(1)</script> & Co. $x$",2000,A'
+    (folder / "items.csv").write_text("item,title,year,genres\n" + "\n".join(items) + "\n")
+    (folder / "run.toml").write_text(
+        '[run]\nname = "mine"\n[data]\npath = "ratings.csv"\nitems_path = "items.csv"\n'
+        'duplicates = "mean"\n[split]\nvalidation = 0.1\n[als]\nrank = 3\nmax_iter = 3\n'
+    )
+    return folder, run_job("pipeline", folder / "run.toml")
+
+
+def test_pipeline_ends_with_headline_and_report(finished):
+    folder, result = finished
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "RMSE on the test ratings (ratings.csv)" in result.stdout
+    assert "Report: runs/mine/report/index.html" in result.stdout
+    left = {entry.name for entry in (folder / "runs/mine").iterdir()}
+    assert left == {
+        "run.json", "ingest.json", "ratings", "quarantine", "items", "model", "evaluation",
+        "interpretation", "report",
+    }  # fmt: skip
+
+
+def test_run_json_tells_the_story(finished):
+    folder, _ = finished
+    run = json.loads((folder / "runs/mine/run.json").read_text())
+    assert list(run["steps"]) == ["ingest", "train", "evaluate", "interpret", "report"]
+    assert {step["state"] for step in run["steps"].values()} == {"succeeded"}
+    assert run["config"]["als"]["rank"] == 3
+    assert set(run["versions"]) >= {"mfspark", "pyspark", "python", "numpy"}
+    ingest = json.loads((folder / "runs/mine/ingest.json").read_text())
+    assert len(ingest["fingerprint"]) == 16
+    assert sum(ingest["split"].values()) == ingest["rows_clean"]
+
+
+def test_report_is_one_file_and_escapes_titles(finished):
+    folder, _ = finished
+    report = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
+    assert "<script>" not in report
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; Co." in report
+    assert 'src="http' not in report
+    assert 'href="http' not in report
+    run = json.loads((folder / "runs/mine/run.json").read_text())
+    assert f"{run['steps']['evaluate']['rmse']['model']:.4f}" in report
+
+
+def test_ids_come_back_as_they_went_in(finished):
+    folder, _ = finished
+    users = pd.read_parquet(folder / "runs/mine/model/user_factors")
+    items = pd.read_parquet(folder / "runs/mine/model/item_factors")
+    assert set(users["user"]) == {f"u{n}" for n in range(101)}
+    assert set(items["item"]) == {f"i-{n}" for n in range(61)}
+
+
+def test_recommend_leaves_out_what_was_rated(finished):
+    folder, _ = finished
+    result = run_job("recommend", folder / "run.toml", "recommend.n=4")
+    assert result.returncode == 0, result.stderr[-3000:]
+    lists = pd.read_parquet(folder / "runs/mine/recommendations")
+    train = pd.read_parquet(folder / "runs/mine/ratings/train")
+    seen = set(zip(train["user"], train["item"], strict=True))
+    assert len(lists) == 101
+    for row in lists.itertuples():
+        assert len(row.recommendations) == 4
+        assert not {(row.user, entry["item"]) for entry in row.recommendations} & seen
+
+
+def test_second_run_does_not_replace_the_first(finished):
+    folder, _ = finished
+    before = (folder / "runs/mine/model/metadata.json").read_text()
+    result = run_job("train", folder / "run.toml")
+    assert result.returncode == 1
+    assert "runs/mine/model exists and would be replaced" in result.stderr
+    assert (folder / "runs/mine/model/metadata.json").read_text() == before
+    run = json.loads((folder / "runs/mine/run.json").read_text())
+    assert run["steps"]["train"]["state"] == "failed"
+
+
+def test_notebook_runs_on_the_files(finished, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    from nbclient import NotebookClient
+
+    folder, _ = finished
+    notebook = nbformat.read(ROOT / "notebooks/01_explore_factors.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    os.environ["MFSPARK_RUN"] = str(folder / "runs/mine")
+    try:
+        NotebookClient(
+            notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+        ).execute()
+    finally:
+        del os.environ["MFSPARK_RUN"]
+    assert any(
+        "image/png" in output.get("data", {})
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
+
+
+BAD = {
+    "missing file": (
+        ["data.path=nowhere.csv"],
+        "there is no file or folder nowhere.csv; set data.path",
+    ),
+    "empty file": (["data.path=empty.csv"], "empty.csv is empty"),
+    "only a header": (["data.path=header.csv"], "has no rows"),
+    "wrong column": (["data.path=wrong.csv"], "has no column 'user' for the user; it has userId"),
+    "all rows invalid": (["data.path=invalid.csv"], "3 of 3 rows are bad (3 × unparsable rating)"),
+    "NaN rating": (["data.path=nan.csv"], "1 × NaN or infinite rating"),
+    "unknown key": (["als.rnak=3"], "unknown key 'als.rnak'; did you mean 'rank'?"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_line_and_no_output(tmp_path, case):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "header.csv").write_text("user,item,rating\n")
+    make_ratings(tmp_path / "wrong.csv", user="userId")
+    (tmp_path / "invalid.csv").write_text("user,item,rating\n1,1,x\n1,2,y\n1,3,z\n")
+    (tmp_path / "nan.csv").write_text("user,item,rating\n1,1,NaN\n1,2,3\n1,3,4\n")
+    (tmp_path / "run.toml").write_text('[data]\npath = "ratings.csv"\n')
+    make_ratings(tmp_path / "ratings.csv", n=50)
+    settings, message = BAD[case]
+    before = set(tmp_path.iterdir())
+    result = run_job("ingest", tmp_path / "run.toml", *settings)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line.startswith("mfspark: error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in result.stderr
+    left = [path for path in set(tmp_path.iterdir()) - before if any(path.rglob("*"))]
+    assert left == []
+
+
+def test_model_of_another_schema_is_refused(finished, tmp_path):
+    folder, _ = finished
+    metadata = folder / "runs/mine/model/metadata.json"
+    content = metadata.read_text()
+    metadata.write_text(content.replace('"schema_version": 1', '"schema_version": 7'))
+    try:
+        result = run_job("evaluate", folder / "run.toml", "run.overwrite=true")
+    finally:
+        metadata.write_text(content)
+    assert result.returncode == 1
+    assert "has model schema version 7, but this mfspark reads version 1" in result.stderr
+    assert (folder / "runs/mine/evaluation/metrics").exists()
+
+
+def test_steps_say_what_must_come_first(tmp_path):
+    (tmp_path / "run.toml").write_text('[data]\ndataset = "synthetic"\n')
+    result = run_job("train", tmp_path / "run.toml")
+    assert result.returncode == 1
+    assert "runs/default/ratings is missing; run the ingest job" in result.stderr

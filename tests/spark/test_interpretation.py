@@ -1,0 +1,129 @@
+"""Interpretation tables against plain pandas, and explanations that add up exactly."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mfspark.errors import DataError
+from mfspark.interpretation.explain import explain
+from mfspark.interpretation.tables import InterpretSettings, interpret
+
+
+@pytest.fixture(scope="module")
+def items(spark, model):
+    ids = sorted(row["item"] for row in model.item_factors.select("item").collect())
+    rows = [
+        # Ids as text, as a CSV item table has them; one item without genres.
+        (str(id_), f"Title {id_}", 1990 + n, [] if n == 0 else ["Even" if n % 2 == 0 else "Odd"])
+        for n, id_ in enumerate(ids[:-1])
+    ]
+    return spark.createDataFrame(rows, "item string, title string, year int, genres array<string>")
+
+
+@pytest.fixture(scope="module")
+def tables(model, items):
+    found = interpret(model, items, InterpretSettings(n_shown=3, min_ratings=15, n_similar=4))
+    return {name: table.toPandas() for name, table in found.tables().items()}
+
+
+@pytest.fixture(scope="module")
+def described(model, items):
+    """Item factors beside metadata, joined by pandas."""
+    frame = model.item_factors.toPandas()
+    meta = items.toPandas().assign(item=lambda rows: rows["item"].astype(int))
+    return frame.merge(meta, on="item", how="left")
+
+
+def test_shares_sum_to_one_and_fall(tables):
+    share = tables["factors"]["share"]
+    assert share.sum() == pytest.approx(1)
+    assert (np.diff(share) <= 0).all()
+
+
+def test_shares_are_those_of_the_interaction_matrix(model, tables):
+    p = np.stack(model.user_factors.toPandas()["factors"]).astype(float)
+    q = np.stack(model.item_factors.toPandas()["factors"]).astype(float)
+    of_factor = [np.square(np.outer(p[:, f], q[:, f])).sum() for f in range(3)]
+    np.testing.assert_allclose(
+        tables["factors"]["share"], np.array(of_factor) / np.square(p @ q.T).sum(), rtol=1e-3
+    )
+
+
+def test_ends_of_factors(tables, described):
+    supported = described[described["n_ratings"] >= 15]
+    for factor in (1, 2, 3):
+        value = pd.Series([f[factor - 1] for f in supported["factors"]], index=supported["item"])
+        rows = tables["factor_items"].query("factor == @factor")
+        top = rows[rows["end"] == "top"].sort_values("place")["item"]
+        bottom = rows[rows["end"] == "bottom"].sort_values("place")["item"]
+        assert list(top) == list(value.sort_values(ascending=False).index[:3])
+        assert list(bottom) == list(value.sort_values().index[:3])
+
+
+def test_correlations_are_pearson(tables, described):
+    supported = described[described["n_ratings"] >= 15]
+    known = supported[supported["genres"].apply(lambda g: not np.isscalar(g) and len(g) > 0)]
+    has = known["genres"].apply(lambda genres: float("Even" in genres))
+    found = tables["factor_metadata"].set_index(["factor", "value"])["correlation"]
+    for factor in (1, 2, 3):
+
+        def value(rows, place=factor - 1):
+            return np.array([f[place] for f in rows["factors"]], float)
+
+        dated = supported.dropna(subset="year")
+        expected = {
+            "Even": np.corrcoef(value(known), has)[0, 1],
+            "year": np.corrcoef(value(dated), dated["year"])[0, 1],
+            "popularity": np.corrcoef(value(supported), np.log(supported["n_ratings"]))[0, 1],
+        }
+        for name, correlation in expected.items():
+            assert found[factor, name] == pytest.approx(correlation, abs=1e-6)
+
+
+def test_biases_with_support(tables, model):
+    users = model.user_factors.where("n_ratings >= 15").toPandas().sort_values("bias")
+    rows = tables["biases"].query("side == 'user'").sort_values("place")
+    assert list(rows[rows["end"] == "lowest"]["id"]) == [str(u) for u in users["user"][:3]]
+    assert list(rows[rows["end"] == "highest"]["id"]) == [str(u) for u in users["user"][::-1][:3]]
+
+
+def test_similar_items_have_titles(tables, described):
+    rows = tables["similar_items"]
+    assert rows.groupby("item").size().to_dict() == dict.fromkeys(
+        described.sort_values(["n_ratings", "item"], ascending=[False, True])["item"][:6], 4
+    )
+    assert (rows["item"] != rows["similar_item"]).all()
+
+
+def test_chosen_items_must_exist(model, items):
+    chosen = interpret(model, items, InterpretSettings(similar_to=[5, "8"], n_similar=2))
+    assert {row["item"] for row in chosen.similar_items.collect()} == {5, 8}
+    with pytest.raises(DataError, match="similar_to names 4"):
+        interpret(model, items, InterpretSettings(similar_to=[5, 4]))
+
+
+def test_storage(tables, model):
+    storage = tables["storage"].set_index("quantity")["value"]
+    n_users, n_items = model.metadata.n_users, model.metadata.n_items
+    assert storage["parameters of the model"] == (n_users + n_items) * 4 + 1
+    assert storage["compression ratio"] == pytest.approx(
+        n_users * n_items / ((n_users + n_items) * 4 + 1)
+    )
+
+
+def test_without_metadata(model):
+    found = interpret(model, None, InterpretSettings(min_ratings=1))
+    kinds = {row["kind"] for row in found.factor_metadata.collect()}
+    assert kinds == {"popularity"}
+
+
+def test_explanations_sum_to_the_prediction_exactly(model, ratings):
+    for row in model.transform(ratings.limit(5)).collect():
+        parts = explain(model, row["user"], row["item"])
+        assert parts.prediction == row["prediction"]
+        assert len(parts.contributions) == 3
+
+
+def test_explanation_needs_known_ids(model):
+    with pytest.raises(DataError, match="user -1 has no training rating"):
+        explain(model, -1, 5)
