@@ -67,7 +67,9 @@ class RecommendSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int = Field(10, ge=1, description="length of the lists")
-    lists: Literal["items_for_users", "users_for_items"] = "items_for_users"
+    lists: Literal["items_for_users", "users_for_items"] = Field(
+        "items_for_users", description="what to list for whom"
+    )
     exclude_seen: bool = Field(True, description="leave out pairs that were rated in training")
 
 
@@ -76,7 +78,7 @@ class CrossValidationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, description="number of folds")
     seed: int = Field(0, description="seed of the folds")
 
 

@@ -140,13 +140,18 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
 
 
 def _estimator(run: RunDirectory) -> BiasedALS:
-    fixed = {"user_col": USER, "item_col": ITEM, "rating_col": RATING}
+    fixed = {
+        "user_col": USER,
+        "item_col": ITEM,
+        "rating_col": RATING,
+        "validation_indicator_col": None,
+    }
     settings = run.config.als
     for name, value in fixed.items():
         if getattr(settings, name) != value:
             raise ConfigError(
-                f"als.{name} = {getattr(settings, name)!r} has no effect in jobs: their tables say "
-                f"{value!r}; name the columns of your file in data.columns"
+                f"als.{name} = {getattr(settings, name)!r} has no effect in jobs, which have "
+                "columns of their own; set data.columns, and split.validation for early stopping"
             )
     return BiasedALS(**settings.model_dump(by_alias=True))
 

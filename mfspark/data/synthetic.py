@@ -28,14 +28,14 @@ class SyntheticSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_ratings: int = Field(100_000, ge=1, description="ratings drawn, before repeated pairs go")
-    n_users: int = Field(2_000, ge=1)
-    n_items: int = Field(1_000, ge=1)
+    n_users: int = Field(2_000, ge=1, description="users to draw from")
+    n_items: int = Field(1_000, ge=1, description="items to draw from")
     rank: int = Field(6, ge=1, le=len(_PLANTED_GENRES), description="planted factors")
     noise: float = Field(0.7, ge=0, description="standard deviation of the noise, in stars")
     skew: float = Field(
         2.0, ge=1, description="1: all users and items equally active; above: a longer tail"
     )
-    seed: int = Field(0)
+    seed: int = Field(0, description="seed of everything that is drawn")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ def run_job(name: str, config: Path, *settings: str) -> subprocess.CompletedProc
         [str(submit), "--properties-file", str(ROOT / "conf/local.conf"), "--master", "local[2]",
          "--conf", "spark.driver.memory=2g",
          str(ROOT / "jobs" / f"{name}.py"), "--config", str(config), *overrides],
-        capture_output=True, text=True, check=False, cwd=config.parent,
+        # spark-submit passes the driver's standard error on to its own standard output.
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        cwd=config.parent,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
     )  # fmt: skip
 
@@ -52,7 +54,7 @@ def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 
 def test_pipeline_ends_with_headline_and_report(finished):
     folder, result = finished
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stdout[-3000:]
     assert "RMSE on the test ratings (ratings.csv)" in result.stdout
     assert "Report: runs/mine/report/index.html" in result.stdout
     left = {entry.name for entry in (folder / "runs/mine").iterdir()}
@@ -96,7 +98,7 @@ def test_ids_come_back_as_they_went_in(finished):
 def test_recommend_leaves_out_what_was_rated(finished):
     folder, _ = finished
     result = run_job("recommend", folder / "run.toml", "recommend.n=4")
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stdout[-3000:]
     lists = pd.read_parquet(folder / "runs/mine/recommendations")
     train = pd.read_parquet(folder / "runs/mine/ratings/train")
     seen = set(zip(train["user"], train["item"], strict=True))
@@ -111,7 +113,7 @@ def test_second_run_does_not_replace_the_first(finished):
     before = (folder / "runs/mine/model/metadata.json").read_text()
     result = run_job("train", folder / "run.toml")
     assert result.returncode == 1
-    assert "runs/mine/model exists and would be replaced" in result.stderr
+    assert "runs/mine/model exists and would be replaced" in result.stdout
     assert (folder / "runs/mine/model/metadata.json").read_text() == before
     run = json.loads((folder / "runs/mine/run.json").read_text())
     assert run["steps"]["train"]["state"] == "failed"
@@ -165,10 +167,10 @@ def test_bad_input_gives_one_line_and_no_output(tmp_path, case):
     before = set(tmp_path.iterdir())
     result = run_job("ingest", tmp_path / "run.toml", *settings)
     assert result.returncode == 1
-    lines = [line for line in result.stderr.splitlines() if line.startswith("mfspark: error:")]
+    lines = [line for line in result.stdout.splitlines() if line.startswith("mfspark: error:")]
     assert len(lines) == 1
     assert message in lines[0]
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stdout
     left = [path for path in set(tmp_path.iterdir()) - before if any(path.rglob("*"))]
     assert left == []
 
@@ -183,7 +185,7 @@ def test_model_of_another_schema_is_refused(finished, tmp_path):
     finally:
         metadata.write_text(content)
     assert result.returncode == 1
-    assert "has model schema version 7, but this mfspark reads version 1" in result.stderr
+    assert "has model schema version 7, but this mfspark reads version 1" in result.stdout
     assert (folder / "runs/mine/evaluation/metrics").exists()
 
 
@@ -191,4 +193,4 @@ def test_steps_say_what_must_come_first(tmp_path):
     (tmp_path / "run.toml").write_text('[data]\ndataset = "synthetic"\n')
     result = run_job("train", tmp_path / "run.toml")
     assert result.returncode == 1
-    assert "runs/default/ratings is missing; run the ingest job" in result.stderr
+    assert "runs/default/ratings is missing; run the ingest job" in result.stdout

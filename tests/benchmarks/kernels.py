@@ -1,0 +1,60 @@
+"""Speed of the half-step kernel on one core, as a share of the machine's matrix product.
+
+    python tests/benchmarks/kernels.py
+
+Both are timed in turn in one process with one BLAS thread; the ratio is what counts.
+"""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from mfspark.kernels.csr import build_block
+from mfspark.kernels.half_step import Penalty, solve_rows
+
+N_RATINGS, N_ROWS, N_COLUMNS, ROUNDS = 1_000_000, 7_000, 3_000, 5
+PENALTY = Penalty(1.0, 0.2, 0.5)
+
+
+def main() -> None:
+    """Print GFLOP/s of the solve and of sgemm, and their ratio, for some ranks."""
+    rng = np.random.default_rng(0)
+    block = build_block(
+        (rng.random(N_RATINGS) ** 2 * N_ROWS).astype(np.int32),
+        (rng.random(N_RATINGS) ** 2 * N_COLUMNS).astype(np.int32),
+        rng.integers(1, 6, N_RATINGS).astype(np.float32),
+        np.zeros(N_RATINGS, bool),
+        N_ROWS,
+    )
+    square = rng.random((1500, 1500)).astype(np.float32)
+    print("rank   solve GFLOP/s   sgemm GFLOP/s   ratio")
+    for rank in (10, 32, 64, 100):
+        fixed = rng.normal(0, 0.3, (len(block.needed), rank + 1)).astype(np.float32)
+        work = N_RATINGS * (rank + 1) * (rank + 2) + N_ROWS * (rank + 1) ** 3 / 3
+        rates = []
+        for _ in range(ROUNDS):
+            solve = partial(solve_rows, block.train, fixed, 3.0, PENALTY, True)
+            product = partial(np.matmul, square, square)
+            rates.append((work / seconds(solve), 2 * 1500**3 / seconds(product)))
+        ours, sgemm = (statistics.median(rate) / 1e9 for rate in zip(*rates, strict=True))
+        print(f"{rank:>4} {ours:>15.1f} {sgemm:>15.1f} {ours / sgemm:>7.2f}")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time of one call after a call that warms up."""
+    work()
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
