@@ -35,19 +35,19 @@ class DataSettings(RatingsSource, Checks):
     """Which ratings to read, and what a good row is."""
 
     path: str | None = Field(  # type: ignore[assignment]
-        None, description="file or folder of ratings; a path of this machine or a URI"
+        None, description="file or folder of ratings (path or URI); goes before data.dataset"
     )
     dataset: str | None = Field(
-        None, description="in place of path: a dataset to download, or synthetic"
+        None, description="a dataset to download, or synthetic; used when data.path is not set"
     )
     fallback: Literal["synthetic"] | None = Field(
         None, description="what to use when the dataset cannot be downloaded"
     )
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "DataSettings":
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("set either path or dataset")
+    def _has_origin(self) -> "DataSettings":
+        if self.path is None and self.dataset is None:
+            raise ValueError("set path or dataset")
         return self
 
     def checks(self) -> Checks:

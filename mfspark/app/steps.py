@@ -51,11 +51,13 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
 def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame | None, str]:
     """Raw ratings, item metadata, and what to call their origin."""
     data = run.config.data
+    if data.path is not None:
+        source = data.source(data.path)
+        return read_ratings(spark, source), read_items(spark, source), data.path
     if data.dataset == "synthetic":
         return *_synthetic(spark, run.config.synthetic), "synthetic"
-    origin = data.dataset or str(data.path)
     try:
-        path = str(fetch(data.dataset)) if data.dataset else str(data.path)
+        source = data.source(str(fetch(str(data.dataset))))
     except DataError as error:
         if data.fallback != "synthetic":
             raise
@@ -65,8 +67,7 @@ def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame
             *_synthetic(spark, run.config.synthetic),
             f"synthetic (in place of {data.dataset}, which could not be downloaded)",
         )
-    source = data.source(path)
-    return read_ratings(spark, source), read_items(spark, source), origin
+    return read_ratings(spark, source), read_items(spark, source), str(data.dataset)
 
 
 def _synthetic(
