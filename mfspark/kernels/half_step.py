@@ -17,9 +17,17 @@ import numba
 import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Float64s, Int32s, Int64s, RatingBlock
+from mfspark.kernels.products import (
+    BORDER,
+    LANES,
+    add_border,
+    add_products,
+    factor,
+)
 
-# Ratings gathered at a time: whole vectors, and few enough to stay in the first-level cache.
+# Ratings gathered at a time: few enough to stay in the first-level cache.
 _TILE = 64
+_EPSILON = np.float32(np.finfo(np.float32).eps)
 
 # Reassociation lets sums run in vector registers; NaN and infinity keep their meaning.
 _jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
@@ -99,158 +107,188 @@ def solve_rows(
 def _solve_rows(  # type: ignore[no-untyped-def]
     indptr, columns, values, fixed, mean, factor_weights, bias_weights, fit_biases, solved
 ):
-    n_features = fixed.shape[1] if fit_biases else fixed.shape[1] - 1
-    width = (n_features + 1 + 3) // 4 * 4
-    tile = np.zeros((width, _TILE), np.float32)
-    system = np.zeros((width, width), np.float32)
-    system64 = np.zeros((width, width), np.float64)
-    for row in range(len(indptr) - 1):
-        start, stop = indptr[row], indptr[row + 1]
-        if start == stop:
-            continue
-        _row_system(columns[start:stop], values[start:stop], fixed, mean, n_features, tile, system)
-        _add_ridge(system, n_features, factor_weights[row], bias_weights[row], fit_biases)
-        if _cholesky_solve(system, n_features):
-            solved[row, :n_features] = system[:n_features, n_features]
-        else:
-            # Single precision met a pivot that is not positive: a nearly singular row, solved
-            # again in double precision, and if need be with the least extra ridge that works.
-            _solve_row_in_double(
-                columns[start:stop], values[start:stop], fixed, mean, n_features, tile, system64,
-                factor_weights[row], bias_weights[row], fit_biases,
-            )  # fmt: skip
-            solved[row, :n_features] = system64[:n_features, n_features]
-
-
-@_jit
-def _row_system(  # type: ignore[no-untyped-def]
-    columns, values, fixed, mean, n_features, tile, system
-):
-    """Fill the upper triangle of system with [A | b]: A = Σ f fᵀ, b = Σ f·target in column d."""
+    """Each row by the method that is cheapest for its number of ratings."""
     rank = fixed.shape[1] - 1
-    system[:, :] = 0
-    for first in range(0, len(columns), _TILE):
-        n = min(_TILE, len(columns) - first)
-        padded = (n + 15) // 16 * 16
+    width = _padded(rank)
+    tile = np.zeros((_TILE, width + LANES), np.float32)
+    gram = np.empty((width, width + LANES), np.float32)
+    border = np.empty((BORDER, width), np.float32)
+    for row in range(len(indptr) - 1):
+        rated, ratings = (
+            columns[indptr[row] : indptr[row + 1]],
+            values[indptr[row] : indptr[row + 1]],
+        )
+        weight, bias_weight, out = factor_weights[row], bias_weights[row], solved[row]
+        if len(rated) == 0:
+            continue
+        is_short = 2 * len(rated) <= rank and weight > 0 and (bias_weight > 0 or not fit_biases)
+        if is_short:
+            done = _solve_dual(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out)
+        else:
+            total = _row_sums(rated, ratings, fixed, mean, tile, gram, border)
+            done = _solve_primal(
+                gram, border, total, len(rated), weight, bias_weight, fit_biases, out
+            )
+        if not done:
+            # Single precision met a pivot that rounding could have produced.
+            _solve_in_double(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out)
+
+
+@_jit
+def _padded(n):  # type: ignore[no-untyped-def]
+    return (n + LANES - 1) // LANES * LANES
+
+
+@_jit
+def _row_sums(rated, ratings, fixed, mean, tile, gram, border):  # type: ignore[no-untyped-def]
+    """Set gram to Σ q qᵀ (upper triangle), border to [Σ q, Σ q·target]; returns Σ target.
+
+    The gathered rows are [q, zeros to a multiple of 16, 1, target].
+    """
+    rank, width = fixed.shape[1] - 1, gram.shape[0]
+    gram[:, :] = 0
+    border[:, :] = 0
+    total = 0.0
+    for first in range(0, len(rated), _TILE):
+        n = min(_TILE, len(rated) - first)
         for t in range(n):
-            source = fixed[columns[first + t]]
+            source, row = fixed[rated[first + t]], tile[t]
             for f in range(rank):
-                tile[f, t] = source[f]
-            # Without biases n_features == rank and the next line overwrites this one.
-            tile[rank, t] = 1
-            tile[n_features, t] = values[first + t] - mean - source[rank]
-        tile[: n_features + 1, n:padded] = 0
-        _add_products(tile, padded, system)
+                row[f] = source[f]
+            target = ratings[first + t] - mean - source[rank]
+            row[width] = 1
+            row[width + 1] = target
+            total += target
+        add_products(tile, n, width, gram)
+        add_border(tile, n, width, border)
+    return total
 
 
 @_jit
-def _add_products(tile, n, system):  # type: ignore[no-untyped-def]
-    """Add Σ_t tile[:, t] tile[:, t]ᵀ, t < n, to the upper triangle as 4×4 squares in registers.
-
-    Each square reads eight vectors for sixteen multiply-adds; a rank-one update per rating would
-    read and write the whole system for every rating and run five times slower.
-    """
-    width = system.shape[0]
-    for i in range(0, width, 4):
-        a0, a1, a2, a3 = tile[i], tile[i + 1], tile[i + 2], tile[i + 3]
-        for j in range(i, width, 4):
-            b0, b1, b2, b3 = tile[j], tile[j + 1], tile[j + 2], tile[j + 3]
-            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.float32(0)
-            s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = np.float32(0)
-            for t in range(n):
-                s00 += a0[t] * b0[t]
-                s01 += a0[t] * b1[t]
-                s02 += a0[t] * b2[t]
-                s03 += a0[t] * b3[t]
-                s10 += a1[t] * b0[t]
-                s11 += a1[t] * b1[t]
-                s12 += a1[t] * b2[t]
-                s13 += a1[t] * b3[t]
-                s20 += a2[t] * b0[t]
-                s21 += a2[t] * b1[t]
-                s22 += a2[t] * b2[t]
-                s23 += a2[t] * b3[t]
-                s30 += a3[t] * b0[t]
-                s31 += a3[t] * b1[t]
-                s32 += a3[t] * b2[t]
-                s33 += a3[t] * b3[t]
-            r0, r1, r2, r3 = system[i], system[i + 1], system[i + 2], system[i + 3]
-            r0[j] += s00
-            r0[j + 1] += s01
-            r0[j + 2] += s02
-            r0[j + 3] += s03
-            r1[j] += s10
-            r1[j + 1] += s11
-            r1[j + 2] += s12
-            r1[j + 3] += s13
-            r2[j] += s20
-            r2[j + 1] += s21
-            r2[j + 2] += s22
-            r2[j + 3] += s23
-            r3[j] += s30
-            r3[j + 1] += s31
-            r3[j + 2] += s32
-            r3[j + 3] += s33
-
-
-@_jit
-def _add_ridge(  # type: ignore[no-untyped-def]
-    system, n_features, factor_weight, bias_weight, fit_biases
+def _solve_primal(  # type: ignore[no-untyped-def]
+    gram, border, total, n, weight, bias_weight, fit_biases, out
 ):
-    n_factors = n_features - 1 if fit_biases else n_features
-    for f in range(n_factors):
-        system[f, f] += factor_weight
-    if fit_biases:
-        system[n_factors, n_factors] += bias_weight
+    """Solve the normal equations; returns False, with out undefined, when they are near singular.
 
-
-@_jit
-def _cholesky_solve(system, n):  # type: ignore[no-untyped-def]
-    """Solve A x = b in place for [A | b] in the first n + 1 columns; x replaces b.
-
-    Right-looking UᵀU factorisation whose inner loops run along rows; b is carried as one more
-    column, so the forward substitution comes with the factorisation. Returns False at a pivot
-    that rounding could have produced, leaving the system destroyed.
+    The bias is eliminated last: with gram = UᵀU and z₁, z₂ the forward substitutions of Σ q and
+    Σ q·target, it is b = (Σ target − z₁·z₂) / (n + λ_b − z₁·z₁), and then U p = z₂ − b z₁.
     """
-    largest = system[0, 0]
-    for i in range(n):
-        largest = max(largest, system[i, i])
-    tolerance = 8 * np.finfo(system.dtype).eps * largest
-    for i in range(n):
-        if not system[i, i] > tolerance:
+    rank = len(out) - 1
+    for f in range(rank):
+        gram[f, f] += weight
+    if not _factor_with(gram, border, rank):
+        return False
+    bias = np.float32(0)
+    if fit_biases:
+        pivot = np.float64(n) + bias_weight
+        smallest = 8 * _EPSILON * pivot
+        for f in range(rank):
+            pivot -= np.float64(border[0, f]) * border[0, f]
+            total -= np.float64(border[0, f]) * border[1, f]
+        if not pivot > smallest:
             return False
-        pivot_row = system[i, i : n + 1]
-        scale = 1 / np.sqrt(pivot_row[0])
-        for j in range(len(pivot_row)):
-            pivot_row[j] *= scale
-        for r in range(i + 1, n):
-            factor = system[i, r]
-            source, target = system[i, r : n + 1], system[r, r : n + 1]
-            for j in range(len(target)):
-                target[j] -= factor * source[j]
-    for i in range(n - 1, -1, -1):
-        total = system[i, n]
-        for j in range(i + 1, n):
-            total -= system[i, j] * system[j, n]
-        system[i, n] = total / system[i, i]
+        bias = np.float32(total / pivot)
+        for f in range(rank):
+            border[1, f] -= bias * border[0, f]
+    _substitute_back(gram, border[1], rank)
+    out[:rank] = border[1, :rank]
+    out[rank] = bias
     return True
 
 
 @_jit
-def _solve_row_in_double(  # type: ignore[no-untyped-def]
-    columns, values, fixed, mean, n_features, tile, system, factor_weight, bias_weight, fit_biases
-):
-    jitter = 0.0
-    while True:
-        _row_system(columns, values, fixed, mean, n_features, tile, system)
-        trace = 0.0
+def _solve_dual(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
+    """Solve n equations for n ratings in place of rank equations; returns False as the primal.
+
+    With features F [n, d] and ridge D, x = D⁻¹ Fᵀ a where (F D⁻¹ Fᵀ + I) a = target.
+    """
+    n, rank = len(rated), fixed.shape[1] - 1
+    width = _padded(n)
+    features = np.zeros((rank, width), np.float32)
+    border = np.zeros((BORDER, width), np.float32)
+    scale = 1 / np.sqrt(weight)
+    for t in range(n):
+        source = fixed[rated[t]]
+        for f in range(rank):
+            features[f, t] = source[f] * scale
+        border[1, t] = ratings[t] - mean - source[rank]
+    kernel = np.zeros((width, width + LANES), np.float32)
+    add_products(features, rank, width, kernel)
+    for t in range(n):
+        if fit_biases:
+            for other in range(t, n):
+                kernel[t, other] += 1 / bias_weight
+        kernel[t, t] += 1
+    if not _factor_with(kernel, border, n):
+        return False
+    _substitute_back(kernel, border[1], n)
+    for f in range(rank):
+        total = np.float32(0)
+        for t in range(n):
+            total += features[f, t] * border[1, t]
+        out[f] = total * scale
+    out[rank] = np.sum(border[1, :n]) / bias_weight if fit_biases else np.float32(0)
+    return True
+
+
+@_jit
+def _factor_with(matrix, border, n):  # type: ignore[no-untyped-def]
+    """Factor matrix[:n, :n] and replace the rows b of border by U⁻ᵀ b."""
+    width = border.shape[1]
+    for i in range(width):
+        # The places that pad n to whole vectors become equations x = 0.
+        if i >= n:
+            matrix[i, i] = 1
+        for b in range(BORDER):
+            matrix[i, width + b] = border[b, i]
+    panel = np.empty((LANES, 2 * LANES), np.float32)
+    inverse = np.empty((LANES, LANES), np.float32)
+    if not factor(matrix, panel, inverse):
+        return False
+    for i in range(n):
+        for b in range(BORDER):
+            border[b, i] = matrix[i, width + b]
+    return True
+
+
+@_jit
+def _substitute_back(upper, b, n):  # type: ignore[no-untyped-def]
+    """Replace b by U⁻¹ b."""
+    for i in range(n - 1, -1, -1):
+        known, row = b[i + 1 : n], upper[i, i + 1 : n]
+        total = b[i]
+        for j in range(len(known)):
+            total -= row[j] * known[j]
+        b[i] = total / upper[i, i]
+
+
+@_jit
+def _solve_in_double(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
+    """Solve in float64, if need be with the least extra ridge that works; slow, and rare."""
+    rank = fixed.shape[1] - 1
+    n_features = rank + 1 if fit_biases else rank
+    gram = np.zeros((n_features, n_features))
+    rhs = np.zeros(n_features)
+    row = np.ones(n_features)
+    for t in range(len(rated)):
+        source = fixed[rated[t]]
+        for f in range(rank):
+            row[f] = source[f]
+        target = np.float64(ratings[t]) - mean - source[rank]
         for f in range(n_features):
-            trace += system[f, f]
-        _add_ridge(system, n_features, factor_weight + jitter, bias_weight + jitter, fit_biases)
-        if _cholesky_solve(system, n_features):
-            return
-        # Single-precision rounding of the sums is 1e-7 of the trace; start there.
-        jitter = max(10 * jitter, 1e-7 * trace, 1e-30)
+            rhs[f] += row[f] * target
+            for g in range(n_features):
+                gram[f, g] += row[f] * row[g]
+    # Rounding of the float32 features is 1e-7 of the trace: no smaller ridge can help.
+    jitter, step = 0.0, max(1e-7 * np.trace(gram), 1e-30)
+    while True:
+        system = gram.copy()
+        for f in range(n_features):
+            system[f, f] += jitter + (weight if f < rank else bias_weight)
+        if np.linalg.cond(system) < 1e12:
+            break
+        jitter = max(10 * jitter, step)
+    out[:n_features] = np.linalg.solve(system, rhs)
 
 
 @_jit
