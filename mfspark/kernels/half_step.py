@@ -241,9 +241,7 @@ def _factor_with(matrix, border, n):  # type: ignore[no-untyped-def]
             matrix[i, i] = 1
         for b in range(BORDER):
             matrix[i, width + b] = border[b, i]
-    panel = np.empty((LANES, 2 * LANES), np.float32)
-    inverse = np.empty((LANES, LANES), np.float32)
-    if not factor(matrix, panel, inverse):
+    if not factor(matrix, np.empty((LANES, LANES), np.float32)):
         return False
     for i in range(n):
         for b in range(BORDER):

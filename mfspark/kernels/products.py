@@ -26,9 +26,9 @@ BORDER = 2
 _EPSILON = np.float32(np.finfo(np.float32).eps)
 
 
-def _block(n_rows: int) -> Any:
+def _block(n_rows: int, by_rows: bool = False) -> Any:
     """target[i:i+n_rows, j:j+16] = keep · (itself) + sign · Σ_{t<n} left[t, at:at+n_rows]ᵀ
-    right[t, j:j+16]."""
+    right[t, j:j+16]; with ``by_rows`` left[at:at+n_rows, t] takes the place of the former."""
 
     @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
     def set_block(
@@ -45,12 +45,14 @@ def _block(n_rows: int) -> Any:
     ) -> Any:
         index, single = types.intp, types.float32
         signature = types.void(left, index, right, index, target, index, index, single, single)
-        return signature, lambda *lowering: _lower_block(n_rows, *lowering)
+        return signature, lambda *lowering: _lower_block(n_rows, by_rows, *lowering)
 
     return set_block
 
 
-def _lower_block(n_rows: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _lower_block(  # noqa: PLR0915 (one piece of code, read from top to bottom)
+    n_rows: int, by_rows: bool, context: Any, builder: Any, signature: Any, arguments: Any
+) -> Any:
     """LLVM code of one block: a loop over t with ``n_rows`` vectors of sums in registers."""
     left, at, right, n, target, i, j, keep, sign = arguments
     vector = ir.VectorType(ir.FloatType(), LANES)
@@ -93,11 +95,13 @@ def _lower_block(n_rows: int, context: Any, builder: Any, signature: Any, argume
     t.add_incoming(integer(0), entry)
     sums = [builder.phi(vector) for _ in range(n_rows)]
     lanes_of_right = load(builder.gep(right_data, [builder.add(builder.mul(t, right_width), j)]))
-    row_of_left = builder.gep(left_data, [builder.add(builder.mul(t, left_width), at)])
+    steps = (left_width, integer(1)) if by_rows else (integer(1), left_width)
     added = []
     for r, total in enumerate(sums):
         total.add_incoming(zero, entry)
-        value = builder.load(builder.gep(row_of_left, [integer(r)]))
+        across = builder.mul(builder.add(at, integer(r)), steps[0])
+        place = builder.add(across, builder.mul(t, steps[1]))
+        value = builder.load(builder.gep(left_data, [place]))
         added.append(builder.call(fma, [splat(value), lanes_of_right, total]))
         total.add_incoming(added[r], loop)
     following = builder.add(t, integer(1))
@@ -122,6 +126,7 @@ def _lower_block(n_rows: int, context: Any, builder: Any, signature: Any, argume
 
 
 _set_square = _block(_ROWS)
+_set_square_by_rows = _block(_ROWS, by_rows=True)
 _set_border = _block(BORDER)
 _set_row = _block(1)
 _ONE, _ZERO = np.float32(1), np.float32(0)
@@ -147,14 +152,14 @@ def add_border(rows, n, width, target):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def factor(matrix, panel, inverse):  # type: ignore[no-untyped-def]
+def factor(matrix, inverse):  # type: ignore[no-untyped-def]
     """Cholesky: replace A = matrix[:, :n], given by its upper triangle, by U with UᵀU = A.
 
     ``matrix`` float32 [n, n + 16], n a multiple of 16; its last sixteen columns are right-hand
-    sides b and become U⁻ᵀ b. ``panel`` float32 [16, 32] and ``inverse`` float32 [16, 16] are
-    scratch. Returns False at a pivot that rounding could have produced.
+    sides b and become U⁻ᵀ b; what is below the diagonal becomes meaningless. ``inverse`` float32
+    [16, 16] is scratch. Returns False at a pivot that rounding could have produced.
 
-    Sixteen rows at a time: the square on the diagonal is factored beside a unit matrix, which
+    Sixteen rows at a time: the square on the diagonal is factored, and a unit matrix beside it
     becomes the square's U⁻ᵀ; that times the rest of the rows finishes them; their products are
     subtracted from all rows below.
     """
@@ -165,12 +170,12 @@ def factor(matrix, panel, inverse):  # type: ignore[no-untyped-def]
     smallest = np.float32(8) * _EPSILON * largest
     for first in range(0, n, LANES):
         rows = matrix[first : first + LANES]
-        if not _factor_square(rows, first, smallest, panel, inverse):
+        if not _factor_square(rows, first, smallest, inverse):
             return False
         for j in range(first + LANES, width, LANES):
             # The lower half first: the upper half of its input must still be there.
-            _set_square(inverse, _ROWS, rows, LANES, rows, _ROWS, j, _ZERO, _ONE)
-            _set_square(inverse, 0, rows, _ROWS, rows, 0, j, _ZERO, _ONE)
+            _set_square_by_rows(inverse, _ROWS, rows, LANES, rows, _ROWS, j, _ZERO, _ONE)
+            _set_square_by_rows(inverse, 0, rows, _ROWS, rows, 0, j, _ZERO, _ONE)
         for i in range(first + LANES, n, _ROWS):
             for j in range(i // LANES * LANES, width, LANES):
                 _set_square(rows, i, rows, LANES, matrix, i, j, _ONE, -_ONE)
@@ -178,25 +183,19 @@ def factor(matrix, panel, inverse):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _factor_square(rows, first, smallest, panel, inverse):  # type: ignore[no-untyped-def]
-    """Factor rows[:, first:first+16] in place; ``inverse`` [t, r] becomes (U⁻ᵀ)[r, t]."""
-    panel[:, :] = 0
+def _factor_square(rows, first, smallest, inverse):  # type: ignore[no-untyped-def]
+    """Replace A = rows[:, first:first+16] by U with UᵀU = A, and set inverse to U⁻ᵀ."""
+    inverse[:, :] = 0
     for i in range(LANES):
-        for j in range(i, LANES):
-            panel[i, j] = rows[i, first + j]
-        panel[i, LANES + i] = 1
+        inverse[i, i] = 1
     for i in range(LANES):
-        pivot_row = panel[i : i + 1]
-        if not pivot_row[0, i] > smallest:
+        if not rows[i, first + i] > smallest:
             return False
-        scale = 1 / np.sqrt(pivot_row[0, i])
-        for j in range(2 * LANES):
-            pivot_row[0, j] *= scale
+        scale = _ONE / np.sqrt(rows[i, first + i])
+        _set_row(rows, 0, rows, 0, rows, i, first, scale, _ZERO)
+        _set_row(rows, 0, rows, 0, inverse, i, 0, scale, _ZERO)
+        pivot_row = rows[i : i + 1]
         for r in range(i + 1, LANES):
-            _set_row(pivot_row, r, pivot_row, 1, panel, r, 0, _ONE, -_ONE)
-            _set_row(pivot_row, r, pivot_row, 1, panel, r, LANES, _ONE, -_ONE)
-    for i in range(LANES):
-        for j in range(LANES):
-            rows[i, first + j] = panel[i, j]
-            inverse[i, j] = panel[j, LANES + i]
+            _set_row(pivot_row, first + r, pivot_row, 1, rows, r, first, _ONE, -_ONE)
+            _set_row(pivot_row, first + r, inverse[i : i + 1], 1, inverse, r, 0, _ONE, -_ONE)
     return True

@@ -1,0 +1,55 @@
+"""The whole fit on Spark Connect, where there is no RDD, no sparkContext and no JVM to reach."""
+
+import os
+import signal
+import subprocess
+import sys
+
+SCRIPT = """
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+spark = (
+    SparkSession.builder.remote("local[2]")
+    .config("spark.sql.shuffle.partitions", "2")
+    .getOrCreate()
+)
+assert "connect" in type(spark).__module__
+from mfspark import BiasedALS, FactorModel
+
+ratings = spark.range(2000).select(
+    (F.col("id") % 50).alias("user"), (F.col("id") % 41).alias("item"),
+    (F.col("id") % 5).cast("double").alias("rating"),
+)
+sums = []
+for exchange in ("broadcast", "routed"):
+    model = BiasedALS(rank=2, maxIter=1, exchange=exchange).fit(ratings)
+    sums.append(model.transform(ratings).agg(F.sum("prediction")).first()[0])
+assert abs(sums[0] - sums[1]) < 1e-3, sums
+model.save("model")
+lists = FactorModel.load("model").recommendForAllUsers(3)
+print("users with lists:", lists.count())
+# Without this the client waits for the server that it started.
+spark.stop()
+"""
+
+
+def test_fit_save_load_and_recommend_on_connect(tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            cwd=tmp_path,
+            # Not a pipe: the local Connect server outlives the client and would hold it open.
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            # This process's own gateway is none of the client's business.
+            env={k: v for k, v in os.environ.items() if not k.startswith("PYSPARK_GATEWAY")},
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=300)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, log.read_text()[-3000:]
+    assert "users with lists: 50" in log.read_text()
