@@ -65,7 +65,7 @@ def interpret(
         factor_items=_factor_items(supported, settings.n_shown),
         factor_metadata=_factor_metadata(supported),
         biases=_biases(model, supported, settings),
-        similar_items=_similar_items(model, described, settings),
+        similar_items=_similar_items(model, described, supported, settings),
         storage=_storage(model),
         item_map=_item_map(supported),
     )
@@ -200,8 +200,9 @@ def _biases(model: FactorModel, items: DataFrame, settings: InterpretSettings) -
 
 
 def _similar_items(
-    model: FactorModel, described: DataFrame, settings: InterpretSettings
+    model: FactorModel, described: DataFrame, supported: DataFrame, settings: InterpretSettings
 ) -> DataFrame:
+    """Neighbours of the chosen items among those with enough ratings to be told apart."""
     popular = described.orderBy(F.desc(N_RATINGS), ITEM)
     if settings.similar_to:
         wanted = [str(item) for item in settings.similar_to]
@@ -215,7 +216,7 @@ def _similar_items(
     else:
         chosen = popular.limit(6)
     titles = described.select(ITEM, TITLE)
-    lists = model.similarItems(chosen, settings.n_similar)
+    lists = model.similarItems(chosen, settings.n_similar, among=supported)
     return (
         lists.select(ITEM, F.posexplode("recommendations").alias("place", "match"))
         .select(

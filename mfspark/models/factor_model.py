@@ -167,14 +167,18 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         chosen = self.item_factors.join(dataset.select(F.col(column).alias(ITEM)), ITEM, "semi")
         return self._recommend(chosen, self.user_factors, numUsers, seen)
 
-    def similarItems(self, items: DataFrame, n: int) -> DataFrame:
+    def similarItems(self, items: DataFrame, n: int, among: DataFrame | None = None) -> DataFrame:
         """Nearest items by the cosine of their factors, for the items in column ``item``.
 
-        Returns item, recommendations array<struct<item, similarity float>>, never the item itself.
+        ``among`` (column item) limits the neighbours, say to items with enough ratings. Returns
+        item, recommendations array<struct<similar_item, similarity float>>, never the item itself.
         """
         chosen = self.item_factors.join(items.select(ITEM), ITEM, "semi")
         # The item's nearest neighbour is itself: it is excluded as a pair of a query and itself.
-        candidates = self.item_factors.withColumnRenamed(ITEM, "similar_item")
+        allowed = self.item_factors
+        if among is not None:
+            allowed = allowed.join(among.select(ITEM), ITEM, "semi")
+        candidates = allowed.withColumnRenamed(ITEM, "similar_item")
         itself = chosen.select(ITEM, F.col(ITEM).alias("similar_item"))
         matching = Matching(n, self.rank, cosine=True)
         return best_matches(

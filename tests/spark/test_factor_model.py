@@ -134,6 +134,9 @@ def test_similar_items_by_cosine(spark, model):
     found = [(e["similar_item"], e["similarity"]) for e in row["recommendations"]]
     np.testing.assert_allclose([value for _, value in found], expected, atol=1e-5)
     assert 5 not in {item for item, _ in found}
+    few = spark.createDataFrame([(5,), (8,), (11,)], "item long")
+    limited = model.similarItems(spark.createDataFrame([(5,)], "item long"), 4, among=few).first()
+    assert {e["similar_item"] for e in limited["recommendations"]} == {8, 11}
 
 
 def test_saving_never_replaces_by_accident(model, tmp_path):
