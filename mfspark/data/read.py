@@ -14,6 +14,7 @@ from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
 from mfspark.errors import DataError, one_line
 from mfspark.spark_errors import SPARK_ERRORS
 
+_MOVIELENS_FILES = ("u.data", "ratings.dat")
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".json": "json",
@@ -43,7 +44,7 @@ def read_ratings(spark: SparkSession, source: RatingsSource) -> RawRatings:
     path = source.path
     try:
         if kind == "movielens":
-            return movielens.movielens_ratings(spark, Path(path))
+            return movielens.movielens_ratings(spark, _folder(Path(path)))
         if kind == "netflix":
             return netflix.netflix_ratings(spark, _netflix_files(Path(path)))
         if kind == "recbole":
@@ -63,9 +64,9 @@ def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
     kind = detect_format(source)
     folder = Path(source.path)
     if kind == "movielens":
-        return movielens.movielens_items(spark, folder)
+        return movielens.movielens_items(spark, _folder(folder))
     if kind == "netflix":
-        return netflix.netflix_items(spark, folder if folder.is_dir() else folder.parent)
+        return netflix.netflix_items(spark, _folder(folder))
     if kind == "recbole":
         return movielens.recbole_items(spark, _atomic_file(folder, "inter").with_suffix(".item"))
     return None
@@ -83,7 +84,7 @@ def detect_format(source: RatingsSource) -> str:
     if "://" not in source.path:
         path = Path(source.path)
         if path.is_dir():
-            if any((path / name).exists() for name in ("u.data", "ratings.dat")):
+            if any((path / name).exists() for name in _MOVIELENS_FILES):
                 return "movielens"
             if (path / "ratings.csv").exists() and (path / "movies.csv").exists():
                 return "movielens"
@@ -91,8 +92,12 @@ def detect_format(source: RatingsSource) -> str:
                 return "netflix"
             if any(path.glob("*.inter")):
                 return "recbole"
+        elif path.name in _MOVIELENS_FILES:
+            return "movielens"
         elif path.name.startswith(("mv_", "combined_data_")):
             return "netflix"
+        elif path.suffix == ".inter":
+            return "recbole"
     found = _SUFFIXES.get(Path(source.path).suffix.lower())
     if found is None:
         raise DataError(
@@ -155,6 +160,10 @@ def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
         genres = F.split(GENRES, r"\|") if is_text else F.col(GENRES)
     year = F.col(YEAR).try_cast("int") if YEAR in table.columns else F.lit(None).cast("int")
     return table.select(ITEM, TITLE, year.alias(YEAR), genres.alias(GENRES))
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def _netflix_files(path: Path) -> list[Path]:

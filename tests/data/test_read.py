@@ -29,6 +29,8 @@ def test_movielens_100k(spark, tmp_path):
     assert raw.scale == (1, 5)
     assert found == [("196", "242", "3", "881250949"), ("186", "302", "3", "891717742")]
     assert items(spark, tmp_path)[0] == ("1", "Café Story, The", 1995, ["Animation", "Children's"])
+    assert rows(spark, tmp_path / "u.data")[1] == found
+    assert len(items(spark, tmp_path / "u.data")) == 2
 
 
 def test_movielens_dat_in_latin_1_and_utf_8(spark, tmp_path):
