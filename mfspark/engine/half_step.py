@@ -46,7 +46,7 @@ def run_half_step(
         )
     )
     per_block = solved.select(*_METRICS).collect()
-    # fsum-like stability is not needed, a fixed order is: blocks come back by partition.
+    # Blocks come back in the order of their partitions, so the sums are the same in every run.
     metrics = HalfStepMetrics(*(sum(row[name] for row in per_block) for name in _METRICS))
     return solved.select("block", "rows"), metrics
 
