@@ -4,6 +4,7 @@ USER = "user"
 ITEM = "item"
 RATING = "rating"
 TIMESTAMP = "timestamp"
+HELD_OUT = "held_out"
 PREDICTION = "prediction"
 
 N_RATINGS = "n_ratings"

@@ -82,6 +82,19 @@ class CrossValidationSettings(BaseModel):
     seed: int = Field(0, description="seed of the folds")
 
 
+class BenchmarkSettings(BaseModel):
+    """What the benchmark job measures, and against whom."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_ratings: list[int] = Field([1_000_000], description="sizes of the synthetic ratings")
+    ranks: list[int] = Field([10, 64], description="ranks to fit")
+    iterations: int = Field(10, ge=3, description="iterations of each fit")
+    rounds: int = Field(3, ge=1, description="times that everything is measured; medians count")
+    peers: list[Literal["mllib"]] = Field(["mllib"], description="whom to measure beside mfspark")
+    mllib_reg_param: float = Field(0.05, ge=0, description="regParam of pyspark.ml ALS")
+
+
 class Config(BaseModel):
     """The whole configuration; each job reads the sections it needs."""
 
@@ -95,6 +108,7 @@ class Config(BaseModel):
     interpret: InterpretSettings = Field(default_factory=InterpretSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
+    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
 
 
 def load_config(path: str, overrides: list[str]) -> Config:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+Execution = Literal["auto", "one_task", "distributed"]
 Exchange = Literal["auto", "broadcast", "routed"]
 ColdStartStrategy = Literal["baseline", "nan", "drop"]
 
@@ -42,6 +43,11 @@ class ALSSettings(BaseModel):
     )
     num_item_blocks: int | None = Field(
         None, ge=1, description="blocks of items; chosen from cores and ratings when not set"
+    )
+    execution: Execution = Field(
+        "auto",
+        description="where the fit runs: in one_task with a thread per core, distributed over all "
+        "tasks, or auto by size",
     )
     exchange: Exchange = Field(
         "auto",

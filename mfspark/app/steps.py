@@ -5,6 +5,8 @@ Each reads the files of the steps before it and writes its own, whole or not at 
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -35,17 +37,26 @@ _VALIDATION = "is_validation"
 def ingest(spark: SparkSession, run: RunDirectory) -> None:
     """Read, check and split the ratings: ratings/, quarantine/, items/, ingest.json."""
     with run.step("ingest") as facts:
-        raw, items, origin = _read(spark, run)
-        checked = check_ratings(raw, run.config.data.checks())
-        try:
+        with checked_ratings(spark, run) as (checked, items, origin):
             facts.update(_write_ratings(run, checked, items, origin))
-        finally:
-            checked.release()
         logger.info(
             "ingest: %d of %d rows are good; train %d, validation %d, test %d",
             facts["rows_clean"], facts["rows_read"],
             *[facts["split"].get(part, 0) for part in PARTS],
         )  # fmt: skip
+
+
+@contextmanager
+def checked_ratings(
+    spark: SparkSession, run: RunDirectory
+) -> Iterator[tuple[CheckedRatings, DataFrame | None, str]]:
+    """The configured ratings after all checks, item metadata, and what to call their origin."""
+    raw, items, origin = _read(spark, run)
+    checked = check_ratings(raw, run.config.data.checks())
+    try:
+        yield checked, items, origin
+    finally:
+        checked.release()
 
 
 def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame | None, str]:
@@ -259,10 +270,8 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
     """
     settings = run.config.cross_validation
     with run.step("cross_validate") as facts:
-        raw, _, origin = _read(spark, run)
-        checked = check_ratings(raw, run.config.data.checks())
         rows = []
-        try:
+        with checked_ratings(spark, run) as (checked, _, origin):
             folded = checked.clean.withColumn("fold", fold(settings.seed, settings.folds))
             for number in range(settings.folds):
                 model = _estimator(run).fit(folded.where(F.col("fold") != number))
@@ -274,8 +283,6 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
                 assert row is not None
                 rows.append((number, row["rmse"], row["mae"], row["n"], row["n_unscored"]))
                 logger.info("fold %d of %d: RMSE %.4f", number + 1, settings.folds, row["rmse"])
-        finally:
-            checked.release()
         schema = "fold int, rmse double, mae double, n long, n_unscored long"
         with run.output("cross_validation") as target:
             spark.createDataFrame(rows, schema).coalesce(1).write.parquet(target, mode="overwrite")

@@ -2,172 +2,231 @@
 
 Each task packs its rows into one chunk per block and side; the chunks, not the rows, are shuffled
 to the partition of their block and assembled there.
+
+A half-step does not read blocks through Spark, which would move them from the JVM to Python each
+time: the node that assembles a block keeps it in a file, which its tasks map into memory. The
+table of the chunks stands behind the files, for a task that Spark runs on another node.
 """
 
+import os
+import tempfile
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.storagelevel import StorageLevel
 
-from mfspark.engine.index import SideIndex
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Csr, Int64s, RatingBlock, build_block
+from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
 
 # Rows that a task collects before it packs them: 50 MB, enough to make chunks worth their overhead.
 _ROWS_PER_PACK = 4_000_000
 
-_CHUNK_SCHEMA = "side string, block int, local binary, other binary, rating binary, held_out binary"
-_BLOCK_SCHEMA = (
-    "block int, needed binary, indptr binary, columns binary, ratings binary, "
-    "held_out_indptr binary, held_out_columns binary, held_out_ratings binary, "
-    "n_needed long, n_held_out long"
-)
+_CHUNK_SCHEMA = "side string, block int, rows binary, others binary, rating binary, held_out binary"
+_NEEDED_SCHEMA = "block int, needed binary, n_needed long, n_held_out long"
+
+
+@dataclass(frozen=True)
+class BlockFiles:
+    """What it takes to make the files of one side's blocks: a name, the layout, and the number of
+    fixed rows."""
+
+    name: str
+    layout: Layout
+    n_fixed: int
+
+    def path(self, block: int) -> Path:
+        """Where a node keeps a block: with Spark's own temporary files."""
+        folder = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0]
+        return Path(folder) / f"{self.name}-{block}.arrow"
 
 
 @dataclass(frozen=True)
 class BlockedSide:
-    """The rating blocks of one solved side: a pinned table with one row and partition per block.
+    """The rating blocks of one solved side, a partition per block.
 
-    ``n_needed`` is the sum over blocks of the fixed-side rows each needs, ``n_held_out`` the number
-    of validation ratings.
+    ``chunks``: what blocks are assembled of; ``places``: block int, the same partitions without
+    their payload; ``needed``: block int, needed binary (int32, the positions of the fixed rows that
+    the block refers to). All are pinned. ``n_needed`` is the sum over blocks of the fixed rows each
+    needs, ``n_held_out`` the number of validation ratings.
     """
 
-    table: DataFrame
+    chunks: DataFrame
+    places: DataFrame
+    needed: DataFrame
+    files: BlockFiles
     n_needed: int
     n_held_out: int
 
 
 def build_blocks(
-    workspace: Workspace, ratings: DataFrame, users: SideIndex, items: SideIndex
-) -> tuple[BlockedSide, BlockedSide]:
-    """User-major and item-major blocks of ``ratings`` (user, item, rating float, held_out boolean).
+    workspace: Workspace, ratings: DataFrame, indices: dict[str, SideIndex]
+) -> dict[str, BlockedSide]:
+    """User-major and item-major blocks of ``ratings`` (user, item, rating float, and maybe
+    held_out boolean).
 
     Validation ratings whose user or item has no training rating belong to no block.
     """
-    located = (
-        ratings.join(users.table.select(F.col("id").alias("user"), _position("user")), "user")
-        .join(items.table.select(F.col("id").alias("item"), _position("item")), "item")
-        .select("user_position", "item_position", "rating", "held_out")
+    located = ratings
+    for side, index in indices.items():
+        ids = index.table.select(F.col("id").alias(side), F.col("position").alias(f"{side}_at"))
+        located = located.join(ids, side)
+    layouts = {side: index.layout for side, index in indices.items()}
+    packed = workspace.pin(
+        located.drop(USER, ITEM).mapInArrow(partial(_pack, layouts=layouts), _CHUNK_SCHEMA)
     )
-    sides = {"user": users, "item": items}
-    chunks = workspace.pin(
-        located.mapInArrow(
-            partial(_pack, offsets={side: index.offsets for side, index in sides.items()}),
-            _CHUNK_SCHEMA,
+    name = f"mfspark-{uuid.uuid4().hex}"
+
+    def build(side: str) -> BlockedSide:
+        other = layouts[ITEM if side == USER else USER]
+        files = BlockFiles(f"{name}-{side}", layouts[side], other.n_rows)
+        chunks = workspace.pin(
+            packed.where(F.col("side") == side)
+            .drop("side")
+            .repartitionById(files.layout.n_blocks, F.col("block")),
+            StorageLevel.DISK_ONLY,
         )
-    )
-    built = []
-    for side, index in sides.items():
-        table = workspace.pin(
-            chunks.where(F.col("side") == side)
-            .repartitionById(index.n_blocks, F.col("block"))
-            .mapInArrow(partial(_assemble, sizes=index.sizes), _BLOCK_SCHEMA)
+        # No step in Python: after one, Spark no longer knows that a partition is a block.
+        places = workspace.pin(chunks.select("block").distinct())
+        needed = workspace.pin(chunks.mapInArrow(partial(_make_file, files=files), _NEEDED_SCHEMA))
+        workspace.on_exit(
+            lambda: places.mapInArrow(partial(delete_file, files=files), "block int").collect()
         )
-        totals = table.agg(F.sum("n_needed"), F.sum("n_held_out")).first()
+        totals = needed.agg(F.sum("n_needed"), F.sum("n_held_out")).first()
         assert totals is not None
-        built.append(BlockedSide(table, totals[0], totals[1]))
-    workspace.release(chunks)
-    return built[0], built[1]
+        return BlockedSide(chunks, places, needed.select("block", "needed"), files, *totals)
 
-
-def _position(side: str) -> Any:
-    return F.col("position").alias(f"{side}_position")
+    with ThreadPoolExecutor(len(layouts)) as pool:
+        blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
+    workspace.release(packed)
+    return blocked
 
 
 def _pack(
-    batches: Iterator[pa.RecordBatch], offsets: dict[str, Int64s]
+    batches: Iterator[pa.RecordBatch], layouts: dict[str, Layout]
 ) -> Iterator[pa.RecordBatch]:
     pending: list[pa.RecordBatch] = []
     for batch in batches:
         pending.append(batch)
         if sum(b.num_rows for b in pending) >= _ROWS_PER_PACK:
-            yield from _chunks(pending, offsets)
+            yield from _chunks(pending, layouts)
             pending = []
     if pending:
-        yield from _chunks(pending, offsets)
+        yield from _chunks(pending, layouts)
 
 
-def _chunks(batches: list[pa.RecordBatch], offsets: dict[str, Int64s]) -> Iterator[pa.RecordBatch]:
+def _chunks(batches: list[pa.RecordBatch], layouts: dict[str, Layout]) -> Iterator[pa.RecordBatch]:
     """One row per (side, block) that occurs in the batches."""
     table = pa.Table.from_batches(batches)
-    positions = {side: table[f"{side}_position"].to_numpy() for side in offsets}
-    rating = table["rating"].to_numpy()
-    held_out = table["held_out"].to_numpy()
-    for side, other in (("user", "item"), ("item", "user")):
-        block = np.searchsorted(offsets[side], positions[side], side="right") - 1
-        order = np.argsort(block.astype(np.int32), kind="stable")
+    positions = {side: table[f"{side}_at"].to_numpy() for side in layouts}
+    rating = table[RATING].to_numpy()
+    held_out = held_out_of(table).to_numpy()
+    for side, other in ((USER, ITEM), (ITEM, USER)):
+        block, row = layouts[side].locate(positions[side], positions[other])
+        order = np.argsort(block, kind="stable")
         blocks, starts = np.unique(block[order], return_index=True)
-        local = (positions[side] - offsets[side][block]).astype(np.int32)
         for n, part in zip(blocks, np.split(order, starts[1:]), strict=True):
             yield pa.RecordBatch.from_pydict(
                 {
                     "side": [side],
                     "block": pa.array([n], pa.int32()),
-                    "local": [local[part].tobytes()],
-                    "other": [positions[other][part].astype(np.int32).tobytes()],
+                    "rows": [row[part].tobytes()],
+                    "others": [positions[other][part].astype(np.int32).tobytes()],
                     "rating": [rating[part].astype(np.float32).tobytes()],
                     "held_out": [held_out[part].astype(np.bool_).tobytes()],
                 }
             )
 
 
-def _assemble(batches: Iterator[pa.RecordBatch], sizes: Int64s) -> Iterator[pa.RecordBatch]:
-    """All chunks of this partition's block → the block."""
-    rows = [row for batch in batches for row in batch.to_pylist()]
-    for block in sorted({row["block"] for row in rows}):
-        parts = [row for row in rows if row["block"] == block]
-
-        def joined(name: str, dtype: type, parts: list[dict[str, Any]] = parts) -> Any:
-            return np.concatenate([np.frombuffer(part[name], dtype) for part in parts])
-
-        yield _to_batch(
-            block,
-            build_block(
-                joined("local", np.int32),
-                joined("other", np.int32),
-                joined("rating", np.float32),
-                joined("held_out", np.bool_),
-                int(sizes[block]),
-            ),
-        )
+def held_out_of(table: pa.Table) -> Any:
+    """The column ``held_out``; all false where there is none, to spare Spark a column."""
+    if HELD_OUT in table.column_names:
+        return table[HELD_OUT]
+    return pa.chunked_array([pa.array(np.zeros(table.num_rows, np.bool_))])
 
 
-def _to_batch(block: int, content: RatingBlock) -> pa.RecordBatch:
-    train, held_out = content.train, content.validation
-    return pa.RecordBatch.from_pydict(
-        {
-            "block": pa.array([block], pa.int32()),
-            "needed": [content.needed.tobytes()],
-            "indptr": [train.indptr.tobytes()],
-            "columns": [train.columns.tobytes()],
-            "ratings": [train.values.tobytes()],
-            "held_out_indptr": [held_out.indptr.tobytes()],
-            "held_out_columns": [held_out.columns.tobytes()],
-            "held_out_ratings": [held_out.values.tobytes()],
-            "n_needed": [len(content.needed)],
-            "n_held_out": [len(held_out.values)],
-        }
+def assemble(chunks: pa.Table, files: BlockFiles) -> tuple[RatingBlock, Int32s]:
+    """The block that all its chunks make, and the positions of the fixed rows that it needs."""
+
+    def joined(column: str, dtype: type) -> Any:
+        return np.concatenate([np.frombuffer(c.as_buffer(), dtype) for c in chunks[column]])
+
+    block = chunks["block"][0].as_py()
+    needed, columns = compact(joined("others", np.int32), files.n_fixed)
+    content = build_block(
+        joined("rows", np.int32),
+        columns,
+        joined("rating", np.float32),
+        joined("held_out", np.bool_),
+        int(files.layout.sizes[block]) + files.layout.n_hot,
+        len(needed),
     )
+    return content, needed
+
+
+def _make_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
+    """Assemble the block of this partition, and keep it in a file of this node."""
+    parts = [batch for batch in batches if batch.num_rows]
+    if not parts:
+        return
+    chunks = pa.Table.from_batches(parts)
+    content, needed = assemble(chunks, files)
+    block = chunks["block"][0].as_py()
+    write_block(files.path(block), content, needed)
+    yield pa.RecordBatch.from_arrays(
+        [
+            pa.array([block], pa.int32()),
+            pa.array([needed.tobytes()]),
+            pa.array([len(needed)]),
+            pa.array([content.validation.n_entries]),
+        ],
+        names=["block", "needed", "n_needed", "n_held_out"],
+    )
+
+
+def write_block(path: Path, content: RatingBlock, needed: Int32s) -> None:
+    """Write a block for ``open_block``; the file appears whole or not at all."""
+    arrays: list[npt.NDArray[Any]] = [needed, *content.train, *content.validation]
+    batch = pa.RecordBatch.from_pydict({str(n): [part.tobytes()] for n, part in enumerate(arrays)})
+    # Two attempts at one task may write at a time.
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    unfinished.replace(path)
+
+
+def open_block(path: Path) -> tuple[RatingBlock, Int32s] | None:
+    """The block in a file of this node, memory-mapped, with the positions of the fixed rows that
+    it needs; None when there is no such file."""
+    try:
+        source = pa.memory_map(str(path))
+    except FileNotFoundError:
+        return None
+    batch = pa.ipc.open_file(source).get_batch(0)
+    dtypes = (np.int32, *2 * (np.int64, np.int32, np.float32))
+    arrays = [cell(batch, str(n), 0, dtype) for n, dtype in enumerate(dtypes)]
+    return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
+
+
+def delete_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
+    """Delete the files of the blocks in these rows from this node."""
+    for batch in batches:
+        for block in batch.column("block"):
+            files.path(block.as_py()).unlink(missing_ok=True)
+        yield batch.slice(0, 0)
 
 
 def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
     """A binary cell as an array of ``dtype``, without a copy."""
     return np.frombuffer(batch.column(name)[row].as_buffer(), dtype)
-
-
-def read_block(batch: pa.RecordBatch, row: int) -> RatingBlock:
-    """The block in row ``row`` of a batch of the table of a :class:`BlockedSide`."""
-
-    def csr(prefix: str) -> Csr:
-        return Csr(
-            cell(batch, f"{prefix}indptr", row, np.int64),
-            cell(batch, f"{prefix}columns", row, np.int32),
-            cell(batch, f"{prefix}ratings", row, np.float32),
-        )
-
-    return RatingBlock(csr(""), csr("held_out_"), cell(batch, "needed", row, np.int32))

@@ -4,8 +4,8 @@ broadcast   All fixed rows go to every task as one cell. Right when the fixed si
 routed      Each fixed block sends each solved block just the rows that it needs, at most once.
             Right when both sides are big: no machine ever holds a whole side.
 
-Either way a solved block meets one list ``arrived`` of (block, rows); ``gather`` makes of it the
-matrix that the kernel wants.
+Either way a solved block meets (source, rows), a row for each fixed block that sent something;
+``gather`` makes of them the matrix that the kernel wants.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.engine.blocks import BlockedSide, cell
-from mfspark.engine.index import SideIndex
+from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Int32s, Int64s
 from mfspark.settings import Exchange as ExchangeName
-
-# Above this many bytes a broadcast strains a driver of Spark's default size (1 GiB), which holds
-# the cell twice while it builds the broadcast.
-BROADCAST_LIMIT = 128 * 2**20
 
 
 class Exchange(Protocol):
@@ -40,10 +36,11 @@ class Exchange(Protocol):
     def bytes_shipped(self) -> int:
         """Bytes of factors sent per half-step."""
 
-    def deliver(self, fixed: DataFrame) -> DataFrame:
-        """The block table of the solved side with a column ``arrived``.
+    def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
+        """``places`` (block int: a partition per block), each row with every (source int, rows
+        binary) that its block is sent.
 
-        ``fixed``: block int, rows binary (float32 [size, rank + 1]).
+        ``fixed``: source int, rows binary (float32 [size, rank + 1]).
         """
 
 
@@ -51,14 +48,12 @@ class Exchange(Protocol):
 class Broadcast:
     """Every block receives the whole fixed side."""
 
-    solved: BlockedSide
     bytes_shipped: int
     name: ExchangeName = "broadcast"
 
-    def deliver(self, fixed: DataFrame) -> DataFrame:
+    def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
         """See :class:`Exchange`."""
-        packed = fixed.agg(F.collect_list(F.struct("block", "rows")).alias("arrived"))
-        return self.solved.table.crossJoin(F.broadcast(packed))
+        return places.crossJoin(F.broadcast(fixed))
 
 
 @dataclass(frozen=True)
@@ -68,62 +63,59 @@ class Routed:
     ``links``: source int, target int, wanted binary (int32, local indices in the source block).
     """
 
-    solved: BlockedSide
     links: DataFrame
+    n_fixed_blocks: int
     n_solved_blocks: int
     rank: int
     bytes_shipped: int
     name: ExchangeName = "routed"
 
-    def deliver(self, fixed: DataFrame) -> DataFrame:
+    def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
         """See :class:`Exchange`."""
+        by_source = fixed.repartitionById(self.n_fixed_blocks, F.col("source"))
         sent = (
-            self.links.join(fixed.hint("shuffle_hash"), F.col("source") == F.col("block"))
+            self.links.join(by_source.hint("shuffle_hash"), "source")
             .select("source", "target", "wanted", "rows")
-            .mapInArrow(partial(_select_rows, rank=self.rank), "block int, target int, rows binary")
+            .mapInArrow(
+                partial(_select_rows, rank=self.rank), "source int, target int, rows binary"
+            )
+            .repartitionById(self.n_solved_blocks, F.col("target"))
         )
-        arrived = (
-            sent.repartitionById(self.n_solved_blocks, F.col("target"))
-            .groupBy("target")
-            .agg(F.collect_list(F.struct("block", "rows")).alias("arrived"))
-        )
-        # The messages are the hashed side: the payload of the blocks is neither sorted nor moved.
-        return self.solved.table.join(
-            arrived.hint("shuffle_hash"), F.col("block") == F.col("target")
-        ).drop("target")
+        # The places stay where they are, and so each task runs where the file of its block is.
+        return places.hint("shuffle_hash").join(sent, F.col("block") == F.col("target"))
 
 
 def make_exchange(
-    workspace: Workspace,
-    solved: BlockedSide,
-    n_solved_blocks: int,
-    fixed: SideIndex,
-    rank: int,
-    choice: ExchangeName,
+    workspace: Workspace, solved: BlockedSide, fixed: Layout, rank: int, name: ExchangeName
 ) -> Exchange:
-    """The exchange for one direction; ``auto`` broadcasts up to ``BROADCAST_LIMIT`` bytes."""
+    """The exchange for one direction."""
     row_bytes = 4 * (rank + 1)
-    fixed_bytes = fixed.n_ids * row_bytes
-    if choice == "broadcast" or (choice == "auto" and fixed_bytes <= BROADCAST_LIMIT):
-        return Broadcast(solved, fixed_bytes * n_solved_blocks)
+    if name == "broadcast":
+        return Broadcast(fixed.n_rows * row_bytes * solved.files.layout.n_blocks)
     links = workspace.pin(
-        solved.table.select("block", "needed")
-        .mapInArrow(
+        solved.needed.mapInArrow(
             partial(_split_needed, offsets=fixed.offsets),
             "source int, target int, wanted binary",
-        )
-        .repartitionById(fixed.n_blocks, F.col("source"))
+        ).repartitionById(len(fixed.sizes), F.col("source"))
     )
-    return Routed(solved, links, n_solved_blocks, rank, solved.n_needed * row_bytes)
+    return Routed(
+        links, len(fixed.sizes), solved.files.layout.n_blocks, rank, solved.n_needed * row_bytes
+    )
 
 
-def gather(arrived: pa.Scalar, needed: Int32s, exchange: str, rank: int) -> Float32s:
-    """Rows of the fixed side in the order of ``needed``, float32 [len(needed), rank + 1]."""
-    parts = sorted(arrived, key=lambda part: part["block"].as_py())
-    rows = np.concatenate([np.frombuffer(part["rows"].as_buffer(), np.float32) for part in parts])
-    matrix: Float32s = rows.reshape(-1, rank + 1)
+def gather(arrived: dict[int, Float32s], needed: Int32s, exchange: str) -> Float32s:
+    """Fixed rows in the order of ``needed``, float32 [len(needed), rank + 1].
+
+    ``arrived``: float32 [n, rank + 1] by source block. Raises ``ValueError`` when rows are missing:
+    the kernels do not look.
+    """
+    rows = np.concatenate([arrived[source] for source in sorted(arrived)])
     # Routed rows are sent in ascending order of position, which is the order of ``needed``.
-    return matrix[needed] if exchange == "broadcast" else matrix
+    if exchange == "broadcast":
+        rows = rows[needed]
+    if len(rows) != len(needed):
+        raise ValueError(f"got {len(rows)} fixed rows for {len(needed)} needed ones")
+    return rows
 
 
 def _split_needed(batches: Iterator[pa.RecordBatch], offsets: Int64s) -> Iterator[pa.RecordBatch]:
@@ -151,7 +143,7 @@ def _select_rows(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Re
             rows = cell(batch, "rows", row, np.float32).reshape(-1, rank + 1)
             yield pa.RecordBatch.from_pydict(
                 {
-                    "block": batch.column("source").slice(row, 1),
+                    "source": batch.column("source").slice(row, 1),
                     "target": batch.column("target").slice(row, 1),
                     "rows": [rows[wanted].tobytes()],
                 }

@@ -1,102 +1,187 @@
 """One half-step on all blocks of a side: a pure function of the blocks and the fixed factors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 
-from mfspark.engine.blocks import cell, read_block
+from mfspark.columns import N_RATINGS
+from mfspark.engine.blocks import BlockedSide, BlockFiles, assemble, open_block, write_block
 from mfspark.engine.exchange import Exchange, gather
-from mfspark.engine.index import SideIndex
+from mfspark.engine.index import SideIndex, initial_keys
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.half_step import HalfStepMetrics, Penalty, half_step
+from mfspark.kernels.csr import Float32s, Float64s
+from mfspark.kernels.half_step import (
+    HalfStepMetrics,
+    Problem,
+    add_metrics,
+    half_step,
+    half_step_of_moments,
+    row_moments,
+)
 from mfspark.kernels.initialise import initial_rows
 
-_METRICS = HalfStepMetrics._fields
-_SOLVED_SCHEMA = (
-    "block int, rows binary, squared_error double, n_ratings long, penalty double, "
-    "validation_squared_error double, n_validation long"
-)
+# A factor table: the block that the rows belong to (their source, when they are sent), the rows
+# (float32 [size, rank + 1]), and sums that the driver wants: the metrics of the half-step, and the
+# moments of the block's shares in hot rows, float64 [2, n_hot, rank + 2, rank + 2] (training,
+# validation). The schema is narrow because Spark's driver spends a millisecond or two on each
+# column of a plan.
+FACTORS_SCHEMA = "source int, rows binary, metrics array<double>, hot binary"
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What stays the same in all half-steps that solve one side."""
+class SolvedSide:
+    """What the half-steps of one side share."""
 
+    blocks: BlockedSide
+    exchange: Exchange
+    problem: Problem
     rank: int
-    mean: float
-    penalty: Penalty
-    fit_biases: bool
 
 
 def run_half_step(
-    workspace: Workspace, problem: Problem, exchange: Exchange, fixed: DataFrame
+    workspace: Workspace, side: SolvedSide, fixed: DataFrame
 ) -> tuple[DataFrame, HalfStepMetrics]:
-    """Solve every block of a side.
+    """Solve every block of a side, from and to a table of ``FACTORS_SCHEMA``.
 
-    ``fixed`` and the returned table hold block int, rows binary (float32 [size, rank + 1]). One
-    Spark job does everything: it solves, measures and stores the new factors.
+    One Spark job solves, measures and stores the new factors. Only sums come to the driver: the
+    metrics, and of each hot row its moments, from which it is solved here.
     """
-    solved = workspace.cut(
-        exchange.deliver(fixed).mapInArrow(
-            partial(_solve, problem=problem, exchange=exchange.name), _SOLVED_SCHEMA
-        )
+    blocks, layout = side.blocks, side.blocks.files.layout
+    solve = partial(
+        _solve,
+        problem=side.problem,
+        files=blocks.files,
+        exchange=side.exchange.name,
+        rank=side.rank,
     )
-    per_block = solved.select(*_METRICS).collect()
+    delivered = side.exchange.deliver(fixed, blocks.places)
+
+    def stored(solved: DataFrame) -> tuple[DataFrame, list[Row]]:
+        solved = workspace.cut(solved)
+        return solved, solved.drop("rows").collect()
+
+    solved, per_block = stored(
+        delivered.mapInArrow(partial(_solve_from_file, solve=solve), FACTORS_SCHEMA)
+    )
+    if any(row["metrics"] is None for row in per_block):
+        # Spark ran a task away from the file of its block: slower, with the ratings sent as well.
+        solved, per_block = stored(
+            blocks.chunks.groupBy("block")
+            # Two columns that come from one are ambiguous to Spark.
+            .cogroup(delivered.withColumnRenamed("block", "target").groupBy("target"))
+            .applyInArrow(_from_chunks(solve), FACTORS_SCHEMA)
+        )
     # Blocks come back in the order of their partitions, so the sums are the same in every run.
-    metrics = HalfStepMetrics(*(sum(row[name] for row in per_block) for name in _METRICS))
-    return solved.select("block", "rows"), metrics
+    metrics = [row["metrics"] for row in per_block]
+    if layout.n_hot:
+        shape = (2, layout.n_hot, side.rank + 2, side.rank + 2)
+        train, validation = np.sum(
+            [np.frombuffer(row["hot"]).reshape(shape) for row in per_block], axis=0
+        )
+        rows, hot_metrics = half_step_of_moments(train, validation, side.problem)
+        metrics.append(hot_metrics)
+        solved = solved.union(
+            fixed.sparkSession.createDataFrame(
+                [(layout.n_blocks, rows.tobytes(), None, None)], FACTORS_SCHEMA
+            )
+        )
+    return solved, add_metrics(metrics)
+
+
+def _solve_from_file(
+    batches: Iterator[pa.RecordBatch], solve: Callable[..., pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """One partition holds one block, with a row for each fixed block that sent something."""
+    parts = [batch for batch in batches if batch.num_rows]
+    if parts:
+        yield solve(pa.Table.from_batches(parts))
+
+
+def _from_chunks(
+    solve: Callable[..., pa.RecordBatch],
+) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    # Spark looks at the number of parameters, so partial() will not do.
+    def solve_from_chunks(chunks: pa.Table, arrived: pa.Table) -> pa.Table:
+        return pa.Table.from_batches([solve(arrived, chunks)])
+
+    return solve_from_chunks
 
 
 def _solve(
-    batches: Iterator[pa.RecordBatch], problem: Problem, exchange: str
-) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for row in range(batch.num_rows):
-            block = read_block(batch, row)
-            fixed = gather(batch.column("arrived")[row], block.needed, exchange, problem.rank)
-            solved, metrics = half_step(
-                block, fixed, problem.mean, problem.penalty, problem.fit_biases
-            )
-            yield pa.RecordBatch.from_pydict(
-                {
-                    "block": batch.column("block").slice(row, 1),
-                    "rows": [solved.tobytes()],
-                    **{name: [value] for name, value in metrics._asdict().items()},
-                }
-            )
+    arrived: pa.Table,
+    chunks: pa.Table | None = None,
+    *,
+    problem: Problem,
+    files: BlockFiles,
+    exchange: str,
+    rank: int,
+) -> pa.RecordBatch:
+    """Solve the block that the rows of ``arrived`` (block, source, rows) were sent to."""
+    block = (arrived if chunks is None else chunks)["block"][0].as_py()
+    path, layout = files.path(block), files.layout
+    opened = open_block(path)
+    if opened is None:
+        if chunks is None:
+            return factors_batch(block)
+        opened = assemble(chunks, files)
+        write_block(path, *opened)
+    ratings, needed = opened
+    sent = zip(arrived["source"].to_pylist(), arrived["rows"], strict=True)
+    fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange)
+    n_own = int(layout.sizes[block])
+    rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)
+    hot = ratings.slice(n_own, n_own + layout.n_hot)
+    moments = [row_moments(part, fixed, problem.mean) for part in (hot.train, hot.validation)]
+    return factors_batch(block, rows, [float(value) for value in metrics], np.stack(moments))
+
+
+def factors_batch(
+    block: int,
+    rows: Float32s | None = None,
+    metrics: list[float] | None = None,
+    hot: Float64s | None = None,
+) -> pa.RecordBatch:
+    """One row of ``FACTORS_SCHEMA``; without factors it says that the block was not here."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([block], pa.int32()),
+            pa.array([None if rows is None else rows.tobytes()], pa.binary()),
+            pa.array([metrics], pa.list_(pa.float64())),
+            pa.array([None if hot is None else hot.tobytes()], pa.binary()),
+        ],
+        names=["source", "rows", "metrics", "hot"],
+    )
 
 
 def initial_factors(
-    workspace: Workspace, index: SideIndex, problem: Problem
+    workspace: Workspace, index: SideIndex, side: str, problem: Problem, rank: int, seed: int
 ) -> tuple[DataFrame, float]:
     """Factors that the first half-step is given, and their penalty in the objective."""
     start = workspace.cut(
-        index.table.select("block", "local", "key", "n_ratings").mapInArrow(
-            partial(_initialise, problem=problem), "block int, rows binary, penalty double"
+        index.table.select("block", "local", "id", N_RATINGS).mapInArrow(
+            partial(_initialise, problem=problem, side=side, rank=rank, seed=seed), FACTORS_SCHEMA
         )
     )
-    penalty = sum(row["penalty"] for row in start.select("penalty").collect())
-    return start.select("block", "rows"), penalty
+    return start, sum(row["metrics"][0] for row in start.select("metrics").collect())
 
 
-def _initialise(batches: Iterator[pa.RecordBatch], problem: Problem) -> Iterator[pa.RecordBatch]:
+def _initialise(
+    batches: Iterator[pa.RecordBatch], problem: Problem, side: str, rank: int, seed: int
+) -> Iterator[pa.RecordBatch]:
     """One partition of a side's index holds one block, whole."""
-    parts = list(batches)
-    if not any(part.num_rows for part in parts):
+    parts = [part for part in batches if part.num_rows]
+    if not parts:
         return
-    ids = pa.Table.from_batches(parts).sort_by("local")
-    rows = initial_rows(ids["key"].to_numpy().astype(np.uint64), problem.rank)
-    penalty = problem.penalty.total(ids["n_ratings"].to_numpy(), rows)
-    yield pa.RecordBatch.from_pydict(
-        {"block": [ids["block"][0].as_py()], "rows": [rows.tobytes()], "penalty": [penalty]},
-        schema=pa.schema([("block", pa.int32()), ("rows", pa.binary()), ("penalty", pa.float64())]),
-    )
+    ids = pa.Table.from_batches(parts).sort_by("local").combine_chunks()
+    rows = initial_rows(initial_keys(ids["id"].combine_chunks(), side, seed), rank)
+    penalty = problem.penalty.total(ids[N_RATINGS].to_numpy(), rows)
+    yield factors_batch(ids["block"][0].as_py(), rows, [penalty])
 
 
-def matrix(batch: pa.RecordBatch, row: int, rank: int) -> np.ndarray:
-    """The factor matrix in a cell ``rows``, float32 [size, rank + 1]."""
-    return np.asarray(cell(batch, "rows", row, np.float32).reshape(-1, rank + 1))
+def matrix(rows: pa.Scalar, rank: int) -> Float32s:
+    """The factor matrix in a cell, float32 [size, rank + 1]."""
+    return np.frombuffer(rows.as_buffer(), np.float32).reshape(-1, rank + 1)

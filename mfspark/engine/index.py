@@ -4,106 +4,184 @@ An id's position on its side is ``offset of its block + local index``, so positi
 no step needs a global sort. Blocks are balanced by rating counts: the many ids with few ratings are
 hashed into buckets, and the buckets and the few ids with many ratings are placed one by one on the
 lightest block, the heaviest first (Graham 1969).
+
+An id with more ratings than a block's fair share is *hot*. No block solves it: its ratings are
+dealt out to several blocks, which sum up their shares, and the rows of all hot ids form one more
+block behind the others.
 """
 
 import heapq
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, Window
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import IntegerType, StructField, StructType
+from pyspark.sql.types import IntegerType, LongType, StructField, StructType
 
+from mfspark.columns import N_RATINGS
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Int64s
+from mfspark.kernels.csr import Int32s, Int64s
 
 # Pieces that blocks are made of: buckets of light ids, and ids with more ratings than 1/64 of a
 # block's fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
 _PIECES_PER_BLOCK = 64
 
+# A hot id is dealt out in shares of at most this part of a block's fair share.
+_SHARE = 0.25
+
 
 @dataclass(frozen=True)
-class SideIndex:
-    """The ids of one side.
+class Layout:
+    """Where the rows of one side are.
 
-    ``table``: id, block int, local int, position int, n_ratings long, key long (one partition per
-    block; ``key`` seeds the row's initial factors). ``sizes`` int64 [n_blocks]: ids per block.
+    ``sizes`` int64 [n_blocks + 1]: rows per block, the hot rows last. ``shares``: for each hot row
+    the blocks that its ratings are dealt out to.
     """
 
-    table: DataFrame
     sizes: Int64s
+    shares: tuple[tuple[int, ...], ...]
 
     @property
     def n_blocks(self) -> int:
-        """Number of blocks, empty ones included."""
-        return len(self.sizes)
+        """Number of blocks, empty ones included, without the one of the hot rows."""
+        return len(self.sizes) - 1
 
     @property
-    def n_ids(self) -> int:
-        """Number of ids over all blocks."""
+    def n_hot(self) -> int:
+        """Number of hot rows."""
+        return int(self.sizes[-1])
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows over all blocks."""
         return int(self.sizes.sum())
 
     @property
     def offsets(self) -> Int64s:
-        """Position of each block's first row, int64 [n_blocks]."""
+        """Position of each block's first row, int64 [n_blocks + 1]."""
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
 
+    def locate(self, positions: Int64s, others: Int64s) -> tuple[Int32s, Int32s]:
+        """Block and row in it of each rating, from the positions on this and on the other side.
 
-def index_side(
-    workspace: Workspace, train: DataFrame, side: str, n_blocks: int, n_ratings: int, seed: int
-) -> SideIndex:
-    """Index the ids in column ``side`` of the training ratings; cost: one pass over them."""
-    counts = workspace.pin(
-        train.groupBy(F.col(side).alias("id")).agg(F.count(F.lit(1)).alias("n_ratings"))
-    )
-    placed = _place(counts, n_blocks, n_ratings).repartitionById(n_blocks, F.col("block"))
-    # Popular rows side by side: most lookups of a half-step then hit the same few cache lines.
-    in_block = Window.partitionBy("block").orderBy(F.desc("n_ratings"), "id")
-    local = workspace.pin(
-        placed.select(
-            "id",
-            "block",
-            (F.row_number().over(in_block) - 1).alias("local"),
-            "n_ratings",
-            # Text makes 7 (int), 7 (long) and "7" start alike.
-            F.xxhash64(F.lit(seed), F.lit(side), F.col("id").cast("string")).alias("key"),
+        The shares of hot rows follow behind a block's own rows. Which block a hot rating goes to
+        depends on the other side's position alone.
+        """
+        offsets = self.offsets
+        block = np.searchsorted(offsets, positions, side="right").astype(np.int32) - np.int32(1)
+        # Of blocks that begin at the same position all but the last are empty.
+        row = (positions - offsets[block]).astype(np.int32)
+        for hot, blocks in enumerate(self.shares):
+            of_hot = np.flatnonzero(positions == offsets[-1] + hot)
+            block[of_hot] = np.array(blocks, np.int32)[others[of_hot] % len(blocks)]
+            row[of_hot] = self.sizes[block[of_hot]] + hot
+        return block, row
+
+
+@dataclass(frozen=True)
+class SideIndex:
+    """The ids of one side: ``table`` has id, block int, local int, position int, n_ratings long,
+    one partition per block."""
+
+    table: DataFrame
+    layout: Layout
+
+
+def index_sides(
+    workspace: Workspace, train: DataFrame, n_blocks: dict[str, int], n_ratings: int
+) -> dict[str, SideIndex]:
+    """Index the id columns that ``n_blocks`` names; cost: one pass over the training ratings each.
+
+    The sides are indexed side by side, so that one uses the cores while the other is planned.
+    """
+    with ThreadPoolExecutor(len(n_blocks)) as pool:
+        sides = pool.map(
+            lambda side: _index_side(workspace, train, side, n_blocks[side], n_ratings), n_blocks
         )
+        return dict(zip(n_blocks, sides, strict=True))
+
+
+def _index_side(
+    workspace: Workspace, train: DataFrame, side: str, n_blocks: int, n_ratings: int
+) -> SideIndex:
+    counts = workspace.pin(
+        train.groupBy(F.col(side).alias("id")).agg(F.count(F.lit(1)).alias(N_RATINGS))
     )
-    sizes = np.zeros(n_blocks, np.int64)
+    placed, shares = _place(counts, n_blocks, n_ratings)
+    schema = StructType(
+        [
+            counts.schema["id"],
+            StructField("block", IntegerType()),
+            StructField("local", IntegerType()),
+            StructField(N_RATINGS, LongType()),
+        ]
+    )
+    local = workspace.pin(
+        placed.repartitionById(n_blocks + 1, F.col("block")).mapInArrow(_number, schema)
+    )
+    sizes = np.zeros(n_blocks + 1, np.int64)
     for row in local.groupBy("block").count().collect():
         sizes[row["block"]] = row["count"]
     workspace.release(counts)
-    index = SideIndex(local, sizes)
-    offsets = F.array(*[F.lit(int(offset)) for offset in index.offsets])
+    layout = Layout(sizes, shares)
+    offsets = F.array(*[F.lit(int(offset)) for offset in layout.offsets])
     position = (F.element_at(offsets, F.col("block") + 1) + F.col("local")).cast("int")
-    return SideIndex(local.withColumn("position", position), sizes)
+    return SideIndex(local.withColumn("position", position), layout)
 
 
-def _place(counts: DataFrame, n_blocks: int, n_ratings: int) -> DataFrame:
-    """Add the column ``block`` to (id, n_ratings)."""
+def _place(
+    counts: DataFrame, n_blocks: int, n_ratings: int
+) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
+    """(id, block, n_ratings), and the blocks that each hot row is dealt out to."""
     if n_blocks == 1:
-        return counts.withColumn("block", F.lit(0))
+        return counts.select("id", F.lit(0).alias("block"), N_RATINGS), ()
     n_buckets = _PIECES_PER_BLOCK * n_blocks
+    is_heavy = F.col(N_RATINGS) * n_buckets >= n_ratings
     bucket = F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_buckets)).cast("int")
-    counts = counts.withColumn("bucket", bucket)
-    is_heavy = F.col("n_ratings") * n_buckets >= n_ratings
-    heavy = counts.where(is_heavy).select("id", "n_ratings").collect()
-    light = counts.where(~is_heavy).groupBy("bucket").agg(F.sum("n_ratings")).collect()
-    blocks = place_heaviest_first([row[1] for row in [*heavy, *light]], n_blocks)
-    spark = counts.sparkSession
-    of_id = spark.createDataFrame(
-        [(row[0], block) for row, block in zip(heavy, blocks, strict=False)],
-        StructType([counts.schema["id"], StructField("id_block", IntegerType())]),
+    counts = counts.withColumns(
+        {"heavy": F.when(is_heavy, F.col("id")), "bucket": F.when(~is_heavy, bucket)}
     )
-    of_bucket = spark.createDataFrame(
-        [(row[0], block) for row, block in zip(light, blocks[len(heavy) :], strict=True)],
-        "bucket int, bucket_block int",
+    pieces = counts.groupBy("heavy", "bucket").agg(F.sum(N_RATINGS).alias(N_RATINGS)).collect()
+    fair = n_ratings / n_blocks
+    # In the order in which the hot block numbers its rows.
+    hot = sorted(
+        (row for row in pieces if row["heavy"] is not None and row[N_RATINGS] > fair),
+        key=lambda row: (-row[N_RATINGS], row["heavy"]),
     )
-    return (
-        counts.join(F.broadcast(of_id), on="id", how="left")
-        .join(F.broadcast(of_bucket), on="bucket", how="left")
-        .select("id", "n_ratings", F.coalesce("id_block", "bucket_block").alias("block"))
+    whole = [row for row in pieces if row not in hot]
+    n_shares = [min(n_blocks, math.ceil(row[N_RATINGS] / (_SHARE * fair))) for row in hot]
+    weights = [row[N_RATINGS] for row in whole]
+    for row, n in zip(hot, n_shares, strict=True):
+        weights += [row[N_RATINGS] // n] * n
+    blocks = place_heaviest_first(weights, n_blocks)
+    of_share = iter(blocks[len(whole) :])
+    shares = tuple(tuple(next(of_share) for _ in range(n)) for n in n_shares)
+    of_piece = [
+        *[(row["heavy"], row["bucket"], block) for row, block in zip(whole, blocks, strict=False)],
+        *[(row["heavy"], None, n_blocks) for row in hot],
+    ]
+    places = counts.sparkSession.createDataFrame(
+        of_piece,
+        StructType(
+            [
+                StructField("of_heavy", counts.schema["heavy"].dataType),
+                StructField("of_bucket", IntegerType()),
+                StructField("block", IntegerType()),
+            ]
+        ),
     )
+    same = F.col("heavy").eqNullSafe(F.col("of_heavy")) & F.col("bucket").eqNullSafe(
+        F.col("of_bucket")
+    )
+    return counts.join(F.broadcast(places), same).select("id", "block", N_RATINGS), shares
 
 
 def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:
@@ -114,3 +192,26 @@ def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:
         load, places[piece] = heapq.heappop(heap)
         heapq.heappush(heap, (load + weights[piece], places[piece]))
     return places
+
+
+def _number(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Number the rows of a block, which is a whole partition.
+
+    Popular rows side by side: most lookups of a half-step then hit the same few cache lines.
+    """
+    parts = list(batches)
+    if not any(part.num_rows for part in parts):
+        return
+    rows = pa.Table.from_batches(parts).sort_by([(N_RATINGS, "descending"), ("id", "ascending")])
+    local = pa.array(np.arange(rows.num_rows, dtype=np.int32))
+    yield from rows.add_column(2, "local", local).combine_chunks().to_batches()
+
+
+def initial_keys(ids: pa.Array, side: str, seed: int) -> npt.NDArray[np.uint64]:
+    """What the initial factors of each id are drawn from, uint64.
+
+    Keys are made of text, so 7 (int), 7 (long) and "7" start alike.
+    """
+    text = pc.binary_join_element_wise(f"{seed}/{side}", pc.cast(ids, pa.string()), "/")
+    values: Any = text.to_numpy(zero_copy_only=False).astype(object)
+    return np.asarray(pd.util.hash_array(values, categorize=False), np.uint64)

@@ -4,10 +4,13 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
 logger = logging.getLogger("mfspark")
+
+_FIGURES = ("objective", "train_rmse", "validation_rmse")
 
 
 class Progress:
@@ -32,9 +35,10 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def iteration(self, number: int, **figures: float | None) -> None:
-        """Report that iteration ``number`` (from 1) has ended."""
-        shown = {name: f"{value:.5g}" for name, value in figures.items() if value is not None}
+    def iteration(self, row: dict[str, Any]) -> None:
+        """Report the end of an iteration, by its last row of the history."""
+        number = row["iteration"]
+        shown = {name: f"{row[name]:.5g}" for name in _FIGURES if row[name] is not None}
         if not self._bar.disable:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update()

@@ -11,34 +11,49 @@ from pyspark.sql import functions as F
 from mfspark.columns import BIAS, FACTORS, N_RATINGS
 from mfspark.engine.half_step import matrix
 from mfspark.engine.index import SideIndex
-from mfspark.kernels.csr import Float64s
+from mfspark.kernels.csr import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
+
+# Small batches: a list array counts its values in 32 bits.
+_ROWS_PER_BATCH = 65_536
 
 
 def find_rotation(users: DataFrame, items: DataFrame, rank: int) -> Rotation:
     """The canonical rotation of two tables of factor cells; ships rank² numbers per block."""
-    user_gram, _ = _gram(users, rank)
-    item_gram, item_sums = _gram(items, rank)
-    return canonical_rotation(user_gram, item_gram, item_sums)
-
-
-def _gram(cells: DataFrame, rank: int) -> tuple[Float64s, Float64s]:
-    parts = cells.mapInArrow(partial(_block_gram, rank=rank), "gram binary, sums binary").collect()
-    gram = np.sum([np.frombuffer(part["gram"]).reshape(rank, rank) for part in parts], axis=0)
-    return gram, np.sum([np.frombuffer(part["sums"]) for part in parts], axis=0)
+    named = [
+        cells.select(F.lit(n).alias("block"), "rows") for n, cells in enumerate((users, items))
+    ]
+    parts = (
+        named[0]
+        .union(named[1])
+        .mapInArrow(partial(_block_gram, rank=rank), "side int, gram binary, sums binary")
+        .collect()
+    )
+    grams, sums = np.zeros((2, rank, rank)), np.zeros((2, rank))
+    for part in parts:
+        grams[part["side"]] += np.frombuffer(part["gram"]).reshape(rank, rank)
+        sums[part["side"]] += np.frombuffer(part["sums"])
+    return canonical_rotation(grams[0], grams[1], sums[1])
 
 
 def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in range(batch.num_rows):
-            factors = matrix(batch, row, rank)[:, :rank].astype(np.float64)
+            # By place: Spark's optimiser gives the columns of a union names of its own.
+            factors = matrix(batch.column(1)[row], rank)[:, :rank].astype(np.float64)
             gram, sums = factors.T @ factors, factors.sum(axis=0)
-            yield pa.RecordBatch.from_pydict({"gram": [gram.tobytes()], "sums": [sums.tobytes()]})
+            yield pa.RecordBatch.from_pydict(
+                {
+                    "side": batch.column(0).slice(row, 1),
+                    "gram": [gram.tobytes()],
+                    "sums": [sums.tobytes()],
+                }
+            )
 
 
 def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: str) -> DataFrame:
     """One row per id: ``name`` (the id), n_ratings, bias float, factors array<float>."""
-    unpacked = cells.mapInArrow(
+    unpacked = cells.select("source", "rows").mapInArrow(
         partial(_unpack, rotation=rotation),
         "block int, local int, bias float, factors array<float>",
     )
@@ -48,22 +63,30 @@ def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: s
 
 
 def _unpack(batches: Iterator[pa.RecordBatch], rotation: Float64s) -> Iterator[pa.RecordBatch]:
-    rank = len(rotation)
     for batch in batches:
         for row in range(batch.num_rows):
-            rows = matrix(batch, row, rank)
-            block = batch.column("block")[row].as_py()
-            # Small batches: a list array counts its values in 32 bits.
-            for first in range(0, len(rows), 65_536):
-                part = rows[first : first + 65_536]
-                rotated = (part[:, :rank].astype(np.float64) @ rotation).astype(np.float32)
+            block = batch.column("source")[row].as_py()
+            rows = matrix(batch.column("rows")[row], len(rotation))
+            for first, bias, factors in factor_batches(rows, rotation):
+                n = len(bias)
                 yield pa.RecordBatch.from_pydict(
                     {
-                        "block": pa.array(np.full(len(part), block, np.int32)),
-                        "local": pa.array(np.arange(first, first + len(part), dtype=np.int32)),
-                        "bias": pa.array(np.ascontiguousarray(part[:, rank])),
-                        "factors": pa.ListArray.from_arrays(
-                            np.arange(0, rotated.size + 1, rank, dtype=np.int32), rotated.ravel()
-                        ),
+                        "block": pa.array(np.full(n, block, np.int32)),
+                        "local": pa.array(np.arange(first, first + n, dtype=np.int32)),
+                        "bias": bias,
+                        "factors": factors,
                     }
                 )
+
+
+def factor_batches(
+    rows: Float32s, rotation: Float64s
+) -> Iterator[tuple[int, pa.Array, pa.ListArray]]:
+    """Number of the first row, biases and rotated factors of some rows after others."""
+    rank = len(rotation)
+    for first in range(0, len(rows), _ROWS_PER_BATCH):
+        part = rows[first : first + _ROWS_PER_BATCH]
+        rotated = (part[:, :rank].astype(np.float64) @ rotation).astype(np.float32)
+        ends = np.arange(0, rotated.size + 1, rank, dtype=np.int32)
+        bias = pa.array(np.ascontiguousarray(part[:, rank]))
+        yield first, bias, pa.ListArray.from_arrays(ends, rotated.ravel())

@@ -1,12 +1,21 @@
 """What a fit changes in the session and keeps in memory, and how all of it is put back."""
 
+import logging
+import os
+import re
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import ClassVar
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
+
+from mfspark.engine.plan import Machine
+from mfspark.spark_errors import SPARK_ERRORS
+
+logger = logging.getLogger("mfspark")
 
 # Adaptive execution re-plans every stage and merges small partitions; in the loop each partition is
 # one block, so merging idles cores and planning costs more than the stage.
@@ -27,6 +36,7 @@ class Workspace:
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
         self._pinned: list[DataFrame] = []
+        self._last_steps: list[Callable[[], object]] = []
         self._reliable = bool(spark.conf.get("spark.checkpoint.dir", ""))
 
     def __enter__(self) -> "Workspace":
@@ -45,6 +55,12 @@ class Workspace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for step in self._last_steps:
+            try:
+                step()
+            except SPARK_ERRORS as problem:
+                # What the fit found, or failed of, matters more than what it leaves behind.
+                logger.debug("cleaning up after the fit failed: %s", problem)
         for table in self._pinned:
             table.unpersist()
         with self._lock:
@@ -55,10 +71,16 @@ class Workspace:
             for name, value in before.items():
                 self.spark.conf.set(name, value)
 
-    def pin(self, table: DataFrame) -> DataFrame:
-        """Keep ``table`` in memory, spilling to disk, until it is released or the fit ends."""
-        self._pinned.append(table.persist(StorageLevel.MEMORY_AND_DISK))
+    def pin(
+        self, table: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK
+    ) -> DataFrame:
+        """Keep ``table`` until it is released or the fit ends; in memory, spilling to disk."""
+        self._pinned.append(table.persist(level))
         return table
+
+    def on_exit(self, step: Callable[[], object]) -> None:
+        """Call ``step`` when the fit ends, while what is pinned is still there."""
+        self._last_steps.append(step)
 
     def release(self, table: DataFrame) -> None:
         """Drop a pinned table that no later step reads."""
@@ -75,7 +97,16 @@ class Workspace:
             return table.checkpoint(eager=False)
         return table.localCheckpoint(eager=False)
 
-    def parallelism(self) -> int:
-        """Tasks that the cluster runs at a time, by the partitions Spark gives to a plain range."""
-        partitions = self.spark.range(100_000).select(F.spark_partition_id()).distinct()
-        return partitions.count()
+    def machine(self) -> Machine:
+        """Cores of the cluster and of one executor."""
+        # One JVM with all cores; local-cluster[…] has several.
+        local = re.fullmatch(r"local(\[(\*|\d+).*\])?", self._setting("spark.master", ""))
+        if local:
+            n = {None: 1, "*": os.cpu_count() or 1}.get(local[2]) or int(local[2])
+            return Machine(n, n)
+        # Without Spark's context: a plain range has a partition per core.
+        cores = self.spark.range(100_000).select(F.spark_partition_id()).distinct().count()
+        return Machine(cores, int(self._setting("spark.executor.cores", "1")))
+
+    def _setting(self, name: str, default: str) -> str:
+        return self.spark.conf.get(name, default) or default

@@ -10,6 +10,7 @@ which is ridge regression of r_ui − μ − b_i on the features [q_i, 1]. The i
 image. Without biases the last column stays zero and the features are q_i alone.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from mfspark.kernels.products import (
 
 # Ratings gathered at a time: few enough to stay in the first-level cache.
 _TILE = 64
+_SHORT_SUM = 4096
 _EPSILON = np.float32(np.finfo(np.float32).eps)
 
 # Reassociation lets sums run in vector registers; NaN and infinity keep their meaning.
@@ -41,20 +43,29 @@ class Penalty:
     bias: float
     exponent: float
 
-    def row_weights(self, counts: Int64s) -> Float64s:
+    def row_weights(self, counts: Int64s | Float64s) -> Float64s:
         """n^ν per row, float64; rows without ratings weigh 1, which keeps their solution zero."""
         weights: Float64s = np.maximum(counts, 1).astype(np.float64) ** self.exponent
         return weights
 
-    def total(self, counts: Int64s, solved: Float32s) -> float:
+    def total(self, counts: Int64s | Float64s, solved: Float32s) -> float:
         """Σ n^ν (λ |p|² + λ_b b²) over the rows that have ratings."""
         squares = np.square(solved, dtype=np.float64)
         per_row = self.factors * squares[:, :-1].sum(axis=1) + self.bias * squares[:, -1]
         return float(np.dot(self.row_weights(counts), per_row * (counts > 0)))
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same in all half-steps that solve one side; ``mean`` is μ."""
+
+    mean: float
+    penalty: Penalty
+    fit_biases: bool
+
+
 class HalfStepMetrics(NamedTuple):
-    """Sums over one block after its half-step; adding them over blocks gives the global figures."""
+    """Sums over some rows after their half-step; adding them gives the global figures."""
 
     squared_error: float
     n_ratings: int
@@ -63,41 +74,67 @@ class HalfStepMetrics(NamedTuple):
     n_validation: int
 
 
+def add_metrics(parts: Iterable[Iterable[float]]) -> HalfStepMetrics:
+    """The sums over the rows of all parts, added in their order."""
+    return HalfStepMetrics(*(sum(values) for values in zip(*parts, strict=True)))
+
+
 def half_step(
-    block: RatingBlock, fixed: Float32s, mean: float, penalty: Penalty, fit_biases: bool
+    block: RatingBlock, fixed: Float32s, problem: Problem
 ) -> tuple[Float32s, HalfStepMetrics]:
     """Solve all rows of ``block``.
 
-    ``fixed`` float32 [len(block.needed), rank + 1] holds the fixed side's rows in the order of
-    ``block.needed``. Returns the solved side float32 [n_rows, rank + 1] and its metrics. A row
+    ``fixed`` float32 [n_columns, rank + 1], C-contiguous, holds the fixed rows that the block's
+    columns refer to. Returns the solved side float32 [n_rows, rank + 1] and its metrics. A row
     without ratings gets zeros. Cost: about n·d² + n_rows·d³/3 floating-point operations.
     """
-    if fixed.shape[0] != len(block.needed):
-        raise ValueError(f"got {fixed.shape[0]} fixed rows for {len(block.needed)} needed ones")
     train, validation = block.train, block.validation
-    solved = solve_rows(train, fixed, mean, penalty, fit_biases)
+    solved = solve_rows(train, fixed, problem)
     return solved, HalfStepMetrics(
-        squared_error(*train, solved, fixed, mean),
-        len(train.values),
-        penalty.total(train.counts, solved),
-        squared_error(*validation, solved, fixed, mean),
-        len(validation.values),
+        squared_error(*train, solved, fixed, problem.mean),
+        train.n_entries,
+        problem.penalty.total(train.counts, solved),
+        squared_error(*validation, solved, fixed, problem.mean),
+        validation.n_entries,
     )
 
 
-def solve_rows(
-    train: Csr, fixed: Float32s, mean: float, penalty: Penalty, fit_biases: bool
-) -> Float32s:
+def half_step_of_moments(
+    train: Float64s, validation: Float64s, problem: Problem
+) -> tuple[Float32s, HalfStepMetrics]:
+    """The half-step of rows given by their moments (see :func:`row_moments`), float64
+    [n_rows, rank + 2, rank + 2]; in double precision, and slow."""
+    solved = np.zeros((len(train), train.shape[1] - 1), np.float32)
+    counts, penalty = train[:, -2, -2], problem.penalty
+    for row, weight in enumerate(penalty.row_weights(counts)):
+        ridge = weight * penalty.factors, weight * penalty.bias
+        _solve_moments(train[row], *ridge, problem.fit_biases, solved[row])
+    return solved, HalfStepMetrics(
+        _moments_error(train, solved),
+        int(counts.sum()),
+        penalty.total(counts, solved),
+        _moments_error(validation, solved),
+        int(validation[:, -2, -2].sum()),
+    )
+
+
+def _moments_error(moments: Float64s, solved: Float32s) -> float:
+    """Σ (r − r̂)² over the entries of all rows, from their moments."""
+    signed = np.column_stack([-solved.astype(np.float64), np.ones(len(solved))])
+    return float(np.einsum("nf,nfg,ng->", signed, moments, signed))
+
+
+def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float32s:
     """Solve the ridge problem of every row; float32 [n_rows, rank + 1]."""
     solved = np.zeros((train.n_rows, fixed.shape[1]), np.float32)
-    weights = penalty.row_weights(train.counts)
+    weights = problem.penalty.row_weights(train.counts)
     _solve_rows(
         *train,
-        np.ascontiguousarray(fixed),
-        np.float32(mean),
-        (weights * penalty.factors).astype(np.float32),
-        (weights * penalty.bias).astype(np.float32),
-        fit_biases,
+        fixed,
+        np.float32(problem.mean),
+        (weights * problem.penalty.factors).astype(np.float32),
+        (weights * problem.penalty.bias).astype(np.float32),
+        problem.fit_biases,
         solved,
     )
     return solved
@@ -262,21 +299,27 @@ def _substitute_back(upper, b, n):  # type: ignore[no-untyped-def]
 
 @_jit
 def _solve_in_double(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
-    """Solve in float64, if need be with the least extra ridge that works; slow, and rare."""
+    """Solve one row in float64; slow, and rare."""
     rank = fixed.shape[1] - 1
-    n_features = rank + 1 if fit_biases else rank
-    gram = np.zeros((n_features, n_features))
-    rhs = np.zeros(n_features)
-    row = np.ones(n_features)
+    sums = np.zeros((rank + 2, rank + 2))
+    row = np.ones(rank + 2)
     for t in range(len(rated)):
         source = fixed[rated[t]]
         for f in range(rank):
             row[f] = source[f]
-        target = np.float64(ratings[t]) - mean - source[rank]
-        for f in range(n_features):
-            rhs[f] += row[f] * target
-            for g in range(n_features):
-                gram[f, g] += row[f] * row[g]
+        row[rank + 1] = np.float64(ratings[t]) - mean - source[rank]
+        for f in range(rank + 2):
+            for g in range(rank + 2):
+                sums[f, g] += row[f] * row[g]
+    _solve_moments(sums, weight, bias_weight, fit_biases, out)
+
+
+@_jit
+def _solve_moments(moments, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
+    """Solve a row from its moments, if need be with the least extra ridge that works."""
+    rank = len(out) - 1
+    n_features = rank + 1 if fit_biases else rank
+    gram = moments[:n_features, :n_features]
     # Rounding of the float32 features is 1e-7 of the trace: no smaller ridge can help.
     jitter, step = 0.0, max(1e-7 * np.trace(gram), 1e-30)
     while True:
@@ -286,7 +329,49 @@ def _solve_in_double(rated, ratings, fixed, mean, weight, bias_weight, fit_biase
         if np.linalg.cond(system) < 1e12:
             break
         jitter = max(10 * jitter, step)
-    out[:n_features] = np.linalg.solve(system, rhs)
+    out[:n_features] = np.linalg.solve(system, moments[:n_features, rank + 1].copy())
+
+
+def row_moments(ratings: Csr, fixed: Float32s, mean: float) -> Float64s:
+    """Σ v vᵀ over all entries of each row, v = [q, 1, r − μ − b_i], float64
+    [n_rows, rank + 2, rank + 2].
+
+    They hold all that a row's solution and error depend on, and they add up: the ratings of one row
+    may lie in many blocks.
+    """
+    size = fixed.shape[1] + 1
+    moments = np.zeros((ratings.n_rows, size, size))
+    _add_moments(*ratings, fixed, np.float32(mean), moments)
+    return moments
+
+
+@_jit
+def _add_moments(indptr, columns, values, fixed, mean, moments):  # type: ignore[no-untyped-def]
+    rank = fixed.shape[1] - 1
+    width = _padded(rank)
+    tile = np.zeros((_TILE, width + LANES), np.float32)
+    gram = np.empty((width, width + LANES), np.float32)
+    border = np.empty((BORDER, width), np.float32)
+    for row in range(len(indptr) - 1):
+        sums = moments[row]
+        # Some thousand ratings at a time in single precision; these sums are added in double.
+        for first in range(indptr[row], indptr[row + 1], _SHORT_SUM):
+            last = min(first + _SHORT_SUM, indptr[row + 1])
+            rated, ratings = columns[first:last], values[first:last]
+            total = _row_sums(rated, ratings, fixed, mean, tile, gram, border)
+            for f in range(rank):
+                for g in range(f, rank):
+                    sums[f, g] += gram[f, g]
+                sums[f, rank] += border[0, f]
+                sums[f, rank + 1] += border[1, f]
+            sums[rank, rank] += last - first
+            sums[rank, rank + 1] += total
+            for t in range(last - first):
+                target = np.float64(ratings[t]) - mean - fixed[rated[t], rank]
+                sums[rank + 1, rank + 1] += target * target
+        for f in range(rank + 2):
+            for g in range(f):
+                sums[f, g] = sums[g, f]
 
 
 @_jit

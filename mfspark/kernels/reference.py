@@ -3,18 +3,17 @@
 import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Float64s
-from mfspark.kernels.half_step import Penalty
+from mfspark.kernels.half_step import Problem
 
 
-def solve_rows(
-    train: Csr, fixed: Float32s, mean: float, penalty: Penalty, fit_biases: bool
-) -> Float64s:
+def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float64s:
     """Ridge solution of every row; see :func:`mfspark.kernels.half_step.solve_rows`."""
     rank = fixed.shape[1] - 1
     factors, biases = fixed[:, :rank].astype(np.float64), fixed[:, rank].astype(np.float64)
-    features = np.column_stack([factors, np.ones(len(fixed))]) if fit_biases else factors
+    features = np.column_stack([factors, np.ones(len(fixed))]) if problem.fit_biases else factors
+    penalty = problem.penalty
     ridge = np.full(features.shape[1], penalty.factors, np.float64)
-    if fit_biases:
+    if problem.fit_biases:
         ridge[rank] = penalty.bias
     weights = penalty.row_weights(train.counts)
     solved = np.zeros((train.n_rows, rank + 1))
@@ -22,7 +21,7 @@ def solve_rows(
         entries = slice(train.indptr[row], train.indptr[row + 1])
         rated = train.columns[entries]
         gram = features[rated].T @ features[rated] + weights[row] * np.diag(ridge)
-        rhs = features[rated].T @ (train.values[entries] - mean - biases[rated])
+        rhs = features[rated].T @ (train.values[entries] - problem.mean - biases[rated])
         solved[row, : len(ridge)] = np.linalg.solve(gram, rhs)
     return solved
 

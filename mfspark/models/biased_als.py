@@ -1,7 +1,5 @@
 """``BiasedALS``: the estimator."""
 
-from typing import Any
-
 from pyspark.ml.base import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
@@ -9,8 +7,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, NumericType, StringType
 from typing_extensions import Unpack
 
-from mfspark.columns import ITEM, RATING, USER
-from mfspark.engine.als import HELD_OUT, HISTORY_SCHEMA, fit_als
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.engine.als import fit_als
+from mfspark.engine.alternate import HISTORY_SCHEMA
 from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
@@ -78,7 +77,8 @@ class BiasedALS(
             rotation=Rotation(name="canonical", singular_values=result.singular_values),
             best_iteration=result.best_iteration,
             stopped=result.stopped,
-            exchange=result.exchange,
+            execution="one_task" if result.plan.in_one_task else "distributed",
+            exchange={} if result.plan.in_one_task else result.plan.exchange,
         )
         history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
         model = FactorModel(result.users, result.items, history, metadata)
@@ -92,11 +92,12 @@ def _select(dataset: DataFrame, settings: ALSSettings) -> DataFrame:
         "itemCol": (settings.item_col, ITEM, (StringType, IntegralType), "a string or integer"),
         "ratingCol": (settings.rating_col, RATING, (NumericType,), "a numeric"),
     }
-    held_out: Any = F.lit(False)
+    held_out = []
     if settings.validation_indicator_col:
         require_column(dataset, settings.validation_indicator_col, "validationIndicatorCol")
         # A row whose indicator is null is a training row.
-        held_out = F.coalesce(F.col(settings.validation_indicator_col).cast("boolean"), held_out)
+        indicator = F.col(settings.validation_indicator_col).cast("boolean")
+        held_out = [F.coalesce(indicator, F.lit(False)).alias(HELD_OUT)]
     for param, (name, _, types, kind) in wanted.items():
         require_column(dataset, name, param)
         found = dataset.schema[name].dataType
@@ -106,7 +107,7 @@ def _select(dataset: DataFrame, settings: ALSSettings) -> DataFrame:
             )
     return dataset.select(
         *[F.col(name).alias(target) for name, target, _, _ in wanted.values()],
-        held_out.alias(HELD_OUT),
+        *held_out,
     )
 
 

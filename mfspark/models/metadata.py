@@ -23,7 +23,8 @@ class ModelMetadata(BaseModel):
     ``rating_scale`` is the range of the training ratings. ``hyper_parameters`` has the names of the
     estimator's Params. ``stopped`` says why the fit ended (max_iter, validation, converged),
     ``best_iteration`` which iteration the tables hold. ``n_cold_validation`` counts validation rows
-    that were not measured because user or item has no training rating.
+    that were not measured because user or item has no training rating. ``execution`` is one_task or
+    distributed, ``exchange`` how each side received the other's factors when distributed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,4 +46,5 @@ class ModelMetadata(BaseModel):
     rotation: Rotation
     best_iteration: int
     stopped: str
+    execution: str
     exchange: dict[str, str]

@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 from pyspark.ml.param import Param, Params
 
 from mfspark.errors import ConfigError
-from mfspark.settings import ALSSettings, ColdStartStrategy, Exchange
+from mfspark.settings import ALSSettings, ColdStartStrategy, Exchange, Execution
 
 
 class BiasedALSArguments(TypedDict, total=False):
@@ -23,6 +23,7 @@ class BiasedALSArguments(TypedDict, total=False):
     fitBiases: bool
     numUserBlocks: int | None
     numItemBlocks: int | None
+    execution: Execution
     exchange: Exchange
     tol: float
     validationIndicatorCol: str | None
@@ -75,6 +76,7 @@ class BiasedALSParams(FactorModelParams):
     fitBiases: Param[bool] = _param("fit_biases")
     numUserBlocks: Param[int] = _param("num_user_blocks")
     numItemBlocks: Param[int] = _param("num_item_blocks")
+    execution: Param[str] = _param("execution")
     exchange: Param[str] = _param("exchange")
     tol: Param[float] = _param("tol")
     validationIndicatorCol: Param[str] = _param("validation_indicator_col")

@@ -18,10 +18,10 @@ from functools import partial
 import numpy as np
 
 from mfspark.kernels.csr import build_block
-from mfspark.kernels.half_step import Penalty, solve_rows
+from mfspark.kernels.half_step import Penalty, Problem, solve_rows
 
 N_RATINGS, N_ROWS, N_COLUMNS, ROUNDS = 1_000_000, 7_000, 3_000, 5
-PENALTY = Penalty(1.0, 0.2, 0.5)
+PROBLEM = Problem(3.0, Penalty(1.0, 0.2, 0.5), fit_biases=True)
 
 
 def main() -> None:
@@ -33,15 +33,16 @@ def main() -> None:
         rng.integers(1, 6, N_RATINGS).astype(np.float32),
         np.zeros(N_RATINGS, bool),
         N_ROWS,
+        N_COLUMNS,
     )
     square = rng.random((1500, 1500)).astype(np.float32)
     print("rank   solve GFLOP/s   sgemm GFLOP/s   ratio")
     for rank in (10, 32, 64, 100):
-        fixed = rng.normal(0, 0.3, (len(block.needed), rank + 1)).astype(np.float32)
+        fixed = rng.normal(0, 0.3, (N_COLUMNS, rank + 1)).astype(np.float32)
         work = N_RATINGS * (rank + 1) * (rank + 2) + N_ROWS * (rank + 1) ** 3 / 3
         rates = []
         for _ in range(ROUNDS):
-            solve = partial(solve_rows, block.train, fixed, 3.0, PENALTY, True)
+            solve = partial(solve_rows, block.train, fixed, PROBLEM)
             product = partial(np.matmul, square, square)
             rates.append((work / seconds(solve), 2 * 1500**3 / seconds(product)))
         ours, sgemm = (statistics.median(rate) / 1e9 for rate in zip(*rates, strict=True))

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from mfspark.kernels import half_step as fast
 from mfspark.kernels import reference
 from mfspark.kernels.csr import RatingBlock, build_block
-from mfspark.kernels.half_step import Penalty, half_step
+from mfspark.kernels.half_step import (
+    Penalty,
+    Problem,
+    half_step,
+    half_step_of_moments,
+    row_moments,
+)
 from mfspark.kernels.initialise import initial_rows
 
 
@@ -24,6 +30,7 @@ def random_block(
         values[order],
         rng.random(len(rows)) < 0.1,
         n_rows,
+        n_columns,
     )
 
 
@@ -61,12 +68,12 @@ def test_solve_agrees_with_the_readable_twin(
 ):
     rng = np.random.default_rng(seed)
     block = random_block(rng, n_rows, n_columns, density)
-    fixed = random_side(rng, len(block.needed), rank)
+    fixed = random_side(rng, n_columns, rank)
     if not fit_biases:
         fixed[:, -1] = 0
-    penalty = Penalty(0.5, 0.2, exponent)
-    ours = fast.solve_rows(block.train, fixed, 3.3, penalty, fit_biases)
-    theirs = reference.solve_rows(block.train, fixed, 3.3, penalty, fit_biases)
+    problem = Problem(3.3, Penalty(0.5, 0.2, exponent), fit_biases)
+    ours = fast.solve_rows(block.train, fixed, problem)
+    theirs = reference.solve_rows(block.train, fixed, problem)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
     assert np.all(ours[block.train.counts == 0] == 0)
@@ -76,9 +83,9 @@ def test_solve_agrees_with_the_readable_twin(
 
 def test_metrics_agree_with_a_dense_oracle(rng):
     block = random_block(rng, 20, 30)
-    fixed = random_side(rng, len(block.needed), 5)
+    fixed = random_side(rng, 30, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, metrics = half_step(block, fixed, 3.0, penalty, fit_biases=True)
+    solved, metrics = half_step(block, fixed, Problem(3.0, penalty, True))
     objective = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     assert metrics.squared_error + metrics.penalty == pytest.approx(objective, rel=1e-5)
     assert metrics.n_ratings == len(block.train.values)
@@ -91,9 +98,9 @@ def test_metrics_agree_with_a_dense_oracle(rng):
 @pytest.mark.parametrize("direction", range(6))
 def test_solution_is_a_minimum_in_every_direction(rng, direction):
     block = random_block(rng, 10, 25)
-    fixed = random_side(rng, len(block.needed), 5)
+    fixed = random_side(rng, 25, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, fixed, 3.0, penalty, fit_biases=True)
+    solved, _ = half_step(block, fixed, Problem(3.0, penalty, True))
     at_minimum = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     for step in (-0.05, 0.05):
         moved = solved.astype(float)
@@ -103,9 +110,9 @@ def test_solution_is_a_minimum_in_every_direction(rng, direction):
 
 def test_gradient_vanishes_on_the_solved_side(rng):
     block = random_block(rng, 10, 40)
-    fixed = random_side(rng, len(block.needed), 4)
+    fixed = random_side(rng, 40, 4)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, fixed, 3.0, penalty, fit_biases=True)
+    solved, _ = half_step(block, fixed, Problem(3.0, penalty, True))
     features = np.column_stack([fixed[:, :-1], np.ones(len(fixed))]).astype(float)
     for row in range(10):
         entries = slice(block.train.indptr[row], block.train.indptr[row + 1])
@@ -124,10 +131,10 @@ def alternate(users: RatingBlock, items: RatingBlock, rank: int, iterations: int
     q = initial_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
     q_penalty = penalty.total(items.train.counts, q)
     for _ in range(iterations):
-        p, metrics = half_step(users, q[users.needed], 3.0, penalty, True)
+        p, metrics = half_step(users, q, Problem(3.0, penalty, True))
         yield p, q, metrics.squared_error + metrics.penalty + q_penalty
         p_penalty = metrics.penalty
-        q, metrics = half_step(items, p[items.needed], 3.0, penalty, True)
+        q, metrics = half_step(items, p, Problem(3.0, penalty, True))
         q_penalty = metrics.penalty
         yield p, q, metrics.squared_error + p_penalty + q_penalty
 
@@ -136,8 +143,8 @@ def both_sides(users, items, values, n_users, n_items):
     none = np.zeros(len(values), bool)
     users, items = users.astype(np.int32), items.astype(np.int32)
     return (
-        build_block(users, items, values, none, n_users),
-        build_block(items, users, values, none, n_items),
+        build_block(users, items, values, none, n_users, n_items),
+        build_block(items, users, values, none, n_items, n_users),
     )
 
 
@@ -171,9 +178,9 @@ def test_planted_model_is_recovered(rng):
 def test_singular_rows_get_finite_solutions_that_fit(rng, fit_biases):
     """λ = 0 and fewer ratings than features: infinitely many solutions, none of them NaN."""
     block = random_block(rng, 6, 4, 0.7)
-    fixed = random_side(rng, len(block.needed), 8)
+    fixed = random_side(rng, 4, 8)
     fixed[:, -1] *= fit_biases
-    solved, metrics = half_step(block, fixed, 3.0, Penalty(0, 0, 0.5), fit_biases)
+    solved, metrics = half_step(block, fixed, Problem(3.0, Penalty(0, 0, 0.5), fit_biases))
     assert np.isfinite(solved).all()
     assert metrics.squared_error < 1e-3
 
@@ -186,7 +193,49 @@ def test_all_equal_ratings_leave_nothing_to_the_factors():
     assert np.abs(p @ q.T).max() < 1e-4
 
 
-def test_wrong_number_of_fixed_rows_is_refused(rng):
-    block = random_block(rng, 3, 5, 0.9)
-    with pytest.raises(ValueError, match="needed"):
-        half_step(block, np.zeros((1, 3), np.float32), 3.0, Penalty(1, 1, 0.5), True)
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rank=st.sampled_from([1, 3, 16, 33]),
+    n_parts=st.integers(1, 4),
+    fit_biases=st.booleans(),
+)
+def test_moments_of_the_parts_of_rows_give_the_half_step_of_the_whole(
+    seed, rank, n_parts, fit_biases
+):
+    rng = np.random.default_rng(seed)
+    block = random_block(rng, 3, 150, 0.9)
+    fixed = random_side(rng, 150, rank)
+    fixed[:, -1] *= fit_biases
+    problem = Problem(3.3, Penalty(0.5, 0.2, 0.5), fit_biases)
+    part_of = rng.integers(0, n_parts, 150)
+    sums = []
+    for whole in (block.train, block.validation):
+        rows = np.repeat(np.arange(3), whole.counts)
+        parts = [part_of[whole.columns] == part for part in range(n_parts)]
+        sums.append(
+            sum(
+                row_moments(
+                    build_block(
+                        rows[p].astype(np.int32), whole.columns[p], whole.values[p],
+                        np.zeros(p.sum(), bool), 3, 150,
+                    ).train, fixed, 3.3,
+                )
+                for p in parts
+            )
+        )  # fmt: skip
+    solved, metrics = half_step_of_moments(*sums, problem)
+    expected, expected_metrics = half_step(block, fixed, problem)
+    np.testing.assert_allclose(solved, expected, atol=2e-4)
+    np.testing.assert_allclose(metrics, expected_metrics, rtol=1e-3, atol=1e-6)
+
+
+def test_moments_of_long_rows_lose_no_precision(rng):
+    n = 200_000
+    rows, columns = np.zeros(n, np.int32), rng.integers(0, 500, n).astype(np.int32)
+    values = rng.integers(1, 6, n).astype(np.float32)
+    fixed = random_side(rng, 500, 6)
+    row = build_block(rows, columns, values, np.zeros(n, bool), 1, 500).train
+    v = np.column_stack([fixed[columns, :-1], np.ones(n), values - 3.0 - fixed[columns, -1]])
+    exact = v.T.astype(float) @ v.astype(float)
+    np.testing.assert_allclose(row_moments(row, fixed, 3.0)[0], exact, rtol=1e-5, atol=1e-2)

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import RegressionEvaluator
@@ -64,15 +67,34 @@ def test_factors_are_in_canonical_rotation(model):
         {"numUserBlocks": 1, "numItemBlocks": 1},
         {"numUserBlocks": 5, "numItemBlocks": 3},
         {"numUserBlocks": 4, "numItemBlocks": 7, "exchange": "routed"},
-        # More blocks than ids: most stay empty.
-        {"numUserBlocks": 2, "numItemBlocks": 50, "exchange": "routed"},
     ],
 )
 def test_blocks_and_exchange_do_not_change_the_predictions(model, ratings, arguments):
-    other = BiasedALS(rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, **arguments).fit(
-        ratings.repartition(7).orderBy(F.rand(3))
-    )
-    np.testing.assert_allclose(predictions(other, ratings), predictions(model, ratings), atol=1e-4)
+    other = BiasedALS(
+        rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed",
+        **arguments,
+    ).fit(ratings.repartition(7).orderBy(F.rand(3)))  # fmt: skip
+    assert (model.metadata.execution, other.metadata.execution) == ("one_task", "distributed")
+    np.testing.assert_allclose(predictions(other, ratings), predictions(model, ratings), atol=1e-5)
+    figures = ["objective", "train_rmse"]
+    np.testing.assert_allclose(
+        other.history.select(*figures).toPandas(), model.history.select(*figures).toPandas(),
+        rtol=1e-6,
+    )  # fmt: skip
+
+
+def test_more_blocks_than_ids_leave_some_empty(ratings):
+    few = ratings.where("item < 14")
+    plain, spread = (
+        BiasedALS(rank=2, maxIter=2, **arguments).fit(few)
+        for arguments in (
+            {},
+            {"execution": "distributed", "numUserBlocks": 2, "numItemBlocks": 8,
+             "exchange": "routed"},
+        )
+    )  # fmt: skip
+    assert spread.metadata.n_items == 3
+    np.testing.assert_allclose(predictions(spread, few), predictions(plain, few), atol=1e-5)
 
 
 def test_ids_as_text_give_the_same_model(spark, model, ratings, ratings_frame):
@@ -151,19 +173,27 @@ def test_validation_rows_are_measured_but_not_fitted(spark, ratings_frame):
     )
     cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
     data = spark.createDataFrame(pd.concat([frame, cold]))
-    model = BiasedALS(
+    als = BiasedALS(
         rank=8,
         maxIter=30,
         regParam=0.01,
         biasRegParam=0.01,
         tol=1e-3,
         validationIndicatorCol="held",
-    ).fit(data)
+    )
+    model = als.fit(data)
     history = model.history.where("side = 'item'").orderBy("iteration").toPandas()
     best = int(history["validation_rmse"].idxmin()) + 1
     assert model.metadata.stopped == "validation"
     assert model.metadata.best_iteration == best < len(history)
     assert model.metadata.n_cold_validation == 1
+    distributed = als.copy({als.execution: "distributed"}).fit(data)
+    assert distributed.metadata.n_cold_validation == 1
+    np.testing.assert_allclose(
+        distributed.history.where("side = 'item'").toPandas()["validation_rmse"],
+        history["validation_rmse"],
+        rtol=1e-5,
+    )
     found = predictions(model, spark.createDataFrame(frame[frame["held"]]))
     given = frame[frame["held"]].set_index(["user", "item"])["rating"].sort_index()
     assert math.sqrt(np.mean((found - given) ** 2)) == pytest.approx(
@@ -211,22 +241,43 @@ def test_wrong_columns_are_named(spark, ratings):
         BiasedALS().fit(ratings.withColumn("rating", F.col("rating").cast("string")))
 
 
-def test_settings_and_cache_are_as_before_also_after_a_failure(spark, ratings, monkeypatch):
+@pytest.mark.parametrize("execution", ["one_task", "distributed"])
+def test_settings_and_cache_are_as_before_also_after_a_failure(
+    spark, ratings, monkeypatch, execution
+):
     spark.conf.set("spark.sql.adaptive.enabled", "true")
     catalog = spark._jsparkSession.sharedState().cacheManager()
-    n_cached = catalog.numCachedEntries()
-    BiasedALS(rank=2, maxIter=2).fit(ratings)
+    n_cached, n_files = catalog.numCachedEntries(), len(block_files(spark))
+    BiasedALS(rank=2, maxIter=2, execution=execution).fit(ratings)
     assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
-    assert catalog.numCachedEntries() == n_cached
+    assert (catalog.numCachedEntries(), len(block_files(spark))) == (n_cached, n_files)
+
+    seen = []
 
     def fail(*_):
+        seen.extend(block_files(spark))
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr("mfspark.engine.als.find_rotation", fail)
+    at = {"one_task": "fit_in_one_task", "distributed": "find_rotation"}[execution]
+    monkeypatch.setattr(f"mfspark.engine.als.{at}", fail)
     with pytest.raises(RuntimeError, match="on purpose"):
-        BiasedALS(rank=2, maxIter=1).fit(ratings)
+        BiasedALS(rank=2, maxIter=1, execution=execution).fit(ratings)
+    assert len(seen) - n_files == (4 if execution == "distributed" else 0)
     assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
-    assert catalog.numCachedEntries() == n_cached
+    assert (catalog.numCachedEntries(), len(block_files(spark))) == (n_cached, n_files)
+
+
+def block_files(spark) -> list[str]:
+    """Files of rating blocks among Spark's temporary ones."""
+
+    def find(batches):
+        list(batches)
+        folders = os.environ["SPARK_LOCAL_DIRS"].split(",")
+        found = [str(path) for folder in folders for path in Path(folder).glob("mfspark-*")]
+        yield pa.RecordBatch.from_pydict({"file": pa.array(found, pa.string())})
+
+    rows = spark.range(1).coalesce(1).mapInArrow(find, "file string").collect()
+    return [row["file"] for row in rows]
 
 
 def test_params_have_one_source():

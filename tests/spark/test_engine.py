@@ -1,13 +1,19 @@
 """The plumbing: placing ids, exchanging factors, stopping."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from mfspark.engine.blocks import build_blocks
-from mfspark.engine.index import index_side, place_heaviest_first
+from mfspark import BiasedALS
+from mfspark.engine import half_step
+from mfspark.engine.blocks import build_blocks, delete_file, open_block
+from mfspark.engine.index import index_sides, initial_keys, place_heaviest_first
 from mfspark.engine.stopping import StopRule
 from mfspark.engine.workspace import Workspace
 
@@ -40,48 +46,148 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
     train = ratings.where(~F.col("held_out"))
     n = train.count()
     with Workspace(spark) as workspace:
-        users = index_side(workspace, train, "user", 6, n, 0)
-        items = index_side(workspace, train, "item", 5, n, 0)
-        for side in (users, items):
-            table = side.table.toPandas()
-            assert sorted(table["position"]) == list(range(side.n_ids))
-            loads = table.groupby("block")["n_ratings"].sum()
-            assert loads.max() / loads.mean() < 1.02
-        user_blocks, item_blocks = build_blocks(workspace, ratings, users, items)
+        indices = index_sides(workspace, train, {"user": 6, "item": 5}, n)
+        positions = {}
+        for side, index in indices.items():
+            table = index.table.toPandas()
+            assert sorted(table["position"]) == list(range(index.layout.n_rows))
+            positions[side] = table.set_index("id")["position"]
+        blocks = build_blocks(workspace, ratings, indices)
         warm = ratings.join(train.select("user").distinct(), "user", "semi").join(
             train.select("item").distinct(), "item", "semi"
         )
         n_held_out = warm.where("held_out").count()
-        for blocked in (user_blocks, item_blocks):
-            rows = blocked.table.toPandas()
-            assert sum(len(cell) // 4 for cell in rows["ratings"]) == n
-            assert blocked.n_held_out == n_held_out
-            assert rows["block"].is_unique
-        positions = pd.DataFrame(
-            [
-                (user, item)
-                for row in user_blocks.table.toPandas().itertuples()
-                for user, item in zip(
-                    np.repeat(
-                        np.arange(len(np.frombuffer(row.indptr, np.int64)) - 1)
-                        + users.offsets[row.block],
-                        np.diff(np.frombuffer(row.indptr, np.int64)),
-                    ),
-                    np.frombuffer(row.needed, np.int32)[np.frombuffer(row.columns, np.int32)],
-                    strict=True,
-                )
-            ],
-            columns=["user_position", "item_position"],
-        )
-        index = {
-            side: part.table.toPandas().set_index("id")["position"]
-            for side, part in (("user", users), ("item", items))
-        }
-        expected = train.select("user", "item").toPandas()
-        assert sorted(positions.itertuples(index=False, name=None)) == sorted(
-            zip(index["user"][expected["user"]], index["item"][expected["item"]], strict=True)
-        )
+        for side, other in (("user", "item"), ("item", "user")):
+            contents = read_blocks(blocks[side])
+            loads = [content[0].train.n_entries for content in contents.values()]
+            assert sum(loads) == n
+            assert max(loads) / np.mean(loads) < 1.02
+            assert blocks[side].n_held_out == n_held_out
+            expected = train.select(side, other).toPandas()
+            assert sorted(located(contents, indices[side].layout)) == sorted(
+                zip(positions[side][expected[side]], positions[other][expected[other]], strict=True)
+            )
     ratings.unpersist()
+
+
+def read_blocks(side) -> dict[int, tuple]:
+    """Every block with what it needs, read by the workers, which know the folder of the files."""
+
+    def locate(batches, files=side.files):
+        for batch in batches:
+            paths = [str(files.path(block)) for block in batch.column("block").to_pylist()]
+            yield batch.append_column("path", pa.array(paths, pa.string()))
+
+    paths = side.places.mapInArrow(locate, "block int, path string").collect()
+    blocks = {row["block"]: open_block(row["path"]) for row in paths}
+    assert len(blocks) == len(paths)
+    return blocks
+
+
+def located(blocks: dict[int, tuple], layout) -> list[tuple[int, int]]:
+    """(position, position on the other side) of every training rating."""
+    pairs = []
+    for block, (content, needed) in blocks.items():
+        n_own = layout.sizes[block]
+        assert content.train.n_rows == n_own + layout.n_hot
+        own = layout.offsets[block] + np.arange(n_own)
+        hot = layout.offsets[-1] + np.arange(layout.n_hot)
+        rows = np.repeat(np.concatenate([own, hot]), content.train.counts)
+        pairs += zip(rows, needed[content.train.columns], strict=True)
+    return pairs
+
+
+def with_hot_item(n: int = 20_000) -> pd.DataFrame:
+    """Thirty percent of all ratings are of item 0, ten percent of item 1."""
+    rng = np.random.default_rng(2)
+    item = np.where(rng.random(n) < 0.3, 0, rng.integers(1, 200, n))
+    item = np.where(rng.random(n) < 0.1, 1, item)
+    frame = pd.DataFrame({"user": rng.integers(0, 3000, n), "item": item})
+    frame["rating"] = rng.integers(1, 6, n).astype(float)
+    frame["held_out"] = rng.random(n) < 0.1
+    return frame
+
+
+def test_hot_rows_are_shared_out_to_all_blocks(spark):
+    frame = with_hot_item()
+    ratings = spark.createDataFrame(frame).withColumn("rating", F.col("rating").cast("float"))
+    train = frame[~frame["held_out"]]
+    with Workspace(spark) as workspace:
+        n_blocks = {"user": 4, "item": 12}
+        indices = index_sides(workspace, ratings.where(~F.col("held_out")), n_blocks, len(train))
+        layout = indices["item"].layout
+        assert layout.n_hot == 2
+        hot = indices["item"].table.where("block = 12").orderBy("local").toPandas()
+        assert list(hot["id"]) == [0, 1]
+        contents = read_blocks(build_blocks(workspace, ratings, indices)["item"])
+        loads = np.array([content.train.n_entries for content, _ in contents.values()])
+        assert loads.sum() == len(train)
+        assert loads.max() < 1.1 * loads.mean()
+        assert len(located(contents, layout)) == len(train)
+
+
+@pytest.mark.parametrize("exchange", ["broadcast", "routed"])
+def test_a_fit_with_hot_rows_is_the_fit_in_one_block(spark, exchange):
+    ratings = spark.createDataFrame(with_hot_item()).cache()
+
+    def fit(**blocks):
+        return BiasedALS(
+            rank=3, maxIter=4, seed=1, validationIndicatorCol="held_out",
+            execution="distributed", **blocks,
+        ).fit(ratings)  # fmt: skip
+
+    plain = fit(numUserBlocks=1, numItemBlocks=1)
+    split = fit(numUserBlocks=3, numItemBlocks=12, exchange=exchange)
+    figures = ["objective", "train_rmse", "validation_rmse"]
+    np.testing.assert_allclose(
+        split.history.select(*figures).toPandas(), plain.history.select(*figures).toPandas(),
+        rtol=1e-5,
+    )  # fmt: skip
+    found, expected = (
+        model.transform(ratings.select("user", "item").distinct())
+        .orderBy("user", "item")
+        .toPandas()["prediction"]
+        for model in (split, plain)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    ratings.unpersist()
+
+
+def test_a_task_without_the_file_of_its_block_is_helped(spark, model, ratings, monkeypatch):
+    calls = []
+    run = half_step.run_half_step
+
+    def lose_files(workspace, side, fixed):
+        delete = partial(delete_file, files=side.blocks.files)
+        calls.append(side.blocks.places.mapInArrow(delete, "block int").count())
+        return run(workspace, side, fixed)
+
+    monkeypatch.setattr("mfspark.engine.als.run_half_step", lose_files)
+    found = BiasedALS(
+        rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed"
+    ).fit(ratings)
+    assert len(calls) == 12
+    last, expected = (
+        m.history.orderBy(F.desc("iteration"), "side").first() for m in (found, model)
+    )
+    assert last["objective"] == pytest.approx(expected["objective"], rel=1e-5)
+
+
+def test_keys_depend_on_the_text_of_the_id():
+    keys = [initial_keys(pa.array([7, 8], kind), "user", 1) for kind in (pa.int32(), pa.int64())]
+    keys.append(initial_keys(pa.array(["7", "8"]), "user", 1))
+    for other in keys[1:]:
+        np.testing.assert_array_equal(keys[0], other)
+    assert (
+        len(
+            {
+                *keys[0],
+                *initial_keys(pa.array([7]), "item", 1),
+                *initial_keys(pa.array([7]), "user", 2),
+            }
+        )
+        == 4
+    )
 
 
 def test_stop_rule_by_validation():

@@ -1,0 +1,95 @@
+"""The loop of alternating least squares, wherever its half-steps run."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from mfspark.engine.stopping import StopReason, StopRule
+from mfspark.kernels.half_step import HalfStepMetrics
+
+HISTORY_SCHEMA = (
+    "iteration int, side string, objective double, train_rmse double, "
+    "validation_rmse double, seconds double, bytes long"
+)
+
+FactorsT = TypeVar("FactorsT")
+
+
+class Solver(NamedTuple, Generic[FactorsT]):
+    """Half-steps of one side: ``solve`` makes its factors and metrics of the fixed side's factors,
+    and ships ``bytes_shipped`` bytes of these."""
+
+    side: str
+    solve: Callable[[FactorsT], tuple[FactorsT, HalfStepMetrics]]
+    bytes_shipped: int
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[FactorsT]):
+    """Factors of the best iteration, a row of ``HISTORY_SCHEMA`` per half-step, and the end."""
+
+    users: FactorsT
+    items: FactorsT
+    history: list[dict[str, Any]]
+    best_iteration: int
+    stopped: StopReason
+
+
+def alternate(
+    users: Solver[FactorsT],
+    items: Solver[FactorsT],
+    start: tuple[FactorsT, float],
+    tol: float,
+    max_iter: int,
+    report: Callable[[dict[str, Any]], None],
+) -> Outcome[FactorsT]:
+    """Solve users and items in turn until ``StopRule`` or ``max_iter`` ends it.
+
+    ``start``: item factors to begin with and their penalty. ``report`` is told the last row of the
+    history after each iteration.
+    """
+    item_factors, item_penalty = start
+    rule = StopRule(tol)
+    history: list[dict[str, Any]] = []
+    stopped: StopReason | None = None
+    iteration = 0
+    while stopped is None:
+        iteration += 1
+        started = time.perf_counter()
+        user_factors, metrics = users.solve(item_factors)
+        history.append(_row(iteration, users, metrics, item_penalty, started))
+        started, user_penalty = time.perf_counter(), metrics.penalty
+        item_factors, metrics = items.solve(user_factors)
+        history.append(_row(iteration, items, metrics, user_penalty, started))
+        item_penalty = metrics.penalty
+        report(history[-1])
+        stopped = rule.observe(iteration, history[-1]["objective"], history[-1]["validation_rmse"])
+        if rule.best_iteration == iteration:
+            best = user_factors, item_factors
+        if stopped is None and iteration == max_iter:
+            stopped = "max_iter"
+    return Outcome(*best, history, rule.best_iteration, stopped)
+
+
+def _row(
+    iteration: int,
+    solver: Solver[Any],
+    metrics: HalfStepMetrics,
+    fixed_penalty: float,
+    started: float,
+) -> dict[str, Any]:
+    """One row of the history table; see ``HISTORY_SCHEMA``."""
+    validation_rmse = None
+    if metrics.n_validation:
+        validation_rmse = math.sqrt(metrics.validation_squared_error / metrics.n_validation)
+    return {
+        "iteration": iteration,
+        "side": solver.side,
+        "objective": metrics.squared_error + metrics.penalty + fixed_penalty,
+        "train_rmse": math.sqrt(metrics.squared_error / metrics.n_ratings),
+        "validation_rmse": validation_rmse,
+        "seconds": time.perf_counter() - started,
+        "bytes": solver.bytes_shipped,
+    }
