@@ -2,9 +2,13 @@
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-from mfspark.kernels.csr import Float32s, Float64s, Int64s
+from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s
+
+# Scores that exist at a time (4 MB, so that they stay in the cache), and how many of them are
+# looked at as one.
+_SCORES_PER_TILE = 1_000_000
+_RUN = 128
 
 
 @numba.njit(cache=True, nogil=True)
@@ -23,29 +27,109 @@ def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-un
     return result
 
 
+@numba.njit(cache=True, nogil=True)
+def predict_pairs(  # type: ignore[no-untyped-def]
+    user: Int32s,
+    item: Int32s,
+    user_factors: Float32s,
+    user_bias: Float32s,
+    item_factors: Float32s,
+    item_bias: Float32s,
+    mean: float,
+) -> Float64s:
+    """μ + b_u + b_i + p_u·q_i, float64 [n], added in this order as ``dot_rows`` does.
+
+    ``user`` and ``item`` int32 [n] are rows of the factors; −1 stands for an id without a row,
+    whose parts are left out.
+    """
+    n = len(user)
+    result = np.empty(n, np.float64)
+    dots = np.empty(4, np.float64)
+    for first in range(0, n, 4):
+        # Four pairs at a time: each sum waits for its last addition, so one alone would idle.
+        last = min(first + 4, n)
+        _four_dots(user, item, user_factors, item_factors, first, last - 1, dots)
+        for pair in range(first, last):
+            u, i = user[pair], item[pair]
+            total = np.float64(mean)
+            if u >= 0:
+                total += np.float64(user_bias[u])
+            if i >= 0:
+                total += np.float64(item_bias[i])
+            if u >= 0 and i >= 0:
+                total += dots[pair - first]
+            result[pair] = total
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _four_dots(user, item, user_factors, item_factors, first, last, dots):  # type: ignore[no-untyped-def]
+    """Products of the pairs first .. first + 3, none beyond ``last``; rows −1 count as 0."""
+    b, c, d = min(first + 1, last), min(first + 2, last), min(first + 3, last)
+    p0, q0 = user_factors[max(user[first], 0)], item_factors[max(item[first], 0)]
+    p1, q1 = user_factors[max(user[b], 0)], item_factors[max(item[b], 0)]
+    p2, q2 = user_factors[max(user[c], 0)], item_factors[max(item[c], 0)]
+    p3, q3 = user_factors[max(user[d], 0)], item_factors[max(item[d], 0)]
+    dot0, dot1, dot2, dot3 = 0.0, 0.0, 0.0, 0.0
+    for f in range(user_factors.shape[1]):
+        dot0 += np.float64(p0[f]) * np.float64(q0[f])
+        dot1 += np.float64(p1[f]) * np.float64(q1[f])
+        dot2 += np.float64(p2[f]) * np.float64(q2[f])
+        dot3 += np.float64(p3[f]) * np.float64(q3[f])
+    dots[0], dots[1], dots[2], dots[3] = dot0, dot1, dot2, dot3
+
+
 def top_n(
     queries: Float32s,
     candidates: Float32s,
     candidate_bias: Float32s,
     n: int,
-    excluded: list[npt.NDArray[np.int32]] | None = None,
-) -> tuple[Int64s, Float32s]:
+    excluded: tuple[Int64s, Int32s] | None = None,
+) -> tuple[Int32s, Float32s]:
     """Best candidates of every query by queries·candidatesᵀ + candidate_bias.
 
-    ``excluded[q]`` holds candidate positions that query q must not get. Returns positions int64 and
-    scores float32, both [n_queries, min(n, n_candidates)], best first, ties by position; places
-    that exclusion left empty have score −inf.
+    ``excluded`` (starts int64 [n_queries + 1], positions int32): query q must not get the
+    candidates positions[starts[q] : starts[q + 1]]. Returns positions int32 and scores float32,
+    both [n_queries, min(n, n_candidates)], best first, ties by position; places that exclusion left
+    empty have score −inf. The scores of a few hundred queries exist at a time.
     """
-    n = min(n, len(candidates))
-    scores = queries @ candidates.T + candidate_bias
-    if excluded is not None:
-        for query, positions in enumerate(excluded):
-            scores[query, positions] = -np.inf
-    best = np.argpartition(-scores, n - 1, axis=1)[:, :n] if n else np.zeros((len(queries), 0), int)
-    best.sort(axis=1)
-    best_scores = np.take_along_axis(scores, best, axis=1)
-    order = np.argsort(-best_scores, axis=1, kind="stable")
-    return (
-        np.take_along_axis(best, order, axis=1).astype(np.int64),
-        np.take_along_axis(best_scores, order, axis=1),
-    )
+    n_queries, n = len(queries), min(n, len(candidates))
+    if excluded is None:
+        excluded = np.zeros(n_queries + 1, np.int64), np.zeros(0, np.int32)
+    positions = np.zeros((n_queries, n), np.int32)
+    best = np.full((n_queries, n), -np.inf, np.float32)
+    if n == 0:
+        return positions, best
+    # One more feature, which is 1 for all queries, adds the bias within the product.
+    right = np.column_stack([candidates, candidate_bias]).T
+    tile = max(1, _SCORES_PER_TILE // len(candidates))
+    for first in range(0, n_queries, tile):
+        part = slice(first, min(first + tile, n_queries))
+        left = np.column_stack([queries[part], np.ones(part.stop - first, np.float32)])
+        _select(left @ right, excluded[0][first:], excluded[1], positions[part], best[part])
+    return positions, best
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _select(scores, starts, excluded, positions, best):  # type: ignore[no-untyped-def]
+    """The largest scores of each row, by insertion; most runs of scores hold none of them."""
+    n_candidates, n = scores.shape[1], best.shape[1]
+    for query in range(len(scores)):
+        row, top, places = scores[query], best[query], positions[query]
+        for entry in range(starts[query], starts[query + 1]):
+            row[excluded[entry]] = -np.inf
+        for first in range(0, n_candidates, _RUN):
+            run = row[first : first + _RUN]
+            highest = run[0]
+            for value in run:
+                highest = max(highest, value)
+            if not highest > top[n - 1]:
+                continue
+            for j in range(len(run)):
+                if not run[j] > top[n - 1]:
+                    continue
+                place = n - 1
+                while place > 0 and run[j] > top[place - 1]:
+                    top[place], places[place] = top[place - 1], places[place - 1]
+                    place -= 1
+                top[place], places[place] = run[j], first + j

@@ -2,22 +2,19 @@
 
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from pyspark.ml.base import Model
 from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import StringType
 
 from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER
 from mfspark.errors import DataError
-from mfspark.kernels.predict import dot_rows
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import ModelMetadata
 from mfspark.models.params import FactorModelParams
+from mfspark.models.prediction import Scoring, add_predictions
 from mfspark.models.storage import FactorModelReader, FactorModelWriter, load_model, save_model
 
 
@@ -84,46 +81,17 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         user, item = self.getOrDefault(self.userCol), self.getOrDefault(self.itemCol)
         self._check_ids(dataset, user, self.user_factors, USER)
         self._check_ids(dataset, item, self.item_factors, ITEM)
-        strategy = self.getOrDefault(self.coldStartStrategy)
-        joined = dataset.withColumns({"_user_id": _column(user), "_item_id": _column(item)})
-        for table, side in ((self.user_factors, USER), (self.item_factors, ITEM)):
-            parts = table.select(
-                F.col(side).alias(f"_{side}_id"),
-                F.col(BIAS).cast("double").alias(f"_{side}_bias"),
-                F.col(FACTORS).alias(f"_{side}_factors"),
-            )
-            how = "inner" if strategy == "drop" else "left"
-            joined = joined.join(parts, f"_{side}_id", how)
-        prediction = self._clip(self._prediction(strategy))
-        return joined.select(
-            *[_column(name) for name in dataset.columns],
-            prediction.alias(self.getOrDefault(self.predictionCol)),
+        scoring = Scoring(
+            user=user,
+            item=item,
+            prediction=self.getOrDefault(self.predictionCol),
+            rank=self.rank,
+            mean=self.global_mean,
+            cold_start=self.getOrDefault(self.coldStartStrategy),
+            limits=self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None,
         )
-
-    def _prediction(self, strategy: str) -> Column:
-        dot: Column = arrow_udf(_dot, "double")(  # type: ignore[call-overload]
-            F.col("_user_factors"), F.col("_item_factors")
-        )
-        # The order of these sums is the one in which Explanation adds the same parts.
-        full = F.lit(self.global_mean) + F.col("_user_bias") + F.col("_item_bias") + dot
-        if strategy == "drop":
-            return full
-        is_known = F.col("_user_bias").isNotNull() & F.col("_item_bias").isNotNull()
-        cold: Column = F.lit(float("nan"))
-        if strategy == "baseline":
-            cold = (
-                F.lit(self.global_mean)
-                + F.coalesce("_user_bias", F.lit(0.0))
-                + F.coalesce("_item_bias", F.lit(0.0))
-            )
-        return F.when(is_known, full).otherwise(cold)
-
-    def _clip(self, prediction: Column) -> Column:
-        if not self.getOrDefault(self.clipPredictions):
-            return prediction
-        lowest, highest = self.metadata.rating_scale
-        clipped = F.least(F.greatest(prediction, F.lit(lowest)), F.lit(highest))
-        return F.when(F.isnan(prediction), prediction).otherwise(clipped)
+        n_rows = self.metadata.n_users + self.metadata.n_items
+        return add_predictions(dataset, self.user_factors, self.item_factors, scoring, n_rows)
 
     def _check_ids(self, dataset: DataFrame, column: str, table: DataFrame, side: str) -> None:
         if column not in dataset.columns:
@@ -228,20 +196,3 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
                 if name in known
             }
         )
-
-
-def _column(name: str) -> Column:
-    """The column of that very name, also when it holds dots."""
-    return F.col(f"`{name}`")
-
-
-def _dot(left: pa.Array, right: pa.Array) -> pa.Array:
-    """Row-wise products of two list<float> columns; 0 where either is null."""
-    known = np.asarray(left.is_valid()) & np.asarray(right.is_valid())
-    result = np.zeros(len(left), np.float64)
-    n = int(known.sum())
-    if n:
-        mask = pa.array(known)
-        parts = [side.filter(mask).flatten().to_numpy().reshape(n, -1) for side in (left, right)]
-        result[known] = dot_rows(*parts)
-    return pa.array(result)

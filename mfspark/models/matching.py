@@ -16,18 +16,19 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
-    BinaryType,
     FloatType,
     StructField,
     StructType,
 )
 
 from mfspark.columns import BIAS, FACTORS
-from mfspark.kernels.csr import Float32s
+from mfspark.engine.workspace import Workspace
+from mfspark.kernels.csr import Float32s, Int32s, Int64s
 from mfspark.kernels.predict import top_n
+from mfspark.models.cells import read, with_tables
 
-# Scores that a task holds at a time: 64 MiB of float32.
-_SCORES_PER_TILE = 16_000_000
+# Lists that leave Python at a time.
+_QUERIES_PER_BATCH = 10_000
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,6 @@ def best_matches(
         queries = queries.join(lists, F.col(query) == F.col("excluded_for"), "left").drop(
             "excluded_for"
         )
-    one_cell = StructType([StructField("cell", BinaryType())])
-    packed_queries = queries.mapInArrow(_pack_each, one_cell)
-    packed_candidates = (
-        candidates.select(candidate, BIAS, FACTORS)
-        .repartition(1)
-        .mapInArrow(_pack_all, one_cell)
-        .withColumnRenamed("cell", "candidates")
-    )
     result = StructType(
         [
             queries.schema[query],
@@ -84,44 +77,18 @@ def best_matches(
             ),
         ]
     )
-    return packed_queries.crossJoin(F.broadcast(packed_candidates)).mapInArrow(
-        partial(_match, matching=matching, names=(query, candidate, score_name)), result
-    )
-
-
-def _pack_each(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        if batch.num_rows:
-            yield _to_cell(pa.Table.from_batches([batch]))
-
-
-def _pack_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    parts = list(batches)
-    if parts:
-        table = pa.Table.from_batches(parts)
-        # A fixed order of candidates decides ties.
-        yield _to_cell(table.sort_by(table.column_names[0]))
-
-
-def _to_cell(table: pa.Table) -> pa.RecordBatch:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return pa.RecordBatch.from_pydict({"cell": [sink.getvalue().to_pybytes()]})
+    n_tasks = Workspace(queries.sparkSession).machine().cores
+    match = partial(_match, matching=matching, names=(query, candidate, score_name))
+    # Shared out evenly: a factor table may well be one partition.
+    cells = with_tables(queries.repartition(n_tasks), [candidates.select(candidate, BIAS, FACTORS)])
+    return cells.mapInArrow(match, result)
 
 
 def _match(
     batches: Iterator[pa.RecordBatch], matching: Matching, names: tuple[str, str, str]
 ) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for row in range(batch.num_rows):
-            queries = _from_cell(batch.column("cell")[row])
-            candidates = _from_cell(batch.column("candidates")[row])
-            yield from _match_tables(queries, candidates, matching, names)
-
-
-def _from_cell(cell: pa.Scalar) -> pa.Table:
-    return pa.ipc.open_stream(cell.as_buffer()).read_all().combine_chunks()
+    for queries, (candidates,) in read(batches):
+        yield from _match_tables(queries, candidates, matching, names)
 
 
 def _vectors(table: pa.Table, matching: Matching) -> tuple[Float32s, Float32s]:
@@ -142,30 +109,29 @@ def _match_tables(
     candidate_factors, candidate_bias = _vectors(candidates, matching)
     candidate_ids = candidates.column(0).combine_chunks()
     excluded = _excluded_positions(queries["excluded"].combine_chunks(), candidate_ids)
-    tile = max(1, _SCORES_PER_TILE // max(len(candidate_factors), 1))
-    for first in range(0, len(query_factors), tile):
-        part = slice(first, min(first + tile, len(query_factors)))
+    query_ids = queries.column(0).combine_chunks()
+    for first in range(0, len(query_factors), _QUERIES_PER_BATCH):
+        part = slice(first, first + _QUERIES_PER_BATCH)
         positions, scores = top_n(
-            query_factors[part], candidate_factors, candidate_bias, matching.n, excluded[part]
+            query_factors[part],
+            candidate_factors,
+            candidate_bias,
+            matching.n,
+            (excluded[0][first:], excluded[1]),
         )
         scores = scores + query_bias[part, None] + np.float32(matching.offset)
-        yield _to_lists(
-            queries.column(0).combine_chunks()[part.start : part.stop],
-            candidate_ids,
-            positions,
-            scores,
-            names,
-        )
+        yield _to_lists(query_ids[part.start : part.stop], candidate_ids, positions, scores, names)
 
 
-def _excluded_positions(lists: Any, candidate_ids: pa.Array) -> list[Any]:
-    if lists.null_count == len(lists):
-        return [np.zeros(0, np.int32)] * len(lists)
+def _excluded_positions(lists: Any, candidate_ids: pa.Array) -> tuple[Int64s, Int32s]:
+    """Starts [n_queries + 1] and positions of excluded candidates, as ``top_n`` wants them."""
     filled = pc.fill_null(lists, pa.scalar([], lists.type))
-    positions = pc.index_in(filled.flatten(), value_set=candidate_ids)
-    known = positions.to_numpy(zero_copy_only=False)
-    parts = np.split(known, np.cumsum(pc.list_value_length(filled).to_numpy())[:-1])
-    return [part[~np.isnan(part)].astype(np.int32) for part in parts]
+    found = pc.fill_null(pc.index_in(filled.flatten(), value_set=candidate_ids), -1).to_numpy()
+    of_query = np.repeat(np.arange(len(lists)), pc.list_value_length(filled).to_numpy())
+    is_known = found >= 0
+    starts = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum(np.bincount(of_query[is_known], minlength=len(lists)), out=starts[1:])
+    return starts, found[is_known].astype(np.int32)
 
 
 def _to_lists(

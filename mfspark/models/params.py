@@ -51,7 +51,7 @@ class FactorModelParams(Params):
     userCol: Param[str] = _param("user_col")
     itemCol: Param[str] = _param("item_col")
     predictionCol: Param[str] = _param("prediction_col")
-    coldStartStrategy: Param[str] = _param("cold_start_strategy")
+    coldStartStrategy: Param[ColdStartStrategy] = _param("cold_start_strategy")
     clipPredictions: Param[bool] = _param("clip_predictions")
 
     def __init__(self) -> None:

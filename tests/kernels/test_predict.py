@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfspark.kernels.predict import dot_rows, top_n
+from mfspark.kernels.predict import dot_rows, predict_pairs, top_n
 
 
 def test_dot_rows_is_the_sum_of_its_parts_to_the_last_bit(rng):
@@ -13,7 +13,7 @@ def test_dot_rows_is_the_sum_of_its_parts_to_the_last_bit(rng):
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 25), n_candidates=st.integers(1, 20))
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 25), n_candidates=st.integers(1, 300))
 def test_top_n_agrees_with_a_full_sort(seed, n, n_candidates):
     rng = np.random.default_rng(seed)
     # Small integers make ties frequent and sums exact.
@@ -21,11 +21,25 @@ def test_top_n_agrees_with_a_full_sort(seed, n, n_candidates):
     candidates = rng.integers(-2, 3, (n_candidates, 3)).astype(np.float32)
     bias = rng.integers(-2, 3, n_candidates).astype(np.float32)
     excluded = [np.flatnonzero(rng.random(n_candidates) < 0.3).astype(np.int32) for _ in range(4)]
-    positions, scores = top_n(queries, candidates, bias, n, excluded)
+    starts = np.cumsum([0, *map(len, excluded)])
+    positions, scores = top_n(queries, candidates, bias, n, (starts, np.concatenate(excluded)))
     for query in range(4):
         full = queries[query] @ candidates.T + bias
         full[excluded[query]] = -np.inf
         order = np.argsort(-full, kind="stable")[:n]
         np.testing.assert_array_equal(scores[query], full[order])
         finite = np.isfinite(full[order])
-        assert not set(positions[query][finite]) & set(excluded[query])
+        np.testing.assert_array_equal(positions[query][finite], order[finite])
+
+
+def test_pairs_are_predicted_from_the_parts_that_are_known(rng):
+    users, items = (rng.normal(size=(n, 6)).astype(np.float32) for n in (4, 3))
+    user, item = (part.ravel().astype(np.int32) for part in np.mgrid[-1:4, -1:3])
+    found = predict_pairs(user, item, users[:, 1:], users[:, 0], items[:, 1:], items[:, 0], 3.5)
+    for u, i, prediction in zip(user, item, found, strict=True):
+        expected = 3.5
+        expected += float(users[u, 0]) if u >= 0 else 0.0
+        expected += float(items[i, 0]) if i >= 0 else 0.0
+        if u >= 0 and i >= 0:
+            expected += dot_rows(users[[u], 1:], items[[i], 1:])[0]
+        assert prediction == expected
