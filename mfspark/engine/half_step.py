@@ -15,6 +15,7 @@ from mfspark.engine.index import SideIndex, initial_keys
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Float64s
 from mfspark.kernels.half_step import (
+    FixedSide,
     HalfStepMetrics,
     Problem,
     add_metrics,
@@ -131,7 +132,9 @@ def _solve(
         write_block(path, *opened)
     ratings, needed = opened
     sent = zip(arrived["source"].to_pylist(), arrived["rows"], strict=True)
-    fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange)
+    fixed = FixedSide.of(
+        gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange)
+    )
     n_own = int(layout.sizes[block])
     rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)
     hot = ratings.slice(n_own, n_own + layout.n_hot)

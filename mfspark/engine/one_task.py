@@ -35,6 +35,7 @@ from mfspark.engine.tables import factor_batches
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s, RatingBlock, build_block
 from mfspark.kernels.half_step import (
+    FixedSide,
     HalfStepMetrics,
     Problem,
     add_metrics,
@@ -211,19 +212,20 @@ def _solve(
     fixed: Float32s,
 ) -> tuple[Float32s, HalfStepMetrics]:
     """One half-step, its rows shared out to the threads."""
+    prepared = FixedSide.of(fixed)
     counts = block.train.counts
     fair = block.train.n_entries / n_threads
     # Positions go by popularity: rows too long for one thread are the first ones.
     n_hot = int(np.count_nonzero(counts > fair / 2)) if n_threads > 1 else 0
     parts = _ranges(counts, n_hot, n_threads * _PARTS_PER_THREAD)
     done = pool.map(
-        lambda part: half_step(block.slice(*part), fixed, problem),
+        lambda part: half_step(block.slice(*part), prepared, problem),
         parts,
     )
     hot = block.slice(0, n_hot)
     hot_done = half_step_of_moments(
-        _moments(pool, hot.train, fixed, problem.mean, n_threads),
-        row_moments(hot.validation, fixed, problem.mean),
+        _moments(pool, hot.train, prepared, problem.mean, n_threads),
+        row_moments(hot.validation, prepared, problem.mean),
         problem,
     )
     solved, metrics = zip(hot_done, *done, strict=True)
@@ -231,7 +233,7 @@ def _solve(
 
 
 def _moments(
-    pool: ThreadPoolExecutor, rows: Any, fixed: Float32s, mean: float, n_threads: int
+    pool: ThreadPoolExecutor, rows: Any, fixed: FixedSide, mean: float, n_threads: int
 ) -> Float64s:
     """Moments of each row from equal shares of its entries."""
     shares = np.linspace(rows.indptr[:-1], rows.indptr[1:], n_threads + 1).astype(np.int64)
@@ -241,7 +243,7 @@ def _moments(
                 row_moments(rows._replace(indptr=shares[share : share + 2, row]), fixed, mean)
                 for row in range(rows.n_rows)
             ]
-            or [np.zeros((0, fixed.shape[1] + 1, fixed.shape[1] + 1))]
+            or [np.zeros((0, fixed.rank + 2, fixed.rank + 2))]
         ),
         range(n_threads),
     )

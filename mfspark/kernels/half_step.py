@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from mfspark.kernels.csr import Csr, Float32s, Float64s, Int32s, Int64s, RatingBlock
+from mfspark.kernels.csr import Csr, Float32s, Float64s, Int64s, RatingBlock
 from mfspark.kernels.products import (
     BORDER,
     LANES,
     add_border,
     add_products,
+    dot,
     factor,
 )
 
@@ -79,22 +80,42 @@ def add_metrics(parts: Iterable[Iterable[float]]) -> HalfStepMetrics:
     return HalfStepMetrics(*(sum(values) for values in zip(*parts, strict=True)))
 
 
+class FixedSide(NamedTuple):
+    """The fixed rows as the kernels want them: whole vectors, zeros behind the last factor.
+
+    ``factors`` float32 [n, width], C-contiguous, width = rank rounded up to a multiple of 16;
+    ``bias`` float32 [n].
+    """
+
+    factors: Float32s
+    bias: Float32s
+    rank: int
+
+    @classmethod
+    def of(cls, rows: Float32s) -> "FixedSide":
+        """From rows [factors, bias], float32 [n, rank + 1]."""
+        n, rank = len(rows), rows.shape[1] - 1
+        factors = np.zeros((n, -(-rank // LANES) * LANES), np.float32)
+        factors[:, :rank] = rows[:, :rank]
+        return cls(factors, np.ascontiguousarray(rows[:, rank]), rank)
+
+
 def half_step(
-    block: RatingBlock, fixed: Float32s, problem: Problem
+    block: RatingBlock, fixed: FixedSide, problem: Problem
 ) -> tuple[Float32s, HalfStepMetrics]:
     """Solve all rows of ``block``.
 
-    ``fixed`` float32 [n_columns, rank + 1], C-contiguous, holds the fixed rows that the block's
-    columns refer to. Returns the solved side float32 [n_rows, rank + 1] and its metrics. A row
-    without ratings gets zeros. Cost: about n·d² + n_rows·d³/3 floating-point operations.
+    ``fixed`` holds the rows that the block's columns refer to. Returns the solved side float32
+    [n_rows, rank + 1] and its metrics. A row without ratings gets zeros. Cost: about n·d² +
+    n_rows·d³/3 floating-point operations.
     """
     train, validation = block.train, block.validation
-    solved = solve_rows(train, fixed, problem)
+    solved, train_error = solve_rows(train, fixed, problem)
     return solved, HalfStepMetrics(
-        squared_error(*train, solved, fixed, problem.mean),
+        train_error,
         train.n_entries,
         problem.penalty.total(train.counts, solved),
-        squared_error(*validation, solved, fixed, problem.mean),
+        squared_error(validation, solved, fixed, problem.mean),
         validation.n_entries,
     )
 
@@ -124,32 +145,34 @@ def _moments_error(moments: Float64s, solved: Float32s) -> float:
     return float(np.einsum("nf,nfg,ng->", signed, moments, signed))
 
 
-def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float32s:
-    """Solve the ridge problem of every row; float32 [n_rows, rank + 1]."""
-    solved = np.zeros((train.n_rows, fixed.shape[1]), np.float32)
+def solve_rows(train: Csr, fixed: FixedSide, problem: Problem) -> tuple[Float32s, float]:
+    """Solve the ridge problem of every row: float32 [n_rows, rank + 1], and Σ (r − r̂)²."""
+    solved = np.zeros((train.n_rows, fixed.rank + 1), np.float32)
     weights = problem.penalty.row_weights(train.counts)
-    _solve_rows(
+    error = _solve_rows(
         *train,
-        fixed,
+        fixed.factors,
+        fixed.bias,
         np.float32(problem.mean),
         (weights * problem.penalty.factors).astype(np.float32),
         (weights * problem.penalty.bias).astype(np.float32),
         problem.fit_biases,
         solved,
     )
-    return solved
+    return solved, float(error)
 
 
 @_jit
 def _solve_rows(  # type: ignore[no-untyped-def]
-    indptr, columns, values, fixed, mean, factor_weights, bias_weights, fit_biases, solved
+    indptr, columns, values, fixed, bias, mean, factor_weights, bias_weights, fit_biases, solved
 ):
-    """Each row by the method that is cheapest for its number of ratings."""
-    rank = fixed.shape[1] - 1
-    width = _padded(rank)
+    """Each row by the method that is cheapest for its number of ratings; returns Σ (r − r̂)²."""
+    rank, width = solved.shape[1] - 1, fixed.shape[1]
     tile = np.zeros((_TILE, width + LANES), np.float32)
     gram = np.empty((width, width + LANES), np.float32)
     border = np.empty((BORDER, width), np.float32)
+    padded = np.zeros((1, width), np.float32)
+    error = 0.0
     for row in range(len(indptr) - 1):
         rated, ratings = (
             columns[indptr[row] : indptr[row + 1]],
@@ -160,15 +183,23 @@ def _solve_rows(  # type: ignore[no-untyped-def]
             continue
         is_short = 2 * len(rated) <= rank and weight > 0 and (bias_weight > 0 or not fit_biases)
         if is_short:
-            done = _solve_dual(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out)
+            done = _solve_dual(
+                rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out
+            )
         else:
-            total = _row_sums(rated, ratings, fixed, mean, tile, gram, border)
+            total = _row_sums(rated, ratings, fixed, bias, mean, tile, gram, border)
             done = _solve_primal(
                 gram, border, total, len(rated), weight, bias_weight, fit_biases, out
             )
         if not done:
             # Single precision met a pivot that rounding could have produced.
-            _solve_in_double(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out)
+            _solve_in_double(
+                rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out
+            )
+        # Right after the solve, while the row's part of the fixed side is in the cache.
+        padded[0, :rank] = out[:rank]
+        error += _row_error(rated, ratings, fixed, bias, mean, padded, out[rank])
+    return error
 
 
 @_jit
@@ -177,12 +208,12 @@ def _padded(n):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _row_sums(rated, ratings, fixed, mean, tile, gram, border):  # type: ignore[no-untyped-def]
+def _row_sums(rated, ratings, fixed, bias, mean, tile, gram, border):  # type: ignore[no-untyped-def]
     """Set gram to Σ q qᵀ (upper triangle), border to [Σ q, Σ q·target]; returns Σ target.
 
     The gathered rows are [q, zeros to a multiple of 16, 1, target].
     """
-    rank, width = fixed.shape[1] - 1, gram.shape[0]
+    width = fixed.shape[1]
     gram[:, :] = 0
     border[:, :] = 0
     total = 0.0
@@ -190,9 +221,9 @@ def _row_sums(rated, ratings, fixed, mean, tile, gram, border):  # type: ignore[
         n = min(_TILE, len(rated) - first)
         for t in range(n):
             source, row = fixed[rated[first + t]], tile[t]
-            for f in range(rank):
+            for f in range(width):
                 row[f] = source[f]
-            target = ratings[first + t] - mean - source[rank]
+            target = ratings[first + t] - mean - bias[rated[first + t]]
             row[width] = 1
             row[width + 1] = target
             total += target
@@ -234,12 +265,12 @@ def _solve_primal(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _solve_dual(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
+def _solve_dual(rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
     """Solve n equations for n ratings in place of rank equations; returns False as the primal.
 
     With features F [n, d] and ridge D, x = D⁻¹ Fᵀ a where (F D⁻¹ Fᵀ + I) a = target.
     """
-    n, rank = len(rated), fixed.shape[1] - 1
+    n, rank = len(rated), len(out) - 1
     width = _padded(n)
     features = np.zeros((rank, width), np.float32)
     border = np.zeros((BORDER, width), np.float32)
@@ -248,7 +279,7 @@ def _solve_dual(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, ou
         source = fixed[rated[t]]
         for f in range(rank):
             features[f, t] = source[f] * scale
-        border[1, t] = ratings[t] - mean - source[rank]
+        border[1, t] = ratings[t] - mean - bias[rated[t]]
     kernel = np.zeros((width, width + LANES), np.float32)
     add_products(features, rank, width, kernel)
     for t in range(n):
@@ -298,16 +329,16 @@ def _substitute_back(upper, b, n):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _solve_in_double(rated, ratings, fixed, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
+def _solve_in_double(rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
     """Solve one row in float64; slow, and rare."""
-    rank = fixed.shape[1] - 1
+    rank = len(out) - 1
     sums = np.zeros((rank + 2, rank + 2))
     row = np.ones(rank + 2)
     for t in range(len(rated)):
         source = fixed[rated[t]]
         for f in range(rank):
             row[f] = source[f]
-        row[rank + 1] = np.float64(ratings[t]) - mean - source[rank]
+        row[rank + 1] = np.float64(ratings[t]) - mean - bias[rated[t]]
         for f in range(rank + 2):
             for g in range(rank + 2):
                 sums[f, g] += row[f] * row[g]
@@ -332,23 +363,22 @@ def _solve_moments(moments, weight, bias_weight, fit_biases, out):  # type: igno
     out[:n_features] = np.linalg.solve(system, moments[:n_features, rank + 1].copy())
 
 
-def row_moments(ratings: Csr, fixed: Float32s, mean: float) -> Float64s:
+def row_moments(ratings: Csr, fixed: FixedSide, mean: float) -> Float64s:
     """Σ v vᵀ over all entries of each row, v = [q, 1, r − μ − b_i], float64
     [n_rows, rank + 2, rank + 2].
 
     They hold all that a row's solution and error depend on, and they add up: the ratings of one row
     may lie in many blocks.
     """
-    size = fixed.shape[1] + 1
+    size = fixed.rank + 2
     moments = np.zeros((ratings.n_rows, size, size))
-    _add_moments(*ratings, fixed, np.float32(mean), moments)
+    _add_moments(*ratings, fixed.factors, fixed.bias, np.float32(mean), moments)
     return moments
 
 
 @_jit
-def _add_moments(indptr, columns, values, fixed, mean, moments):  # type: ignore[no-untyped-def]
-    rank = fixed.shape[1] - 1
-    width = _padded(rank)
+def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: ignore[no-untyped-def]
+    rank, width = moments.shape[1] - 2, fixed.shape[1]
     tile = np.zeros((_TILE, width + LANES), np.float32)
     gram = np.empty((width, width + LANES), np.float32)
     border = np.empty((BORDER, width), np.float32)
@@ -358,7 +388,7 @@ def _add_moments(indptr, columns, values, fixed, mean, moments):  # type: ignore
         for first in range(indptr[row], indptr[row + 1], _SHORT_SUM):
             last = min(first + _SHORT_SUM, indptr[row + 1])
             rated, ratings = columns[first:last], values[first:last]
-            total = _row_sums(rated, ratings, fixed, mean, tile, gram, border)
+            total = _row_sums(rated, ratings, fixed, bias, mean, tile, gram, border)
             for f in range(rank):
                 for g in range(f, rank):
                     sums[f, g] += gram[f, g]
@@ -367,7 +397,7 @@ def _add_moments(indptr, columns, values, fixed, mean, moments):  # type: ignore
             sums[rank, rank] += last - first
             sums[rank, rank + 1] += total
             for t in range(last - first):
-                target = np.float64(ratings[t]) - mean - fixed[rated[t], rank]
+                target = np.float64(ratings[t]) - mean - bias[rated[t]]
                 sums[rank + 1, rank + 1] += target * target
         for f in range(rank + 2):
             for g in range(f):
@@ -375,24 +405,32 @@ def _add_moments(indptr, columns, values, fixed, mean, moments):  # type: ignore
 
 
 @_jit
-def squared_error(  # type: ignore[no-untyped-def]
-    indptr: Int64s,
-    columns: Int32s,
-    values: Float32s,
-    solved: Float32s,
-    fixed: Float32s,
-    mean: float,
-) -> float:
-    """Σ (r − μ − b_u − b_i − p_u·q_i)² over all entries, summed in float64."""
-    rank = fixed.shape[1] - 1
+def _row_error(rated, ratings, fixed, bias, mean, solved, solved_bias):  # type: ignore[no-untyped-def]
+    """Σ (r − μ − b_u − b_i − p_u·q_i)² over the ratings of one row, summed in float64."""
+    total = 0.0
+    own = np.float64(mean) + solved_bias
+    for t in range(len(rated)):
+        error = ratings[t] - own - bias[rated[t]] - dot(fixed, rated[t], solved, 0)
+        total += error * error
+    return total
+
+
+def squared_error(ratings: Csr, solved: Float32s, fixed: FixedSide, mean: float) -> float:
+    """Σ (r − r̂)² over the ratings of all rows."""
+    if not ratings.n_entries:
+        return 0.0
+    return float(_squared_error(*ratings, solved, fixed.factors, fixed.bias, np.float32(mean)))
+
+
+@_jit
+def _squared_error(indptr, columns, values, solved, fixed, bias, mean):  # type: ignore[no-untyped-def]
+    rank = solved.shape[1] - 1
+    padded = np.zeros((1, fixed.shape[1]), np.float32)
     total = 0.0
     for row in range(len(indptr) - 1):
-        for entry in range(indptr[row], indptr[row + 1]):
-            source = fixed[columns[entry]]
-            error = np.float64(values[entry]) - mean - solved[row, rank] - source[rank]
-            dot = np.float32(0)
-            for f in range(rank):
-                dot += solved[row, f] * source[f]
-            error -= dot
-            total += error * error
+        entries = slice(indptr[row], indptr[row + 1])
+        padded[0, :rank] = solved[row, :rank]
+        total += _row_error(
+            columns[entries], values[entries], fixed, bias, mean, padded, solved[row, rank]
+        )
     return total

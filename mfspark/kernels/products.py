@@ -125,10 +125,129 @@ def _lower_block(  # noqa: PLR0915 (one piece of code, read from top to bottom)
     return context.get_dummy_value()
 
 
+def _dot(typing: Any, left: Any, i: Any, right: Any, j: Any) -> Any:
+    """Σ_f left[i, f] · right[j, f] over the columns of ``left``, a multiple of 16; float32."""
+    index = types.intp
+    return types.float32(left, index, right, index), _lower_dot
+
+
+def _lower_dot(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """LLVM code: sixteen sums side by side, added up at the end."""
+    vector = ir.VectorType(ir.FloatType(), LANES)
+    zero = ir.Constant(vector, [0.0] * LANES)
+    module = builder.module
+    fma = cgutils.get_or_insert_function(
+        module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+    )
+    add_up = cgutils.get_or_insert_function(
+        module,
+        ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector]),
+        f"llvm.vector.reduce.fadd.v{LANES}f32",
+    )
+    rows = []
+    for argument in (0, 2):
+        array = context.make_array(signature.args[argument])(context, builder, arguments[argument])
+        width = cgutils.unpack_tuple(builder, array.shape)[1]
+        start = builder.mul(arguments[argument + 1], width)
+        rows.append((builder.gep(array.data, [start]), width))
+    width = rows[0][1]
+
+    def load(pointer: Any, place: Any) -> Any:
+        at = builder.bitcast(builder.gep(pointer, [place]), vector.as_pointer())
+        value = builder.load(at)
+        value.align = 4
+        return value
+
+    entry = builder.block
+    loop, after = builder.append_basic_block("columns"), builder.append_basic_block("sum")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    place = builder.phi(width.type)
+    place.add_incoming(ir.Constant(width.type, 0), entry)
+    sums = builder.phi(vector)
+    sums.add_incoming(zero, entry)
+    added = builder.call(fma, [load(rows[0][0], place), load(rows[1][0], place), sums])
+    following = builder.add(place, ir.Constant(width.type, LANES))
+    place.add_incoming(following, loop)
+    sums.add_incoming(added, loop)
+    builder.cbranch(builder.icmp_signed("<", following, width), loop, after)
+    builder.position_at_end(after)
+    # In any order, which is what lets the processor add them in four steps.
+    return builder.call(add_up, [ir.Constant(ir.FloatType(), 0.0), added], fastmath=("reassoc",))
+
+
+def _factor(typing: Any, rows: Any, first: Any, smallest: Any, inverse: Any) -> Any:
+    """Replace A = rows[:16, first:first+16] by U with UᵀU = A, and set inverse to U⁻ᵀ.
+
+    Returns False, with both undefined, when a pivot is not above ``smallest``.
+    """
+    return types.boolean(rows, types.intp, types.float32, inverse), _lower_factor_square
+
+
+def _lower_factor_square(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """LLVM code: Gaussian elimination of [A, I], both in registers, one pivot after another."""
+    rows, first, smallest, inverse = arguments
+    single = ir.FloatType()
+    vector = ir.VectorType(single, LANES)
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+    )
+    root = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(single, [single]), "llvm.sqrt.f32"
+    )
+
+    def lane(value: Any, n: int) -> Any:
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), n))
+
+    def splat(value: Any) -> Any:
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        undefined = ir.Constant(vector, ir.Undefined)
+        one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(one, undefined, lanes)
+
+    def row_pointers(argument: int, value: Any, column: Any) -> list[Any]:
+        array = context.make_array(signature.args[argument])(context, builder, value)
+        width = cgutils.unpack_tuple(builder, array.shape)[1]
+        places = [
+            builder.add(builder.mul(ir.Constant(width.type, row), width), column)
+            for row in range(LANES)
+        ]
+        return [
+            builder.bitcast(builder.gep(array.data, [place]), vector.as_pointer())
+            for place in places
+        ]
+
+    square_at = row_pointers(0, rows, first)
+    inverse_at = row_pointers(3, inverse, ir.Constant(first.type, 0))
+    square = []
+    for pointer in square_at:
+        value = builder.load(pointer)
+        value.align = 4
+        square.append(value)
+    unit = [
+        ir.Constant(vector, [1.0 if column == row else 0.0 for column in range(LANES)])
+        for row in range(LANES)
+    ]
+    is_positive: Any = ir.Constant(ir.IntType(1), 1)
+    for i in range(LANES):
+        pivot = lane(square[i], i)
+        is_positive = builder.and_(is_positive, builder.fcmp_ordered(">", pivot, smallest))
+        scale = splat(builder.fdiv(ir.Constant(single, 1.0), builder.call(root, [pivot])))
+        square[i], unit[i] = builder.fmul(square[i], scale), builder.fmul(unit[i], scale)
+        for r in range(i + 1, LANES):
+            minus = builder.fneg(splat(lane(square[i], r)))
+            square[r] = builder.call(fma, [minus, square[i], square[r]])
+            unit[r] = builder.call(fma, [minus, unit[i], unit[r]])
+    for pointer, value in zip([*square_at, *inverse_at], [*square, *unit], strict=True):
+        builder.store(value, pointer).align = 4
+    return is_positive
+
+
+dot: Any = intrinsic(_dot)
+_factor_square: Any = intrinsic(_factor)
 _set_square = _block(_ROWS)
 _set_square_by_rows = _block(_ROWS, by_rows=True)
 _set_border = _block(BORDER)
-_set_row = _block(1)
 _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
@@ -179,23 +298,4 @@ def factor(matrix, inverse):  # type: ignore[no-untyped-def]
         for i in range(first + LANES, n, _ROWS):
             for j in range(i // LANES * LANES, width, LANES):
                 _set_square(rows, i, rows, LANES, matrix, i, j, _ONE, -_ONE)
-    return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _factor_square(rows, first, smallest, inverse):  # type: ignore[no-untyped-def]
-    """Replace A = rows[:, first:first+16] by U with UᵀU = A, and set inverse to U⁻ᵀ."""
-    inverse[:, :] = 0
-    for i in range(LANES):
-        inverse[i, i] = 1
-    for i in range(LANES):
-        if not rows[i, first + i] > smallest:
-            return False
-        scale = _ONE / np.sqrt(rows[i, first + i])
-        _set_row(rows, 0, rows, 0, rows, i, first, scale, _ZERO)
-        _set_row(rows, 0, rows, 0, inverse, i, 0, scale, _ZERO)
-        pivot_row = rows[i : i + 1]
-        for r in range(i + 1, LANES):
-            _set_row(pivot_row, first + r, pivot_row, 1, rows, r, first, _ONE, -_ONE)
-            _set_row(pivot_row, first + r, inverse[i : i + 1], 1, inverse, r, 0, _ONE, -_ONE)
     return True

@@ -9,6 +9,7 @@ from mfspark.kernels import half_step as fast
 from mfspark.kernels import reference
 from mfspark.kernels.csr import RatingBlock, build_block
 from mfspark.kernels.half_step import (
+    FixedSide,
     Penalty,
     Problem,
     half_step,
@@ -72,10 +73,13 @@ def test_solve_agrees_with_the_readable_twin(
     if not fit_biases:
         fixed[:, -1] = 0
     problem = Problem(3.3, Penalty(0.5, 0.2, exponent), fit_biases)
-    ours = fast.solve_rows(block.train, fixed, problem)
+    ours, error = fast.solve_rows(block.train, FixedSide.of(fixed), problem)
     theirs = reference.solve_rows(block.train, fixed, problem)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    assert error == pytest.approx(
+        reference.squared_error(block.train, ours.astype(float), fixed, 3.3), rel=1e-4, abs=1e-6
+    )
     assert np.all(ours[block.train.counts == 0] == 0)
     if not fit_biases:
         assert np.all(ours[:, -1] == 0)
@@ -85,7 +89,7 @@ def test_metrics_agree_with_a_dense_oracle(rng):
     block = random_block(rng, 20, 30)
     fixed = random_side(rng, 30, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, metrics = half_step(block, fixed, Problem(3.0, penalty, True))
+    solved, metrics = half_step(block, FixedSide.of(fixed), Problem(3.0, penalty, True))
     objective = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     assert metrics.squared_error + metrics.penalty == pytest.approx(objective, rel=1e-5)
     assert metrics.n_ratings == len(block.train.values)
@@ -100,7 +104,7 @@ def test_solution_is_a_minimum_in_every_direction(rng, direction):
     block = random_block(rng, 10, 25)
     fixed = random_side(rng, 25, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, fixed, Problem(3.0, penalty, True))
+    solved, _ = half_step(block, FixedSide.of(fixed), Problem(3.0, penalty, True))
     at_minimum = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     for step in (-0.05, 0.05):
         moved = solved.astype(float)
@@ -112,7 +116,7 @@ def test_gradient_vanishes_on_the_solved_side(rng):
     block = random_block(rng, 10, 40)
     fixed = random_side(rng, 40, 4)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, fixed, Problem(3.0, penalty, True))
+    solved, _ = half_step(block, FixedSide.of(fixed), Problem(3.0, penalty, True))
     features = np.column_stack([fixed[:, :-1], np.ones(len(fixed))]).astype(float)
     for row in range(10):
         entries = slice(block.train.indptr[row], block.train.indptr[row + 1])
@@ -131,10 +135,10 @@ def alternate(users: RatingBlock, items: RatingBlock, rank: int, iterations: int
     q = initial_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
     q_penalty = penalty.total(items.train.counts, q)
     for _ in range(iterations):
-        p, metrics = half_step(users, q, Problem(3.0, penalty, True))
+        p, metrics = half_step(users, FixedSide.of(q), Problem(3.0, penalty, True))
         yield p, q, metrics.squared_error + metrics.penalty + q_penalty
         p_penalty = metrics.penalty
-        q, metrics = half_step(items, p, Problem(3.0, penalty, True))
+        q, metrics = half_step(items, FixedSide.of(p), Problem(3.0, penalty, True))
         q_penalty = metrics.penalty
         yield p, q, metrics.squared_error + p_penalty + q_penalty
 
@@ -180,7 +184,9 @@ def test_singular_rows_get_finite_solutions_that_fit(rng, fit_biases):
     block = random_block(rng, 6, 4, 0.7)
     fixed = random_side(rng, 4, 8)
     fixed[:, -1] *= fit_biases
-    solved, metrics = half_step(block, fixed, Problem(3.0, Penalty(0, 0, 0.5), fit_biases))
+    solved, metrics = half_step(
+        block, FixedSide.of(fixed), Problem(3.0, Penalty(0, 0, 0.5), fit_biases)
+    )
     assert np.isfinite(solved).all()
     assert metrics.squared_error < 1e-3
 
@@ -219,13 +225,13 @@ def test_moments_of_the_parts_of_rows_give_the_half_step_of_the_whole(
                     build_block(
                         rows[p].astype(np.int32), whole.columns[p], whole.values[p],
                         np.zeros(p.sum(), bool), 3, 150,
-                    ).train, fixed, 3.3,
+                    ).train, FixedSide.of(fixed), 3.3,
                 )
                 for p in parts
             )
         )  # fmt: skip
     solved, metrics = half_step_of_moments(*sums, problem)
-    expected, expected_metrics = half_step(block, fixed, problem)
+    expected, expected_metrics = half_step(block, FixedSide.of(fixed), problem)
     np.testing.assert_allclose(solved, expected, atol=2e-4)
     np.testing.assert_allclose(metrics, expected_metrics, rtol=1e-3, atol=1e-6)
 
@@ -238,4 +244,6 @@ def test_moments_of_long_rows_lose_no_precision(rng):
     row = build_block(rows, columns, values, np.zeros(n, bool), 1, 500).train
     v = np.column_stack([fixed[columns, :-1], np.ones(n), values - 3.0 - fixed[columns, -1]])
     exact = v.T.astype(float) @ v.astype(float)
-    np.testing.assert_allclose(row_moments(row, fixed, 3.0)[0], exact, rtol=1e-5, atol=1e-2)
+    np.testing.assert_allclose(
+        row_moments(row, FixedSide.of(fixed), 3.0)[0], exact, rtol=1e-5, atol=1e-2
+    )
