@@ -30,8 +30,10 @@ lint: $(VENV)/.mfspark-lint ## formatting, style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: check-java $(VENV)/.mfspark-test ## speed of the kernels against the machine's matrix product
+bench: check-java $(VENV)/.mfspark-test ## speed against pyspark.ml ALS, and of the kernels
 	$(BIN)/python tests/benchmarks/kernels.py
+	$(BIN)/spark-submit --properties-file conf/benchmark.conf jobs/benchmark.py \
+		--config conf/benchmark.toml
 
 check-java:
 	@bin=$${JAVA_HOME:+$$JAVA_HOME/bin/}java; \

@@ -5,6 +5,8 @@ Each reads the files of the steps before it and writes its own, whole or not at 
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,8 @@ from mfspark.data.split import PARTS, SPLIT, fold, split_ratings
 from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
 from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
+from mfspark.engine.plan import Plan, Workload, make_plan
+from mfspark.engine.workspace import Workspace
 from mfspark.errors import ConfigError, DataError
 from mfspark.evaluation.ratings import MODEL, evaluate, rating_metrics
 from mfspark.interpretation.explain import explain
@@ -102,6 +106,7 @@ def _write_ratings(
                 f"{checked.n_read} rows read; lower split.test and split.validation"
             )
         fingerprint = split.agg(F.hex(F.bit_xor(F.xxhash64(USER, ITEM, RATING, TIMESTAMP)))).first()
+        n_users, n_items = (split.select(side).distinct().count() for side in (USER, ITEM))
         with run.output("ratings") as target:
             for part in PARTS:
                 rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
@@ -117,6 +122,8 @@ def _write_ratings(
         "origin": origin,
         "rows_read": checked.n_read,
         "rows_clean": sum(counts.values()),
+        "users": n_users,
+        "items": n_items,
         "rows_merged": checked.n_merged,
         "bad_rows": checked.bad_rows,
         "split": {part: counts.get(part, 0) for part in PARTS},
@@ -140,6 +147,7 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
                 held_out.withColumn(indicator, F.lit(True))
             )
         als = _estimator(run).setParams(validationIndicatorCol=indicator)
+        logger.info("%s", _plan(spark, run).describe())
         model = als.fit(fitted)
         model.save(run.of("model"), overwrite=run.config.run.overwrite)
         facts |= {
@@ -149,6 +157,15 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
             "users": model.metadata.n_users,
             "items": model.metadata.n_items,
         }
+
+
+def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
+    """What the fit to ratings/train will cost, from the counts in ingest.json."""
+    counts = json.loads(files.read_text(run.of("ingest.json")))
+    workload = Workload(
+        counts["split"]["train"], counts["users"], counts["items"], run.config.als.rank
+    )
+    return make_plan(workload, run.config.als, Workspace(spark).machine())
 
 
 def _estimator(run: RunDirectory) -> BiasedALS:
@@ -247,7 +264,8 @@ def report(run: RunDirectory) -> str:
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     """ingest → train → evaluate → interpret → report, and the headline at the end."""
-    ingest(spark, run)
+    with _kernels_compiled():
+        ingest(spark, run)
     train(spark, run)
     rmse = evaluate_model(spark, run)
     interpret_model(spark, run)
@@ -256,6 +274,20 @@ def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     for predictor, value in sorted(rmse.items(), key=lambda pair: pair[1]):
         print(f"  {predictor:<12} {value:.4f}")
     print(f"Report: {path}")
+
+
+@contextmanager
+def _kernels_compiled() -> Iterator[None]:
+    """Compile the kernels, in a process beside the work inside, into this machine's cache."""
+    # Elsewhere they are compiled when first called, so a failure here means nothing.
+    compiler = subprocess.Popen(
+        [sys.executable, "-m", "mfspark.kernels.warm"], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+        compiler.wait()
+    finally:
+        compiler.terminate()
 
 
 def _origin(run: RunDirectory) -> str:

@@ -16,14 +16,14 @@ from mfspark.engine.exchange import make_exchange
 from mfspark.engine.half_step import SolvedSide, initial_factors, run_half_step
 from mfspark.engine.index import index_sides
 from mfspark.engine.one_task import OneTask, fit_in_one_task
-from mfspark.engine.plan import Plan, make_plan
+from mfspark.engine.plan import Machine, Workload, make_plan
 from mfspark.engine.progress import Progress
 from mfspark.engine.stopping import StopReason
 from mfspark.engine.tables import factor_table, find_rotation
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import DataError
 from mfspark.kernels.half_step import Penalty, Problem
-from mfspark.settings import ALSSettings
+from mfspark.settings import ALSSettings, Exchange
 
 logger = logging.getLogger("mfspark")
 
@@ -54,7 +54,8 @@ class Fit:
     n_cold_validation: int
     summary: Summary
     mean: float
-    plan: Plan
+    execution: str
+    exchange: dict[str, Exchange]
 
 
 def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
@@ -65,51 +66,81 @@ def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
     """
     with Workspace(ratings.sparkSession) as workspace:
         summary = summarise(ratings)
-        plan = make_plan(summary.n_ratings, 0, 0, settings, workspace.machine())
         mean = summary.mean if settings.fit_biases else 0.0
-        fit = _fit_in_one_task if plan.in_one_task else _fit_distributed
-        outcome = fit(
+        task = _Task(
             workspace,
             ratings.withColumn(RATING, F.col(RATING).cast("float")),
             settings,
             summary,
-            plan,
+            workspace.machine(),
             _problems(settings, mean),
         )
-        return Fit(**outcome, summary=summary, mean=mean, plan=plan)
+        # Users and items are not counted yet; the task counts them before it begins.
+        size = Workload(summary.n_ratings, 0, 0, settings.rank)
+        found = None
+        if make_plan(size, settings, task.machine).in_one_task:
+            found = _fit_in_one_task(task)
+        if found is None:
+            found = _fit_distributed(task)
+        return Fit(**found, summary=summary, mean=mean)
 
 
-def _fit_in_one_task(
-    workspace: Workspace,
-    ratings: DataFrame,
-    settings: ALSSettings,
-    summary: Summary,
-    plan: Plan,
-    problems: dict[str, Problem],
-) -> dict[str, Any]:
-    progress = Progress(settings.max_iter, "ALS")
-    task = OneTask(
-        settings.rank, problems, settings.max_iter, settings.tol, settings.seed, plan.n_threads
+@dataclass(frozen=True)
+class _Task:
+    """What both ways to fit are given; ``ratings``: user, item, rating float, maybe held_out."""
+
+    workspace: Workspace
+    ratings: DataFrame
+    settings: ALSSettings
+    summary: Summary
+    machine: Machine
+    problems: dict[str, Problem]
+
+
+def _fit_in_one_task(task: _Task) -> dict[str, Any] | None:
+    """Fields of ``Fit``; None when users and items turn out too many for one task."""
+    settings, machine = task.settings, task.machine
+    fitted = fit_in_one_task(
+        task.workspace,
+        task.ratings,
+        OneTask(
+            settings.rank,
+            task.problems,
+            settings.max_iter,
+            settings.tol,
+            settings.seed,
+            machine.task_cores,
+            machine.task_bytes if settings.execution == "auto" else None,
+        ),
     )
-    fitted = fit_in_one_task(workspace, ratings, task)
-    with progress:
+    if fitted is None:
+        return None
+    with Progress(settings.max_iter, "ALS") as progress:
         for row in fitted.facts["history"][1::2]:
             progress.iteration(row)
-    return {"users": fitted.users, "items": fitted.items, **fitted.facts}
+    return {
+        "users": fitted.users,
+        "items": fitted.items,
+        "execution": "one_task",
+        "exchange": {},
+        **fitted.facts,
+    }
 
 
-def _fit_distributed(
-    workspace: Workspace,
-    ratings: DataFrame,
-    settings: ALSSettings,
-    summary: Summary,
-    plan: Plan,
-    problems: dict[str, Problem],
-) -> dict[str, Any]:
-    train = ratings.where(~F.col(HELD_OUT)) if HELD_OUT in ratings.columns else ratings
-    indices = index_sides(workspace, train, plan.n_blocks, summary.n_ratings)
-    blocks = build_blocks(workspace, ratings, indices)
-    rank = settings.rank
+def _fit_distributed(task: _Task) -> dict[str, Any]:
+    """Fields of ``Fit``."""
+    workspace, settings, problems = task.workspace, task.settings, task.problems
+    n_ratings, rank = task.summary.n_ratings, settings.rank
+    has_held_out = HELD_OUT in task.ratings.columns
+    train = task.ratings.where(~F.col(HELD_OUT)) if has_held_out else task.ratings
+    # Numbers of blocks depend on the number of ratings alone, the exchange on users and items too.
+    n_blocks = make_plan(Workload(n_ratings, 0, 0, rank), settings, task.machine).n_blocks
+    indices = index_sides(workspace, train, n_blocks, n_ratings)
+    n_users, n_items = (indices[side].layout.n_rows for side in (USER, ITEM))
+    plan = make_plan(Workload(n_ratings, n_users, n_items, rank), settings, task.machine)
+    for warning in plan.warnings:
+        logger.warning("%s", warning)
+    blocks = build_blocks(workspace, task.ratings, indices)
 
     def solver(side: str, other: str) -> Solver[DataFrame]:
         exchange = make_exchange(
@@ -143,12 +174,14 @@ def _fit_distributed(
         "users": users,
         "items": items,
         "history": outcome.history,
-        "n_users": indices[USER].layout.n_rows,
-        "n_items": indices[ITEM].layout.n_rows,
+        "n_users": n_users,
+        "n_items": n_items,
         "singular_values": rotation.singular_values.tolist(),
         "best_iteration": outcome.best_iteration,
         "stopped": outcome.stopped,
-        "n_cold_validation": summary.n_validation - blocks[USER].n_held_out,
+        "n_cold_validation": task.summary.n_validation - blocks[USER].n_held_out,
+        "execution": "distributed",
+        "exchange": plan.exchange,
     }
 
 

@@ -27,11 +27,9 @@ from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.index import Layout, SideIndex
+from mfspark.engine.plan import ROWS_PER_PACK
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
-
-# Rows that a task collects before it packs them: 50 MB, enough to make chunks worth their overhead.
-_ROWS_PER_PACK = 4_000_000
 
 _CHUNK_SCHEMA = "side string, block int, rows binary, others binary, rating binary, held_out binary"
 _NEEDED_SCHEMA = "block int, needed binary, n_needed long, n_held_out long"
@@ -119,7 +117,7 @@ def _pack(
     pending: list[pa.RecordBatch] = []
     for batch in batches:
         pending.append(batch)
-        if sum(b.num_rows for b in pending) >= _ROWS_PER_PACK:
+        if sum(b.num_rows for b in pending) >= ROWS_PER_PACK:
             yield from _chunks(pending, layouts)
             pending = []
     if pending:

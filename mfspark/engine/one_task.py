@@ -31,6 +31,7 @@ from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, N_RATINGS, RATING, US
 from mfspark.engine.alternate import Outcome, Solver, alternate
 from mfspark.engine.blocks import held_out_of
 from mfspark.engine.index import initial_keys
+from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.tables import factor_batches
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s, RatingBlock, build_block
@@ -55,7 +56,8 @@ _PARTS_PER_THREAD = 8
 
 @dataclass(frozen=True)
 class OneTask:
-    """What the task is told: both problems, when to stop, the seed, and its threads."""
+    """What the task is told: both problems, when to stop, the seed, its threads, and the memory
+    above which it does not even begin."""
 
     rank: int
     problems: dict[str, Problem]
@@ -63,6 +65,7 @@ class OneTask:
     tol: float
     seed: int
     n_threads: int
+    most_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class OneTaskFit:
     facts: dict[str, Any]
 
 
-def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> OneTaskFit:
-    """Fit ``ratings`` (user, item, rating float, and maybe held_out boolean)."""
+def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> OneTaskFit | None:
+    """Fit ``ratings`` (user, item, rating float, and maybe held_out boolean); None when that would
+    take more memory than ``task`` allows."""
     types = {side: ratings.schema[side].dataType for side in (USER, ITEM)}
     schema = StructType(
         [
@@ -89,6 +93,8 @@ def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> 
     cells = ratings.mapInArrow(_pack, "cell binary")
     result = workspace.cut(cells.repartition(1).mapInArrow(partial(_fit, task=task), schema))
     facts = result.where(F.col("facts").isNotNull()).select("facts").collect()
+    if not facts:
+        return None
     users, items = (
         result.where(F.col(side).isNotNull()).select(side, N_RATINGS, BIAS, FACTORS)
         for side in (USER, ITEM)
@@ -136,6 +142,11 @@ def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.Record
         return
     with ThreadPoolExecutor(task.n_threads) as pool:
         sides, n_cold = _sides(pool, cells)
+        workload = Workload(
+            sides[USER].block.train.n_entries, len(sides[USER].ids), len(sides[ITEM].ids), task.rank
+        )
+        if task.most_bytes is not None and one_task_bytes(workload) > task.most_bytes:
+            return
         outcome = _alternate(pool, sides, task)
         yield from _tables(sides, outcome, n_cold)
 

@@ -1,7 +1,13 @@
-"""How a fit is spread: in one task or over many, how many blocks, how factors are exchanged."""
+"""How a fit is spread, and what that will cost: blocks, exchange, memory, bytes, time.
 
+    python -m mfspark.engine.plan --ratings 1e9 --users 5e6 --items 1e5 --rank 64 --cores 40
+
+Everything follows from sizes alone, before any rating is read; the figures are estimates.
+"""
+
+import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mfspark.columns import ITEM, USER
 from mfspark.settings import ALSSettings, Exchange
@@ -15,63 +21,237 @@ BROADCAST_LIMIT = 128 * 2**20
 _RATINGS_PER_BLOCK = 8_000_000
 _BYTES_PER_BLOCK = 2**30
 
-# What one task may take when nothing else is said: the fit of some 30 million ratings.
-_ONE_TASK_BYTES = 3 * 2**30
+# What a Python worker may take when nothing else is said: the fit of some 30 million ratings.
+_TASK_BYTES = 3 * 2**30
+
+# Memory of a Python worker that has imported everything and done nothing.
+_WORKER_BYTES = 180 * 2**20
+# Rows that a worker packs at a time while blocks are built, and bytes for each (positions, rating,
+# the order by block, the parts cut out).
+ROWS_PER_PACK = 4_000_000
+_BYTES_PER_PACKED_ROW = 60
+# Bytes for each rating while it is sorted into a block, and in the block.
+_BYTES_PER_SORTED_RATING = 40
+_BYTES_PER_RATING = 8
+# In one task: 13 as a rating comes, 12 as positions and rating, 8 in each of two blocks, 12 while
+# sorting.
+_BYTES_PER_ONE_TASK_RATING = 53
+
+# Time of one core, measured on a virtual machine with AVX-512: see tests/benchmarks/kernels.py.
+_SECONDS_PER_LOOKUP = 18e-9  # gather a row of the fixed side, twice
+_SECONDS_PER_PRODUCT = 3.2e-9  # 8 × 16 sums for one rating
+_SECONDS_PER_SOLVE = 0.5e-6, 0.05e-6  # times w and w³, where w vectors of 16 hold a row
+_SECONDS_PER_STAGE = 0.2
+_BYTES_PER_SECOND = 300e6
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a fit runs: ``cores`` of all executors together, ``task_cores`` of one executor."""
+    """Where a fit runs: ``cores`` of all executors together, ``task_cores`` of one executor, and
+    what one Python worker may take."""
 
     cores: int
     task_cores: int
+    task_bytes: int = _TASK_BYTES
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be fitted."""
+
+    n_ratings: int
+    n_users: int
+    n_items: int
+    rank: int
+
+    def n_rows(self, side: str) -> int:
+        """Users or items."""
+        return self.n_users if side == USER else self.n_items
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of factors with its bias."""
+        return 4 * (self.rank + 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices; ``n_blocks`` and ``exchange`` by solved side."""
+    """The choices, by solved side where there are two, and the estimates.
+
+    ``task_bytes``: peak memory of a Python worker. ``bytes_shipped``: factors sent per half-step.
+    ``iteration_seconds``: one iteration, both sides. ``warnings``: what may go wrong, and what to
+    do.
+    """
 
     in_one_task: bool
     n_threads: int
     n_blocks: dict[str, int]
     exchange: dict[str, Exchange]
+    task_bytes: int
+    bytes_shipped: dict[str, int]
+    iteration_seconds: float
+    warnings: tuple[str, ...] = field(default=())
+
+    def describe(self) -> str:
+        """The plan in a few lines."""
+        memory = f"{self.task_bytes / 2**30:.1f} GiB of memory in a Python worker"
+        pace = f"about {self.iteration_seconds:.2g} s per iteration"
+        if self.in_one_task:
+            lines = [f"plan: one task with {self.n_threads} threads, {memory}, {pace}"]
+        else:
+            blocks = ", ".join(
+                f"{n} {side} blocks ({self.exchange[side]}, "
+                f"{self.bytes_shipped[side] / 2**20:.0f} MiB per half-step)"
+                for side, n in self.n_blocks.items()
+            )
+            lines = [f"plan: distributed, {blocks}; {memory}, {pace}"]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def make_plan(
-    n_ratings: int, n_users: int, n_items: int, settings: ALSSettings, machine: Machine
-) -> Plan:
-    """Choose for ratings of a given size; what ``settings`` fixes is taken as it is."""
-    automatic = _automatic_blocks(n_ratings, settings.rank, machine)
-    row_bytes = 4 * (settings.rank + 1)
-    exchange: dict[str, Exchange] = {
-        side: settings.exchange
-        if settings.exchange != "auto"
-        else ("broadcast" if n_fixed * row_bytes <= BROADCAST_LIMIT else "routed")
-        for side, n_fixed in ((USER, n_items), (ITEM, n_users))
+def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
+    """Choose how to fit ``workload``; what ``settings`` fixes is taken as it is."""
+    blocks = {
+        USER: settings.num_user_blocks or _automatic_blocks(workload, machine),
+        ITEM: settings.num_item_blocks or _automatic_blocks(workload, machine),
     }
-    fits = one_task_bytes(n_ratings, n_users, n_items, settings.rank) <= _ONE_TASK_BYTES
+    exchange = {side: choose_exchange(workload, settings, side) for side in blocks}
+    needed = {side: _needed_rows(workload, side, blocks[side]) for side in blocks}
+    shipped = {
+        side: workload.row_bytes
+        * blocks[side]
+        * (_other(workload, side) if exchange[side] == "broadcast" else needed[side])
+        for side in blocks
+    }
+    in_one_task = settings.execution == "one_task" or (
+        settings.execution == "auto" and is_for_one_task(workload, machine)
+    )
+    if in_one_task:
+        task_bytes = one_task_bytes(workload)
+        seconds = _compute_seconds(workload) / machine.task_cores
+    else:
+        task_bytes = max(
+            _distributed_bytes(workload, side, blocks[side], exchange[side]) for side in blocks
+        )
+        seconds = _compute_seconds(workload) / min(machine.cores, *blocks.values())
+        transfer = sum(shipped.values()) / (_BYTES_PER_SECOND * machine.cores)
+        seconds += 2 * _SECONDS_PER_STAGE + transfer
     return Plan(
-        in_one_task=settings.execution == "one_task"
-        or (settings.execution == "auto" and fits and machine.task_cores == machine.cores),
-        n_threads=machine.task_cores,
-        n_blocks={
-            USER: settings.num_user_blocks or automatic,
-            ITEM: settings.num_item_blocks or automatic,
-        },
-        exchange=exchange,
+        in_one_task,
+        machine.task_cores,
+        blocks,
+        exchange,
+        task_bytes,
+        dict.fromkeys(shipped, 0) if in_one_task else shipped,
+        seconds,
+        tuple(_warnings(workload, machine, in_one_task, task_bytes, exchange)),
     )
 
 
-def _automatic_blocks(n_ratings: int, rank: int, machine: Machine) -> int:
+def is_for_one_task(workload: Workload, machine: Machine) -> bool:
+    """Whether one task with the cores of one executor does as well as all tasks together."""
+    return machine.task_cores == machine.cores and one_task_bytes(workload) <= machine.task_bytes
+
+
+def choose_exchange(workload: Workload, settings: ALSSettings, side: str) -> Exchange:
+    """How the blocks of ``side`` receive the factors of the other one."""
+    if settings.exchange != "auto":
+        return settings.exchange
+    fixed_bytes = _other(workload, side) * workload.row_bytes
+    return "broadcast" if fixed_bytes <= BROADCAST_LIMIT else "routed"
+
+
+def one_task_bytes(workload: Workload) -> int:
+    """Peak memory of the Python worker that fits everything in one task."""
+    # The best factors so far, the last and the next ones, and a copy in double for the end.
+    factors = 5 * workload.row_bytes * (workload.n_users + workload.n_items)
+    return _WORKER_BYTES + _BYTES_PER_ONE_TASK_RATING * workload.n_ratings + factors
+
+
+def _distributed_bytes(workload: Workload, side: str, n_blocks: int, exchange: Exchange) -> int:
+    """Peak memory of a Python worker: while packing, assembling or solving."""
+    in_block = math.ceil(workload.n_ratings / n_blocks)
+    packing = _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block)
+    needed = _needed_rows(workload, side, n_blocks)
+    arrived = _other(workload, side) if exchange == "broadcast" else needed
+    # What arrived, as it is and in one piece; the rows in the block's order; in whole vectors.
+    solving = workload.row_bytes * (2 * arrived + 2 * needed + workload.n_rows(side) // n_blocks)
+    solving += _BYTES_PER_RATING * in_block
+    return _WORKER_BYTES + max(packing, _BYTES_PER_SORTED_RATING * in_block, solving)
+
+
+def _needed_rows(workload: Workload, side: str, n_blocks: int) -> int:
+    """Rows of the other side that a block refers to, if ratings fell on them at random.
+
+    Popular rows draw ratings to themselves, so real blocks need fewer.
+    """
+    fixed = _other(workload, side)
+    return round(-fixed * math.expm1(-workload.n_ratings / n_blocks / fixed)) if fixed else 0
+
+
+def _other(workload: Workload, side: str) -> int:
+    return workload.n_rows(ITEM if side == USER else USER)
+
+
+def _compute_seconds(workload: Workload) -> float:
+    """Time of the kernels in one iteration on one core."""
+    vectors = math.ceil(workload.rank / 16)
+    per_rating = _SECONDS_PER_LOOKUP + _SECONDS_PER_PRODUCT * vectors * (vectors + 1)
+    linear, cubic = _SECONDS_PER_SOLVE
+    per_row = linear * vectors + cubic * vectors**3
+    return 2 * workload.n_ratings * per_rating + (workload.n_users + workload.n_items) * per_row
+
+
+def _automatic_blocks(workload: Workload, machine: Machine) -> int:
     # Whole rounds: with 3 blocks on 2 cores one core would wait half of the time.
-    largest = min(_RATINGS_PER_BLOCK, _BYTES_PER_BLOCK // (4 * (rank + 1)))
-    return machine.cores * math.ceil(n_ratings / (largest * machine.cores))
+    largest = min(_RATINGS_PER_BLOCK, _BYTES_PER_BLOCK // workload.row_bytes)
+    return machine.cores * max(1, math.ceil(workload.n_ratings / (largest * machine.cores)))
 
 
-def one_task_bytes(n_ratings: int, n_users: int, n_items: int, rank: int) -> int:
-    """Peak memory of the Python worker that fits in one task."""
-    # 13 bytes as they come, 12 as positions and rating, 8 in each of two blocks, 12 while sorting.
-    ratings = 53 * n_ratings
-    # The best so far, the last and the next one of each side, and a copy in double for the end.
-    factors = 4 * (rank + 1) * (n_users + n_items) * 5
-    return ratings + factors
+def _warnings(
+    workload: Workload,
+    machine: Machine,
+    in_one_task: bool,
+    task_bytes: int,
+    exchange: dict[str, Exchange],
+) -> list[str]:
+    found = []
+    if task_bytes > machine.task_bytes:
+        remedy = (
+            "set execution to distributed"
+            if in_one_task
+            else "raise spark.executor.memoryOverhead or the numbers of blocks"
+        )
+        found.append(
+            f"a Python worker will need about {task_bytes / 2**30:.1f} GiB, more than the "
+            f"{machine.task_bytes / 2**30:.1f} GiB it may take; {remedy}"
+        )
+    for side, name in exchange.items():
+        fixed_bytes = _other(workload, side) * workload.row_bytes
+        if not in_one_task and name == "broadcast" and fixed_bytes > 2 * BROADCAST_LIMIT:
+            found.append(
+                f"the factors to broadcast to the {side} blocks take "
+                f"{fixed_bytes / 2**20:.0f} MiB; the driver needs a few times that; "
+                "set exchange to auto or routed"
+            )
+    return found
+
+
+def main() -> None:
+    """Print the plan for sizes given on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    for name in ("ratings", "users", "items"):
+        parser.add_argument(f"--{name}", type=float, required=True, help="how many, say 1e9")
+    parser.add_argument("--rank", type=int, default=ALSSettings().rank)
+    parser.add_argument("--cores", type=int, required=True, help="of all executors together")
+    parser.add_argument("--executor-cores", type=int, default=1, help="of one executor")
+    parser.add_argument(
+        "--worker-memory", type=float, default=_TASK_BYTES / 2**30, help="GiB per Python worker"
+    )
+    given = parser.parse_args()
+    workload = Workload(int(given.ratings), int(given.users), int(given.items), given.rank)
+    machine = Machine(given.cores, given.executor_cores, int(given.worker_memory * 2**30))
+    print(make_plan(workload, ALSSettings(), machine).describe())
+
+
+if __name__ == "__main__":
+    main()

@@ -103,7 +103,7 @@ class Workspace:
         return table.localCheckpoint(eager=False)
 
     def machine(self) -> Machine:
-        """Cores of the cluster and of one executor."""
+        """Cores of the cluster and of one executor, and memory of a Python worker."""
         # One JVM with all cores; local-cluster[…] has several.
         local = re.fullmatch(r"local(\[(\*|\d+).*\])?", self._setting("spark.master", ""))
         if local:
@@ -111,7 +111,21 @@ class Workspace:
             return Machine(n, n)
         # Without Spark's context: a plain range has a partition per core.
         cores = self.spark.range(100_000).select(F.spark_partition_id()).distinct().count()
-        return Machine(cores, int(self._setting("spark.executor.cores", "1")))
+        task_cores = int(self._setting("spark.executor.cores", "1"))
+        memory = self._setting("spark.executor.pyspark.memory", "")
+        if memory:
+            return Machine(cores, task_cores, _bytes(memory))
+        memory = self._setting("spark.executor.memoryOverhead", "")
+        if memory:
+            return Machine(cores, task_cores, _bytes(memory) // task_cores)
+        return Machine(cores, task_cores)
 
     def _setting(self, name: str, default: str) -> str:
         return self.spark.conf.get(name, default) or default
+
+
+def _bytes(size: str) -> int:
+    """Bytes of a size as Spark writes it: 512m, 8g; without a unit MiB."""
+    number, unit = re.fullmatch(r"(\d+)\s*([bkmgt]?)b?", size.strip().lower()).groups()  # type: ignore[union-attr]
+    shift: int = {"": 20, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[unit]
+    return int(number) << shift

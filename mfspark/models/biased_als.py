@@ -77,8 +77,8 @@ class BiasedALS(
             rotation=Rotation(name="canonical", singular_values=result.singular_values),
             best_iteration=result.best_iteration,
             stopped=result.stopped,
-            execution="one_task" if result.plan.in_one_task else "distributed",
-            exchange={} if result.plan.in_one_task else result.plan.exchange,
+            execution=result.execution,
+            exchange=result.exchange,
         )
         history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
         model = FactorModel(result.users, result.items, history, metadata)

@@ -194,3 +194,20 @@ def test_steps_say_what_must_come_first(tmp_path):
     result = run_job("train", tmp_path / "run.toml")
     assert result.returncode == 1
     assert "runs/default/ratings is missing; run the ingest job" in result.stdout
+
+
+def test_benchmark_measures_both_and_writes_json(tmp_path):
+    (tmp_path / "run.toml").write_text(
+        '[run]\nname = "b"\n[data]\ndataset = "synthetic"\n'
+        "[benchmark]\nn_ratings = [20000]\nranks = [4]\niterations = 3\nrounds = 1\n"
+    )
+    result = run_job("benchmark", tmp_path / "run.toml")
+    assert result.returncode == 0, result.stdout[-3000:]
+    content = json.loads((tmp_path / "runs/b/benchmark.json").read_text())
+    assert [row["peer"] for row in content["results"]] == ["mfspark", "mllib"]
+    assert content["machine"]["cores"] == os.cpu_count()
+    for row in content["results"]:
+        assert row["n_train"] + row["n_test"] > 19_000
+        assert 0.5 < row["rmse"] < 1.5
+        assert min(row[name] for name in ("fit", "transform", "recommend", "jvm_mib")) > 0
+    assert "ratio" in result.stdout

@@ -16,6 +16,8 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 from mfspark import BiasedALS, FactorModel
+from mfspark.engine.plan import Machine, Workload, one_task_bytes
+from mfspark.engine.workspace import Workspace
 from mfspark.errors import ConfigError, DataError
 from mfspark.models.params import BiasedALSArguments
 from mfspark.settings import ALSSettings
@@ -81,6 +83,16 @@ def test_blocks_and_exchange_do_not_change_the_predictions(model, ratings, argum
         other.history.select(*figures).toPandas(), model.history.select(*figures).toPandas(),
         rtol=1e-6,
     )  # fmt: skip
+
+
+def test_too_many_ids_for_one_task_are_noticed_there(ratings, ratings_frame, monkeypatch):
+    enough = one_task_bytes(Workload(len(ratings_frame), 0, 0, 2))
+    for task_bytes, execution in ((2 * enough, "one_task"), (enough, "distributed")):
+        machine = Machine(2, 2, task_bytes)
+        monkeypatch.setattr(Workspace, "machine", lambda _, machine=machine: machine)
+        model = BiasedALS(rank=2, maxIter=2).fit(ratings)
+        assert model.metadata.execution == execution
+        assert model.metadata.n_users == ratings_frame["user"].nunique()
 
 
 def test_more_blocks_than_ids_leave_some_empty(ratings):

@@ -1,0 +1,43 @@
+"""Compile all kernels of a fit into numba's cache on disk.
+
+    python -m mfspark.kernels.warm
+
+The first fit on a machine compiles for some ten seconds; jobs let that happen while they ingest.
+"""
+
+import numpy as np
+
+from mfspark.kernels.csr import build_block
+from mfspark.kernels.half_step import (
+    FixedSide,
+    Penalty,
+    Problem,
+    half_step,
+    half_step_of_moments,
+    row_moments,
+)
+from mfspark.kernels.predict import predict_pairs, top_n
+
+
+def main() -> None:
+    """Call each kernel once on the smallest input that reaches all of it."""
+    zeros = np.zeros(4, np.int32)
+    values, held_out = np.ones(4, np.float32), np.array([False, False, False, True])
+    rows = np.zeros((1, 3), np.float32)
+    fixed, problem = FixedSide.of(rows), Problem(0.0, Penalty(1.0, 1.0, 0.5), True)
+    for in_file in (False, True):
+        # To numba, arrays that Arrow or a file lends are of another type: they cannot be written.
+        values.setflags(write=not in_file)
+        block = build_block(zeros, zeros, values, held_out, 1, 1)
+        for array in (*block.train, *block.validation):
+            array.setflags(write=not in_file)
+        half_step(block, fixed, problem)
+        moments = row_moments(block.train, fixed, 0.0)
+        half_step_of_moments(moments, moments, problem)
+    factors, bias = rows[:, :2].copy(), rows[:, 2].copy()
+    predict_pairs(zeros, zeros, factors, bias, factors, bias, 0.0)
+    top_n(factors, factors, bias, 1)
+
+
+if __name__ == "__main__":
+    main()

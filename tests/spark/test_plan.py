@@ -1,0 +1,109 @@
+"""The planner: its choices, and its estimates against what is measured."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mfspark import BiasedALS
+from mfspark.engine.one_task import _pack
+from mfspark.engine.plan import Machine, Workload, make_plan, one_task_bytes
+from mfspark.settings import ALSSettings
+
+LAPTOP = Machine(cores=4, task_cores=4)
+CLUSTER = Machine(cores=40, task_cores=4)
+
+
+def test_small_data_is_fitted_in_one_task_where_one_executor_has_all_cores():
+    small, big = Workload(10**6, 7000, 3000, 32), Workload(10**8, 700_000, 30_000, 32)
+    settings = ALSSettings()
+    assert make_plan(small, settings, LAPTOP).in_one_task
+    assert not make_plan(small, settings, CLUSTER).in_one_task
+    assert not make_plan(big, settings, LAPTOP).in_one_task
+    assert make_plan(big, ALSSettings(execution="one_task"), CLUSTER).in_one_task
+    assert not make_plan(small, ALSSettings(execution="distributed"), LAPTOP).in_one_task
+
+
+def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
+    plan = make_plan(Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(), CLUSTER)
+    assert plan.exchange == {"user": "broadcast", "item": "routed"}
+    assert all(n % 40 == 0 for n in plan.n_blocks.values())
+    fixed = ALSSettings(num_user_blocks=7, exchange="broadcast")
+    plan = make_plan(Workload(10**6, 1000, 1000, 8), fixed, CLUSTER)
+    assert plan.n_blocks == {"user": 7, "item": 40}
+    assert plan.bytes_shipped["user"] == 7 * 1000 * 36
+
+
+def test_a_fit_that_does_not_fit_is_announced_with_a_remedy():
+    plan = make_plan(
+        Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(execution="one_task"), LAPTOP
+    )
+    assert "more than the 3.0 GiB it may take; set execution to distributed" in plan.describe()
+    plan = make_plan(
+        Workload(10**9, 50_000_000, 10_000_000, 64), ALSSettings(exchange="broadcast"), CLUSTER
+    )
+    assert "the driver needs a few times that; set exchange to auto" in plan.describe()
+    assert make_plan(Workload(10**6, 7000, 3000, 32), ALSSettings(), LAPTOP).warnings == ()
+
+
+def test_it_is_usable_alone():
+    command = "--ratings 1e9 --users 5e6 --items 1e5 --rank 64 --cores 40 --executor-cores 4"
+    result = subprocess.run(
+        [sys.executable, "-m", "mfspark.engine.plan", *command.split()],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.startswith("plan: distributed, 280 user blocks (broadcast")
+
+
+FIT = """
+import json, resource, sys
+import pyarrow as pa
+from mfspark.engine.one_task import OneTask, _fit
+from mfspark.kernels.half_step import Penalty, Problem
+problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
+task = OneTask(16, {"user": problem, "item": problem}, 2, 0.0, 0, 2, None)
+with pa.OSFile(sys.argv[1]) as source:
+    rows = list(_fit(iter(pa.ipc.open_stream(source)), task))
+facts = json.loads(rows[-1].column("facts")[0].as_py())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, facts["n_users"], facts["n_items"])
+"""
+
+
+def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng):
+    n = 3_000_000
+    table = pa.table(
+        {
+            "user": (rng.random(n) ** 2 * 40_000).astype(np.int64),
+            "item": (rng.random(n) ** 2 * 9_000).astype(np.int64),
+            "rating": rng.integers(1, 6, n).astype(np.float32),
+        }
+    )
+    cells = list(_pack(iter(table.to_batches(500_000))))
+    path = tmp_path / "cells.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, cells[0].schema) as writer:
+        for cell in cells:
+            writer.write_batch(cell)
+    result = subprocess.run(
+        [sys.executable, "-c", FIT, str(path)], capture_output=True, text=True, check=True
+    )
+    measured, n_users, n_items = map(int, result.stdout.split())
+    estimate = one_task_bytes(Workload(n, n_users, n_items, 16))
+    assert measured / 1.5 < estimate < 1.5 * measured
+
+
+@pytest.mark.parametrize("exchange", ["broadcast", "routed"])
+def test_bytes_shipped_are_estimated_within_half(spark, rng, exchange):
+    n = 20_000
+    frame = pd.DataFrame({"user": rng.integers(0, 2000, n), "item": rng.integers(0, 500, n)})
+    ratings = spark.createDataFrame(frame.assign(rating=rng.integers(1, 6, n).astype(float)))
+    settings = {"rank": 4, "maxIter": 1, "numUserBlocks": 3, "numItemBlocks": 4}
+    model = BiasedALS(execution="distributed", exchange=exchange, **settings).fit(ratings)
+    workload = Workload(n, model.metadata.n_users, model.metadata.n_items, 4)
+    plan = make_plan(
+        workload, ALSSettings(num_user_blocks=3, num_item_blocks=4, exchange=exchange), LAPTOP
+    )
+    for row in model.history.collect():
+        assert row["bytes"] / 1.5 < plan.bytes_shipped[row["side"]] < 1.5 * row["bytes"]
