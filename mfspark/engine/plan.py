@@ -24,8 +24,8 @@ _BYTES_PER_BLOCK = 2**30
 # What a Python worker may take when nothing else is said: the fit of some 30 million ratings.
 _TASK_BYTES = 3 * 2**30
 
-# Memory of a Python worker that has imported everything and done nothing.
-_WORKER_BYTES = 180 * 2**20
+# Memory of a Python worker that has everything imported and compiled, and has done nothing.
+_WORKER_BYTES = 250 * 2**20
 # Rows that a worker packs at a time while blocks are built, and bytes for each (positions, rating,
 # the order by block, the parts cut out).
 ROWS_PER_PACK = 4_000_000
@@ -33,9 +33,8 @@ _BYTES_PER_PACKED_ROW = 60
 # Bytes for each rating while it is sorted into a block, and in the block.
 _BYTES_PER_SORTED_RATING = 40
 _BYTES_PER_RATING = 8
-# In one task: 13 as a rating comes, 12 as positions and rating, 8 in each of two blocks, 12 while
-# sorting.
-_BYTES_PER_ONE_TASK_RATING = 53
+# In one task, measured: as a rating comes, as positions and rating, in two blocks, while sorting.
+_BYTES_PER_ONE_TASK_RATING = 68
 
 # Time of one core, measured on a virtual machine with AVX-512: see tests/benchmarks/kernels.py.
 _SECONDS_PER_LOOKUP = 18e-9  # gather a row of the fixed side, twice

@@ -22,12 +22,14 @@ from mfspark.kernels.predict import predict_pairs, top_n
 def main() -> None:
     """Call each kernel once on the smallest input that reaches all of it."""
     zeros = np.zeros(4, np.int32)
-    values, held_out = np.ones(4, np.float32), np.array([False, False, False, True])
+    values = np.ones(4, np.float32)
     rows = np.zeros((1, 3), np.float32)
     fixed, problem = FixedSide.of(rows), Problem(0.0, Penalty(1.0, 1.0, 0.5), True)
     for in_file in (False, True):
         # To numba, arrays that Arrow or a file lends are of another type: they cannot be written.
         values.setflags(write=not in_file)
+        # Without validation ratings, build_block takes the arrays as they are.
+        held_out = np.array([False, False, False, not in_file])
         block = build_block(zeros, zeros, values, held_out, 1, 1)
         for array in (*block.train, *block.validation):
             array.setflags(write=not in_file)
