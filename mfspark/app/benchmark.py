@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -24,7 +23,13 @@ from mfspark.app.steps import checked_ratings
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.data.split import fold
 from mfspark.data.synthetic import synthetic_ratings
+from mfspark.errors import ConfigError
 from mfspark.models.biased_als import BiasedALS
+
+try:
+    import psutil
+except ImportError:
+    psutil = None
 
 logger = logging.getLogger("mfspark")
 
@@ -70,6 +75,8 @@ class Timings:
 
 def benchmark(spark: SparkSession, run: RunDirectory) -> None:
     """Fit, predict and recommend with every peer; writes benchmark.json and prints a table."""
+    if psutil is None:
+        raise ConfigError("memory is measured with psutil, which is not here; pip install psutil")
     settings = run.config.benchmark
     results = []
     with run.step("benchmark"):
@@ -206,14 +213,14 @@ def _watch_memory(timings: Timings) -> Iterator[None]:
         watcher.join()
 
 
-def _jvm() -> psutil.Process:
+def _jvm() -> Any:
     """The driver's JVM: under spark-submit it started this process, otherwise it is a child."""
     own = psutil.Process()
     family = [*own.parents(), *own.children(recursive=True)]
     return next(process for process in family if process.name() == "java")
 
 
-def _resident_mib(processes: list[psutil.Process]) -> float:
+def _resident_mib(processes: list[Any]) -> float:
     total = 0
     for process in processes:
         with suppress(psutil.NoSuchProcess):

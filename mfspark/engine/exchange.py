@@ -22,6 +22,7 @@ from mfspark.engine.blocks import BlockedSide, cell
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Int32s, Int64s
+from mfspark.kernels.half_step import FixedSide
 from mfspark.settings import Exchange as ExchangeName
 
 
@@ -103,19 +104,27 @@ def make_exchange(
     )
 
 
-def gather(arrived: dict[int, Float32s], needed: Int32s, exchange: str) -> Float32s:
-    """Fixed rows in the order of ``needed``, float32 [len(needed), rank + 1].
+def gather(
+    arrived: dict[int, Float32s], needed: Int32s, exchange: ExchangeName, rank: int
+) -> FixedSide:
+    """The fixed rows at the positions ``needed``, in this order.
 
     ``arrived``: float32 [n, rank + 1] by source block. Raises ``ValueError`` when rows are missing:
     the kernels do not look.
     """
-    rows = np.concatenate([arrived[source] for source in sorted(arrived)])
-    # Routed rows are sent in ascending order of position, which is the order of ``needed``.
-    if exchange == "broadcast":
-        rows = rows[needed]
-    if len(rows) != len(needed):
-        raise ValueError(f"got {len(rows)} fixed rows for {len(needed)} needed ones")
-    return rows
+    fixed = FixedSide.zeros(len(needed), rank)
+    first = offset = 0
+    # Both ``needed`` and what each source sends ascend, so each fills the places behind the last.
+    for source in sorted(arrived):
+        rows = arrived[source]
+        if exchange == "broadcast":
+            last = np.searchsorted(needed, offset + len(rows))
+            rows, offset = rows[needed[first:last] - offset], offset + len(rows)
+        fixed.fill(first, rows)
+        first += len(rows)
+    if first != len(needed):
+        raise ValueError(f"got {first} fixed rows for {len(needed)} needed ones")
+    return fixed
 
 
 def _split_needed(batches: Iterator[pa.RecordBatch], offsets: Int64s) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,6 @@ from mfspark.engine.index import SideIndex, initial_keys
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Float64s
 from mfspark.kernels.half_step import (
-    FixedSide,
     HalfStepMetrics,
     Problem,
     add_metrics,
@@ -24,6 +23,7 @@ from mfspark.kernels.half_step import (
     row_moments,
 )
 from mfspark.kernels.initialise import initial_rows
+from mfspark.settings import Exchange as ExchangeName
 
 # A factor table: the block that the rows belong to (their source, when they are sent), the rows
 # (float32 [size, rank + 1]), and sums that the driver wants: the metrics of the half-step, and the
@@ -118,7 +118,7 @@ def _solve(
     *,
     problem: Problem,
     files: BlockFiles,
-    exchange: str,
+    exchange: ExchangeName,
     rank: int,
 ) -> pa.RecordBatch:
     """Solve the block that the rows of ``arrived`` (block, source, rows) were sent to."""
@@ -132,9 +132,7 @@ def _solve(
         write_block(path, *opened)
     ratings, needed = opened
     sent = zip(arrived["source"].to_pylist(), arrived["rows"], strict=True)
-    fixed = FixedSide.of(
-        gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange)
-    )
+    fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange, rank)
     n_own = int(layout.sizes[block])
     rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)
     hot = ratings.slice(n_own, n_own + layout.n_hot)

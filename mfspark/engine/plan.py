@@ -172,8 +172,10 @@ def _distributed_bytes(workload: Workload, side: str, n_blocks: int, exchange: E
     packing = _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block)
     needed = _needed_rows(workload, side, n_blocks)
     arrived = _other(workload, side) if exchange == "broadcast" else needed
-    # What arrived, as it is and in one piece; the rows in the block's order; in whole vectors.
-    solving = workload.row_bytes * (2 * arrived + 2 * needed + workload.n_rows(side) // n_blocks)
+    # What arrived, the rows that the block needs in whole vectors, and the solved ones.
+    width = 16 * math.ceil(workload.rank / 16) + 1
+    solving = workload.row_bytes * (arrived + workload.n_rows(side) // n_blocks)
+    solving += 4 * width * needed
     solving += _BYTES_PER_RATING * in_block
     return _WORKER_BYTES + max(packing, _BYTES_PER_SORTED_RATING * in_block, solving)
 

@@ -92,12 +92,23 @@ class FixedSide(NamedTuple):
     rank: int
 
     @classmethod
+    def zeros(cls, n: int, rank: int) -> "FixedSide":
+        """``n`` rows to be filled."""
+        width = -(-rank // LANES) * LANES
+        return cls(np.zeros((n, width), np.float32), np.zeros(n, np.float32), rank)
+
+    @classmethod
     def of(cls, rows: Float32s) -> "FixedSide":
         """From rows [factors, bias], float32 [n, rank + 1]."""
-        n, rank = len(rows), rows.shape[1] - 1
-        factors = np.zeros((n, -(-rank // LANES) * LANES), np.float32)
-        factors[:, :rank] = rows[:, :rank]
-        return cls(factors, np.ascontiguousarray(rows[:, rank]), rank)
+        fixed = cls.zeros(len(rows), rows.shape[1] - 1)
+        fixed.fill(0, rows)
+        return fixed
+
+    def fill(self, first: int, rows: Float32s) -> None:
+        """Set the rows from ``first`` on to [factors, bias], float32 [n, rank + 1]."""
+        places = slice(first, first + len(rows))
+        self.factors[places, : self.rank] = rows[:, : self.rank]
+        self.bias[places] = rows[:, self.rank]
 
 
 def half_step(
