@@ -36,9 +36,10 @@ _BYTES_PER_RATING = 8
 # In one task, measured: as a rating comes, as positions and rating, in two blocks, while sorting.
 _BYTES_PER_ONE_TASK_RATING = 68
 
-# Time of one core, measured on a virtual machine with AVX-512: see tests/benchmarks/kernels.py.
-_SECONDS_PER_LOOKUP = 18e-9  # gather a row of the fixed side, twice
-_SECONDS_PER_PRODUCT = 3.2e-9  # 8 × 16 sums for one rating
+# Time of one core of a virtual machine with AVX-512, for ten million ratings at rank 10, 32 and 64;
+# a million ratings stay in its cache and take half as long.
+_SECONDS_PER_LOOKUP = 29e-9  # gather a row of the fixed side, twice
+_SECONDS_PER_PRODUCT = 4.8e-9  # 8 × 16 sums for one rating
 _SECONDS_PER_SOLVE = 0.5e-6, 0.05e-6  # times w and w³, where w vectors of 16 hold a row
 _SECONDS_PER_STAGE = 0.2
 _BYTES_PER_SECOND = 300e6
