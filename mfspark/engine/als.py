@@ -22,7 +22,7 @@ from mfspark.engine.stopping import StopReason
 from mfspark.engine.tables import factor_table, find_rotation
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import DataError
-from mfspark.kernels.half_step import Penalty, Problem
+from mfspark.kernels.problem import Penalty, Problem
 from mfspark.settings import ALSSettings, Exchange
 
 logger = logging.getLogger("mfspark")

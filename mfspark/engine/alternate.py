@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mfspark.engine.stopping import StopReason, StopRule
-from mfspark.kernels.half_step import HalfStepMetrics
+from mfspark.kernels.problem import HalfStepMetrics
 
 HISTORY_SCHEMA = (
     "iteration int, side string, objective double, train_rmse double, "

@@ -22,7 +22,7 @@ from mfspark.engine.blocks import BlockedSide, cell
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Int32s, Int64s
-from mfspark.kernels.half_step import FixedSide
+from mfspark.kernels.problem import FixedSide
 from mfspark.settings import Exchange as ExchangeName
 
 

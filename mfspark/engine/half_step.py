@@ -14,15 +14,10 @@ from mfspark.engine.exchange import Exchange, gather
 from mfspark.engine.index import SideIndex, initial_keys
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Float64s
-from mfspark.kernels.half_step import (
-    HalfStepMetrics,
-    Problem,
-    add_metrics,
-    half_step,
-    half_step_of_moments,
-    row_moments,
-)
+from mfspark.kernels.half_step import half_step
 from mfspark.kernels.initialise import initial_rows
+from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.problem import HalfStepMetrics, Problem, add_metrics
 from mfspark.settings import Exchange as ExchangeName
 
 # A factor table: the block that the rows belong to (their source, when they are sent), the rows

@@ -35,16 +35,10 @@ from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.tables import factor_batches
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s, RatingBlock, build_block
-from mfspark.kernels.half_step import (
-    FixedSide,
-    HalfStepMetrics,
-    Problem,
-    add_metrics,
-    half_step,
-    half_step_of_moments,
-    row_moments,
-)
+from mfspark.kernels.half_step import half_step
 from mfspark.kernels.initialise import initial_rows
+from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem, add_metrics
 from mfspark.kernels.rotation import canonical_rotation
 
 # Cells stay far below the 2 GiB that an Arrow binary array can hold.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Float64s
-from mfspark.kernels.half_step import Problem
+from mfspark.kernels.problem import Problem
 
 
 def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float64s:

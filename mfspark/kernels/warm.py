@@ -8,15 +8,10 @@ The first fit on a machine compiles for some ten seconds; jobs let that happen w
 import numpy as np
 
 from mfspark.kernels.csr import build_block
-from mfspark.kernels.half_step import (
-    FixedSide,
-    Penalty,
-    Problem,
-    half_step,
-    half_step_of_moments,
-    row_moments,
-)
+from mfspark.kernels.half_step import half_step
+from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.predict import predict_pairs, top_n
+from mfspark.kernels.problem import FixedSide, Penalty, Problem
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 
 from mfspark.kernels.csr import build_block
-from mfspark.kernels.half_step import FixedSide, Penalty, Problem, solve_rows
+from mfspark.kernels.half_step import solve_rows
+from mfspark.kernels.problem import FixedSide, Penalty, Problem
 
 N_RATINGS, N_ROWS, N_COLUMNS, ROUNDS = 1_000_000, 7_000, 3_000, 5
 PROBLEM = Problem(3.0, Penalty(1.0, 0.2, 0.5), fit_biases=True)

@@ -8,15 +8,10 @@ from hypothesis import strategies as st
 from mfspark.kernels import half_step as fast
 from mfspark.kernels import reference
 from mfspark.kernels.csr import RatingBlock, build_block
-from mfspark.kernels.half_step import (
-    FixedSide,
-    Penalty,
-    Problem,
-    half_step,
-    half_step_of_moments,
-    row_moments,
-)
+from mfspark.kernels.half_step import half_step
 from mfspark.kernels.initialise import initial_rows
+from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.problem import FixedSide, Penalty, Problem
 
 
 def random_block(

@@ -8,7 +8,7 @@ from pathlib import Path
 FIT = """
 import numpy as np, pyarrow as pa
 from mfspark.engine.one_task import OneTask, _fit, _pack
-from mfspark.kernels.half_step import Penalty, Problem
+from mfspark.kernels.problem import Penalty, Problem
 rng = np.random.default_rng(0)
 table = pa.table({"user": rng.integers(0, 50, 900), "item": rng.integers(0, 30, 900),
                   "rating": rng.random(900).astype(np.float32)})

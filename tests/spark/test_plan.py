@@ -62,7 +62,7 @@ FIT = """
 import json, resource, sys
 import pyarrow as pa
 from mfspark.engine.one_task import OneTask, _fit
-from mfspark.kernels.half_step import Penalty, Problem
+from mfspark.kernels.problem import Penalty, Problem
 problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
 task = OneTask(16, {"user": problem, "item": problem}, 2, 0.0, 0, 2, None)
 with pa.OSFile(sys.argv[1]) as source:

@@ -1,0 +1,77 @@
+"""Rows whose ratings lie in several places: sums that add up, and the half-step made of them."""
+
+import numpy as np
+
+from mfspark.kernels.csr import Csr, Float32s, Float64s
+from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
+from mfspark.kernels.products import BORDER, LANES
+from mfspark.kernels.ridge import TILE, jit, row_sums, solve_moments
+
+# Ratings that are added up in single precision.
+_SHORT_SUM = 4096
+
+
+def row_moments(ratings: Csr, fixed: FixedSide, mean: float) -> Float64s:
+    """Σ v vᵀ over all entries of each row, v = [q, 1, r − μ − b_i], float64
+    [n_rows, rank + 2, rank + 2].
+
+    They hold all that a row's solution and error depend on, and they add up: the ratings of one row
+    may lie in many blocks.
+    """
+    size = fixed.rank + 2
+    moments = np.zeros((ratings.n_rows, size, size))
+    _add_moments(*ratings, fixed.factors, fixed.bias, np.float32(mean), moments)
+    return moments
+
+
+@jit
+def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: ignore[no-untyped-def]
+    rank, width = moments.shape[1] - 2, fixed.shape[1]
+    tile = np.zeros((TILE, width + LANES), np.float32)
+    gram = np.empty((width, width + LANES), np.float32)
+    border = np.empty((BORDER, width), np.float32)
+    for row in range(len(indptr) - 1):
+        sums = moments[row]
+        # These short sums are added in double.
+        for first in range(indptr[row], indptr[row + 1], _SHORT_SUM):
+            last = min(first + _SHORT_SUM, indptr[row + 1])
+            rated, ratings = columns[first:last], values[first:last]
+            total = row_sums(rated, ratings, fixed, bias, mean, tile, gram, border)
+            for f in range(rank):
+                for g in range(f, rank):
+                    sums[f, g] += gram[f, g]
+                sums[f, rank] += border[0, f]
+                sums[f, rank + 1] += border[1, f]
+            sums[rank, rank] += last - first
+            sums[rank, rank + 1] += total
+            for t in range(last - first):
+                target = np.float64(ratings[t]) - mean - bias[rated[t]]
+                sums[rank + 1, rank + 1] += target * target
+        for f in range(rank + 2):
+            for g in range(f):
+                sums[f, g] = sums[g, f]
+
+
+def half_step_of_moments(
+    train: Float64s, validation: Float64s, problem: Problem
+) -> tuple[Float32s, HalfStepMetrics]:
+    """The half-step of rows given by their moments (see :func:`row_moments`), float64
+    [n_rows, rank + 2, rank + 2]; in double precision, and slow."""
+    solved = np.zeros((len(train), train.shape[1] - 1), np.float32)
+    counts, penalty = train[:, -2, -2], problem.penalty
+    for row, weight in enumerate(penalty.row_weights(counts)):
+        ridge = weight * penalty.factors, weight * penalty.bias
+        solve_moments(train[row], *ridge, problem.fit_biases, solved[row])
+    return solved, HalfStepMetrics(
+        _moments_error(train, solved),
+        int(counts.sum()),
+        penalty.total(counts, solved),
+        _moments_error(validation, solved),
+        int(validation[:, -2, -2].sum()),
+    )
+
+
+def _moments_error(moments: Float64s, solved: Float32s) -> float:
+    """Σ (r − r̂)² over the entries of all rows, from their moments."""
+    signed = np.column_stack([-solved.astype(np.float64), np.ones(len(solved))])
+    return float(np.einsum("nf,nfg,ng->", signed, moments, signed))
