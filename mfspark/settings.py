@@ -39,10 +39,14 @@ class ALSSettings(BaseModel):
         True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
     )
     num_user_blocks: int | None = Field(
-        None, ge=1, description="blocks of users; chosen from cores and ratings when not set"
+        None,
+        ge=1,
+        description="blocks of users in a distributed fit; not set: chosen from cores and ratings",
     )
     num_item_blocks: int | None = Field(
-        None, ge=1, description="blocks of items; chosen from cores and ratings when not set"
+        None,
+        ge=1,
+        description="blocks of items in a distributed fit; not set: chosen from cores and ratings",
     )
     execution: Execution = Field(
         "auto",
@@ -51,7 +55,8 @@ class ALSSettings(BaseModel):
     )
     exchange: Exchange = Field(
         "auto",
-        description="how fixed factors reach the tasks: broadcast, routed, or auto by size",
+        description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, or "
+        "auto by size",
     )
     tol: float = Field(
         1e-4,

@@ -24,8 +24,8 @@ from mfspark.data.split import PARTS, SPLIT, fold, split_ratings
 from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
 from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
+from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, make_plan
-from mfspark.engine.workspace import Workspace
 from mfspark.errors import ConfigError, DataError
 from mfspark.evaluation.ratings import MODEL, evaluate, rating_metrics
 from mfspark.interpretation.explain import explain
@@ -165,7 +165,7 @@ def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
     workload = Workload(
         counts["split"]["train"], counts["users"], counts["items"], run.config.als.rank
     )
-    return make_plan(workload, run.config.als, Workspace(spark).machine())
+    return make_plan(workload, run.config.als, machine_of(spark))
 
 
 def _estimator(run: RunDirectory) -> BiasedALS:

@@ -15,9 +15,10 @@ from mfspark.engine.blocks import build_blocks
 from mfspark.engine.exchange import make_exchange
 from mfspark.engine.half_step import SolvedSide, initial_factors, run_half_step
 from mfspark.engine.index import index_sides
+from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import OneTask, fit_in_one_task
 from mfspark.engine.plan import Machine, Workload, make_plan
-from mfspark.engine.progress import Progress
+from mfspark.engine.progress import Progress, log_history
 from mfspark.engine.stopping import StopReason
 from mfspark.engine.tables import factor_table, find_rotation
 from mfspark.engine.workspace import Workspace
@@ -72,13 +73,16 @@ def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
             ratings.withColumn(RATING, F.col(RATING).cast("float")),
             settings,
             summary,
-            workspace.machine(),
+            machine_of(workspace.spark),
             _problems(settings, mean),
         )
         # Users and items are not counted yet; the task counts them before it begins.
         size = Workload(summary.n_ratings, 0, 0, settings.rank)
+        plan = make_plan(size, settings, task.machine)
         found = None
-        if make_plan(size, settings, task.machine).in_one_task:
+        if plan.in_one_task:
+            for warning in plan.warnings:
+                logger.warning("%s", warning)
             found = _fit_in_one_task(task)
         if found is None:
             found = _fit_distributed(task)
@@ -115,9 +119,7 @@ def _fit_in_one_task(task: _Task) -> dict[str, Any] | None:
     )
     if fitted is None:
         return None
-    with Progress(settings.max_iter, "ALS") as progress:
-        for row in fitted.facts["history"][1::2]:
-            progress.iteration(row)
+    log_history(fitted.facts["history"], "ALS")
     return {
         "users": fitted.users,
         "items": fitted.items,

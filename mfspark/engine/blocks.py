@@ -26,8 +26,8 @@ from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.engine.cells import ROWS_PER_PACK, packs
 from mfspark.engine.index import Layout, SideIndex
-from mfspark.engine.plan import ROWS_PER_PACK
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
 
@@ -114,19 +114,12 @@ def build_blocks(
 def _pack(
     batches: Iterator[pa.RecordBatch], layouts: dict[str, Layout]
 ) -> Iterator[pa.RecordBatch]:
-    pending: list[pa.RecordBatch] = []
-    for batch in batches:
-        pending.append(batch)
-        if sum(b.num_rows for b in pending) >= ROWS_PER_PACK:
-            yield from _chunks(pending, layouts)
-            pending = []
-    if pending:
-        yield from _chunks(pending, layouts)
+    for table in packs(batches, ROWS_PER_PACK):
+        yield from _chunks(table, layouts)
 
 
-def _chunks(batches: list[pa.RecordBatch], layouts: dict[str, Layout]) -> Iterator[pa.RecordBatch]:
-    """One row per (side, block) that occurs in the batches."""
-    table = pa.Table.from_batches(batches)
+def _chunks(table: pa.Table, layouts: dict[str, Layout]) -> Iterator[pa.RecordBatch]:
+    """One row per (side, block) that occurs in the table."""
     positions = {side: table[f"{side}_at"].to_numpy() for side in layouts}
     rating = table[RATING].to_numpy()
     held_out = held_out_of(table).to_numpy()

@@ -30,6 +30,7 @@ from pyspark.sql.types import (
 from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, N_RATINGS, RATING, USER
 from mfspark.engine.alternate import Outcome, Solver, alternate
 from mfspark.engine.blocks import held_out_of
+from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell
 from mfspark.engine.index import initial_keys
 from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.tables import factor_batches
@@ -40,9 +41,6 @@ from mfspark.kernels.initialise import initial_rows
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem, add_metrics
 from mfspark.kernels.rotation import canonical_rotation
-
-# Cells stay far below the 2 GiB that an Arrow binary array can hold.
-_ROWS_PER_CELL = 4_000_000
 
 # Parts of a side per thread: enough that no thread waits long for the last part.
 _PARTS_PER_THREAD = 8
@@ -98,25 +96,12 @@ def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> 
 
 def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows into cells, ids into dictionaries: an id that occurs often travels once per cell."""
-    pending: list[pa.RecordBatch] = []
-    for batch in batches:
-        pending.append(batch)
-        if sum(b.num_rows for b in pending) >= _ROWS_PER_CELL:
-            yield _to_cell(pending)
-            pending = []
-    if pending:
-        yield _to_cell(pending)
-
-
-def _to_cell(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    table = pa.Table.from_batches(batches).combine_chunks()
-    columns = [table[USER].dictionary_encode(), table[ITEM].dictionary_encode()]
-    columns += [table[RATING], held_out_of(table)]
-    packed = pa.table(columns, names=[USER, ITEM, RATING, HELD_OUT])
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, packed.schema) as writer:
-        writer.write_table(packed)
-    return pa.RecordBatch.from_pydict({"cell": [sink.getvalue().to_pybytes()]})
+    for table in packs(batches, ROWS_PER_PACK):
+        rows = table.combine_chunks()
+        columns = [rows[USER].dictionary_encode(), rows[ITEM].dictionary_encode()]
+        columns += [rows[RATING], held_out_of(rows)]
+        cell = to_cell(pa.table(columns, names=[USER, ITEM, RATING, HELD_OUT]))
+        yield pa.RecordBatch.from_arrays([pa.array([cell])], names=["cell"])
 
 
 @dataclass(frozen=True)
@@ -129,9 +114,7 @@ class _Side:
 
 
 def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.RecordBatch]:
-    cells = [
-        pa.ipc.open_stream(cell.as_buffer()).read_all() for batch in batches for cell in batch[0]
-    ]
+    cells = [from_cell(cell) for batch in batches for cell in batch[0]]
     if not cells:
         return
     with ThreadPoolExecutor(task.n_threads) as pool:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from mfspark.columns import ITEM, USER
+from mfspark.engine.cells import ROWS_PER_PACK
 from mfspark.settings import ALSSettings, Exchange
 
 # Above this many bytes a broadcast strains a driver of Spark's default size (1 GiB), which holds
@@ -26,9 +27,8 @@ _TASK_BYTES = 3 * 2**30
 
 # Memory of a Python worker that has everything imported and compiled, and has done nothing.
 _WORKER_BYTES = 250 * 2**20
-# Rows that a worker packs at a time while blocks are built, and bytes for each (positions, rating,
-# the order by block, the parts cut out).
-ROWS_PER_PACK = 4_000_000
+# Bytes for each row that a worker packs while blocks are built: positions, rating, the order by
+# block, the parts cut out.
 _BYTES_PER_PACKED_ROW = 60
 # Bytes for each rating while it is sorted into a block, and in the block.
 _BYTES_PER_SORTED_RATING = 40
@@ -93,19 +93,17 @@ class Plan:
     warnings: tuple[str, ...] = field(default=())
 
     def describe(self) -> str:
-        """The plan in a few lines."""
+        """The plan in one line; the warnings are not in it."""
         memory = f"{self.task_bytes / 2**30:.1f} GiB of memory in a Python worker"
         pace = f"about {self.iteration_seconds:.2g} s per iteration"
         if self.in_one_task:
-            lines = [f"plan: one task with {self.n_threads} threads, {memory}, {pace}"]
-        else:
-            blocks = ", ".join(
-                f"{n} {side} blocks ({self.exchange[side]}, "
-                f"{self.bytes_shipped[side] / 2**20:.0f} MiB per half-step)"
-                for side, n in self.n_blocks.items()
-            )
-            lines = [f"plan: distributed, {blocks}; {memory}, {pace}"]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+            return f"plan: one task with {self.n_threads} threads, {memory}, {pace}"
+        blocks = ", ".join(
+            f"{n} {side} blocks ({self.exchange[side]}, "
+            f"{self.bytes_shipped[side] / 2**20:.0f} MiB per half-step)"
+            for side, n in self.n_blocks.items()
+        )
+        return f"plan: distributed, {blocks}; {memory}, {pace}"
 
 
 def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
@@ -114,7 +112,7 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
         USER: settings.num_user_blocks or _automatic_blocks(workload, machine),
         ITEM: settings.num_item_blocks or _automatic_blocks(workload, machine),
     }
-    exchange = {side: choose_exchange(workload, settings, side) for side in blocks}
+    exchange = {side: _choose_exchange(workload, settings, side) for side in blocks}
     needed = {side: _needed_rows(workload, side, blocks[side]) for side in blocks}
     shipped = {
         side: workload.row_bytes
@@ -123,7 +121,7 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
         for side in blocks
     }
     in_one_task = settings.execution == "one_task" or (
-        settings.execution == "auto" and is_for_one_task(workload, machine)
+        settings.execution == "auto" and _is_for_one_task(workload, machine)
     )
     if in_one_task:
         task_bytes = one_task_bytes(workload)
@@ -147,12 +145,12 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
     )
 
 
-def is_for_one_task(workload: Workload, machine: Machine) -> bool:
+def _is_for_one_task(workload: Workload, machine: Machine) -> bool:
     """Whether one task with the cores of one executor does as well as all tasks together."""
     return machine.task_cores == machine.cores and one_task_bytes(workload) <= machine.task_bytes
 
 
-def choose_exchange(workload: Workload, settings: ALSSettings, side: str) -> Exchange:
+def _choose_exchange(workload: Workload, settings: ALSSettings, side: str) -> Exchange:
     """How the blocks of ``side`` receive the factors of the other one."""
     if settings.exchange != "auto":
         return settings.exchange
@@ -252,7 +250,8 @@ def main() -> None:
     given = parser.parse_args()
     workload = Workload(int(given.ratings), int(given.users), int(given.items), given.rank)
     machine = Machine(given.cores, given.executor_cores, int(given.worker_memory * 2**30))
-    print(make_plan(workload, ALSSettings(), machine).describe())
+    plan = make_plan(workload, ALSSettings(), machine)
+    print("\n".join([plan.describe(), *(f"warning: {warning}" for warning in plan.warnings)]))
 
 
 if __name__ == "__main__":

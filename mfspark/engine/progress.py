@@ -38,9 +38,8 @@ class Progress:
     def iteration(self, row: dict[str, Any]) -> None:
         """Report the end of an iteration, by its last row of the history."""
         number = row["iteration"]
-        shown = {name: f"{row[name]:.5g}" for name in _FIGURES if row[name] is not None}
         if not self._bar.disable:
-            self._bar.set_postfix(shown, refresh=False)
+            self._bar.set_postfix(_figures(row), refresh=False)
             self._bar.update()
             return
         elapsed = time.perf_counter() - self._started
@@ -50,7 +49,24 @@ class Progress:
             self._title,
             number,
             self._n_iterations,
-            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()),
+            _described(row),
             elapsed,
             left,
         )
+
+
+def log_history(history: list[dict[str, Any]], title: str) -> None:
+    """Report the iterations of a fit that has ended, from its two rows of history for each."""
+    for first, last in zip(history[::2], history[1::2], strict=True):
+        seconds = first["seconds"] + last["seconds"]
+        logger.info("%s %d: %s; %.2g s", title, last["iteration"], _described(last), seconds)
+
+
+def _figures(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        name.replace("_", " "): f"{row[name]:.5g}" for name in _FIGURES if row[name] is not None
+    }
+
+
+def _described(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _figures(row).items())

@@ -1,23 +1,19 @@
 """What a fit changes in the session and keeps in memory, and how all of it is put back."""
 
 import logging
-import os
-import re
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import ClassVar
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
-from mfspark.engine.plan import Machine
 from mfspark.spark_errors import SPARK_ERRORS
 
 logger = logging.getLogger("mfspark")
 
-_FIT_SETTINGS = {
+FIT_SETTINGS = {
     # Adaptive execution re-plans every stage and merges small partitions; in the loop each
     # partition is one block, so merging idles cores and planning costs more than the stage.
     "spark.sql.adaptive.enabled": "false",
@@ -48,8 +44,8 @@ class Workspace:
         with self._lock:
             users, before = self._active.get(id(self.spark), (0, {}))
             if users == 0:
-                before = {name: str(self.spark.conf.get(name)) for name in _FIT_SETTINGS}
-                for name, value in _FIT_SETTINGS.items():
+                before = {name: str(self.spark.conf.get(name)) for name in FIT_SETTINGS}
+                for name, value in FIT_SETTINGS.items():
                     self.spark.conf.set(name, value)
             self._active[id(self.spark)] = (users + 1, before)
         return self
@@ -92,40 +88,14 @@ class Workspace:
         table.unpersist()
 
     def cut(self, table: DataFrame) -> DataFrame:
-        """``table`` without its history, materialised by the first action on it.
+        """``table`` without its history, computed once, at the latest by the first action on it.
 
         Without the cut, the plan of iteration 100 would hold the 99 before it. With
         ``spark.checkpoint.dir`` set, the rows go there and survive the loss of an executor;
         otherwise they stay on the executors, and Spark drops them once nothing refers to them.
         """
         if self._reliable:
-            return table.checkpoint(eager=False)
+            # Eager: what is computed for an action is not what a lazy checkpoint writes, so the
+            # rows would be computed twice.
+            return table.checkpoint(eager=True)
         return table.localCheckpoint(eager=False)
-
-    def machine(self) -> Machine:
-        """Cores of the cluster and of one executor, and memory of a Python worker."""
-        # One JVM with all cores; local-cluster[…] has several.
-        local = re.fullmatch(r"local(\[(\*|\d+).*\])?", self._setting("spark.master", ""))
-        if local:
-            n = {None: 1, "*": os.cpu_count() or 1}.get(local[2]) or int(local[2])
-            return Machine(n, n)
-        # Without Spark's context: a plain range has a partition per core.
-        cores = self.spark.range(100_000).select(F.spark_partition_id()).distinct().count()
-        task_cores = int(self._setting("spark.executor.cores", "1"))
-        memory = self._setting("spark.executor.pyspark.memory", "")
-        if memory:
-            return Machine(cores, task_cores, _bytes(memory))
-        memory = self._setting("spark.executor.memoryOverhead", "")
-        if memory:
-            return Machine(cores, task_cores, _bytes(memory) // task_cores)
-        return Machine(cores, task_cores)
-
-    def _setting(self, name: str, default: str) -> str:
-        return self.spark.conf.get(name, default) or default
-
-
-def _bytes(size: str) -> int:
-    """Bytes of a size as Spark writes it: 512m, 8g; without a unit MiB."""
-    number, unit = re.fullmatch(r"(\d+)\s*([bkmgt]?)b?", size.strip().lower()).groups()  # type: ignore[union-attr]
-    shift: int = {"": 20, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[unit]
-    return int(number) << shift

@@ -1,10 +1,15 @@
-"""Tables as binary cells: many rows travel as one value, through Spark and into Python whole."""
+"""Rows of one table that meet others whole: both travel as cells, the others by broadcast."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+
+from mfspark.columns import BIAS, FACTORS
+from mfspark.engine.cells import from_cell, packs, to_cell
+from mfspark.kernels.csr import Float32s
 
 # A cell is worth its overhead, and a task can hold one beside the model.
 _CELL_BYTES = 32 * 2**20
@@ -33,31 +38,16 @@ def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.Table, list[pa.
         for n in range(batch.num_rows):
             cell, *beside = (column[n] for column in batch.columns)
             if beside[0].is_valid:
-                tables = [_unpack(part) for part in beside]
-            yield _unpack(cell), tables
-
-
-def _unpack(cell: pa.Scalar) -> pa.Table:
-    return pa.ipc.open_stream(cell.as_buffer()).read_all().combine_chunks()
+                tables = [from_cell(part).combine_chunks() for part in beside]
+            yield from_cell(cell).combine_chunks(), tables
 
 
 def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    pending: list[pa.RecordBatch] = []
-    number = 0
-    for batch in batches:
-        pending.append(batch)
-        if sum(part.nbytes for part in pending) >= _CELL_BYTES:
-            yield _numbered(number, pending)
-            pending, number = [], number + 1
-    if any(batch.num_rows for batch in pending):
-        yield _numbered(number, pending)
-
-
-def _numbered(number: int, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    cell = _to_cell(pa.Table.from_batches(batches))
-    return pa.RecordBatch.from_arrays(
-        [pa.array([number], pa.int32()), pa.array([cell])], names=["number", "cell"]
-    )
+    tables = packs(batches, _CELL_BYTES, lambda batch: int(batch.nbytes))
+    for number, table in enumerate(tables):
+        yield pa.RecordBatch.from_arrays(
+            [pa.array([number], pa.int32()), pa.array([to_cell(table)])], names=["number", "cell"]
+        )
 
 
 def _pack_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -66,11 +56,11 @@ def _pack_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         table = pa.Table.from_batches(parts)
         # A fixed order decides ties between equal scores.
         ordered = table.sort_by(table.column_names[0])
-        yield pa.RecordBatch.from_arrays([pa.array([_to_cell(ordered)])], names=["table"])
+        yield pa.RecordBatch.from_arrays([pa.array([to_cell(ordered)])], names=["table"])
 
 
-def _to_cell(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+def factors_of(table: pa.Table, rank: int) -> tuple[Float32s, Float32s]:
+    """Factors float32 [n, rank] and biases float32 [n] of a factor table."""
+    flat = table[FACTORS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    factors: Float32s = flat.reshape(-1, rank).astype(np.float32, copy=False)
+    return factors, table[BIAS].to_numpy().astype(np.float32, copy=False)

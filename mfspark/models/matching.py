@@ -22,10 +22,10 @@ from pyspark.sql.types import (
 )
 
 from mfspark.columns import BIAS, FACTORS
-from mfspark.engine.workspace import Workspace
+from mfspark.engine.machine import machine_of
 from mfspark.kernels.csr import Float32s, Int32s, Int64s
 from mfspark.kernels.predict import top_n
-from mfspark.models.cells import read, with_tables
+from mfspark.models.cells import factors_of, read, with_tables
 
 # Lists that leave Python at a time.
 _QUERIES_PER_BATCH = 10_000
@@ -77,7 +77,7 @@ def best_matches(
             ),
         ]
     )
-    n_tasks = Workspace(queries.sparkSession).machine().cores
+    n_tasks = machine_of(queries.sparkSession).cores
     match = partial(_match, matching=matching, names=(query, candidate, score_name))
     # Shared out evenly: a factor table may well be one partition.
     cells = with_tables(queries.repartition(n_tasks), [candidates.select(candidate, BIAS, FACTORS)])
@@ -93,10 +93,9 @@ def _match(
 
 def _vectors(table: pa.Table, matching: Matching) -> tuple[Float32s, Float32s]:
     """Factors [n, rank] and biases [n]; unit length and no bias when scored by cosine."""
-    flat = table[FACTORS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    factors = flat.reshape(-1, matching.rank).astype(np.float32)
+    factors, bias = factors_of(table, matching.rank)
     if not matching.cosine:
-        return factors, table[BIAS].to_numpy().astype(np.float32)
+        return factors, bias
     norms = np.linalg.norm(factors, axis=1, keepdims=True)
     unit = np.divide(factors, norms, out=np.zeros_like(factors), where=norms > 0)
     return unit, np.zeros(len(unit), np.float32)

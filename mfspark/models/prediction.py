@@ -30,9 +30,9 @@ from pyspark.sql.types import (
 
 from mfspark.columns import BIAS, FACTORS, ITEM, USER
 from mfspark.engine.plan import BROADCAST_LIMIT
-from mfspark.kernels.csr import Float32s, Float64s, Int32s
+from mfspark.kernels.csr import Float64s, Int32s
 from mfspark.kernels.predict import dot_rows, predict_pairs
-from mfspark.models.cells import read, with_tables
+from mfspark.models.cells import factors_of, read, with_tables
 from mfspark.settings import ColdStartStrategy
 
 # Types that reach Python and come back unchanged.
@@ -104,9 +104,7 @@ class _Side:
 
     def __init__(self, table: pa.Table, rank: int) -> None:
         self.ids = table.column(0).combine_chunks()
-        flat = table[FACTORS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        self.factors: Float32s = flat.reshape(-1, rank).astype(np.float32, copy=False)
-        self.bias: Float32s = table[BIAS].to_numpy().astype(np.float32, copy=False)
+        self.factors, self.bias = factors_of(table, rank)
 
     def positions(self, ids: pa.ChunkedArray) -> Int32s:
         """Row of each id, int32; −1 for ids that are null or absent from training."""

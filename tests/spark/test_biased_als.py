@@ -1,26 +1,16 @@
-"""The fit on Spark: equal to an independent one, whatever the blocks; Params as in pyspark.ml."""
+"""The fit on Spark: its numbers, equal to an independent fit's, whatever the blocks."""
 
-import json
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.recommendation import ALS
-from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
-from mfspark import BiasedALS, FactorModel
+from mfspark import BiasedALS
 from mfspark.engine.plan import Machine, Workload, one_task_bytes
-from mfspark.engine.workspace import Workspace
-from mfspark.errors import ConfigError, DataError
-from mfspark.models.params import BiasedALSArguments
-from mfspark.settings import ALSSettings
 
 
 def predictions(model, pairs) -> pd.Series:
@@ -89,7 +79,7 @@ def test_too_many_ids_for_one_task_are_noticed_there(ratings, ratings_frame, mon
     enough = one_task_bytes(Workload(len(ratings_frame), 0, 0, 2))
     for task_bytes, execution in ((2 * enough, "one_task"), (enough, "distributed")):
         machine = Machine(2, 2, task_bytes)
-        monkeypatch.setattr(Workspace, "machine", lambda _, machine=machine: machine)
+        monkeypatch.setattr("mfspark.engine.als.machine_of", lambda _, machine=machine: machine)
         model = BiasedALS(rank=2, maxIter=2).fit(ratings)
         assert model.metadata.execution == execution
         assert model.metadata.n_users == ratings_frame["user"].nunique()
@@ -227,147 +217,3 @@ def test_repeated_pairs_are_separate_observations(spark):
         spark.createDataFrame(rows, "user int, item int, rating double")
     )
     assert model.user_factors.where("user = 1").first()["n_ratings"] == 2
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([(1, 1, float("nan")), (2, 1, 3.0)], "found 1 ratings that are NaN"),
-        ([(1, 1, None), (2, 1, 3.0)], "found 1 ratings that are null"),
-        ([(None, 1, 1.0), (2, 1, 3.0)], "found 1 user ids that are null"),
-        ([], "no training ratings"),
-    ],
-)
-def test_unusable_ratings_are_refused(spark, rows, message):
-    data = spark.createDataFrame(rows, "user int, item int, rating double")
-    with pytest.raises(DataError, match=message):
-        BiasedALS(rank=1).fit(data)
-
-
-def test_wrong_columns_are_named(spark, ratings):
-    with pytest.raises(
-        DataError, match=r"no column 'stars' among user, item, rating; set ratingCol"
-    ):
-        BiasedALS(ratingCol="stars").fit(ratings)
-    with pytest.raises(DataError, match="'rating' has type string"):
-        BiasedALS().fit(ratings.withColumn("rating", F.col("rating").cast("string")))
-
-
-@pytest.mark.parametrize("execution", ["one_task", "distributed"])
-def test_settings_and_cache_are_as_before_also_after_a_failure(
-    spark, ratings, monkeypatch, execution
-):
-    spark.conf.set("spark.sql.adaptive.enabled", "true")
-    catalog = spark._jsparkSession.sharedState().cacheManager()
-    n_cached, n_files = catalog.numCachedEntries(), len(block_files(spark))
-    BiasedALS(rank=2, maxIter=2, execution=execution).fit(ratings)
-    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
-    assert (catalog.numCachedEntries(), len(block_files(spark))) == (n_cached, n_files)
-
-    seen = []
-
-    def fail(*_):
-        seen.extend(block_files(spark))
-        raise RuntimeError("on purpose")
-
-    at = {"one_task": "fit_in_one_task", "distributed": "find_rotation"}[execution]
-    monkeypatch.setattr(f"mfspark.engine.als.{at}", fail)
-    with pytest.raises(RuntimeError, match="on purpose"):
-        BiasedALS(rank=2, maxIter=1, execution=execution).fit(ratings)
-    assert len(seen) - n_files == (4 if execution == "distributed" else 0)
-    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
-    assert (catalog.numCachedEntries(), len(block_files(spark))) == (n_cached, n_files)
-
-
-def block_files(spark) -> list[str]:
-    """Files of rating blocks among Spark's temporary ones."""
-
-    def find(batches):
-        list(batches)
-        folders = os.environ["SPARK_LOCAL_DIRS"].split(",")
-        found = [str(path) for folder in folders for path in Path(folder).glob("mfspark-*")]
-        yield pa.RecordBatch.from_pydict({"file": pa.array(found, pa.string())})
-
-    rows = spark.range(1).coalesce(1).mapInArrow(find, "file string").collect()
-    return [row["file"] for row in rows]
-
-
-def test_params_have_one_source():
-    names = set(BiasedALSArguments.__annotations__)
-    als = BiasedALS()
-    assert names == {param.name for param in als.params}
-    assert als.settings() == ALSSettings()
-    assert "λ" in als.explainParam("regParam")
-
-
-def test_params_follow_pyspark_conventions(tmp_path):
-    als = BiasedALS(rank=4).setParams(maxIter=3, userCol="u")
-    other = als.copy({als.rank: 9})
-    assert (als.getOrDefault("rank"), other.getOrDefault("rank")) == (4, 9)
-    assert other.getOrDefault("userCol") == "u"
-    als.save(str(tmp_path / "als"))
-    assert BiasedALS.load(str(tmp_path / "als")).settings() == als.settings()
-    with pytest.raises(ConfigError, match=r"rank = 0 is not allowed.*number of factors"):
-        BiasedALS(rank=0)
-    with pytest.raises(TypeError, match="no parameter 'ranks'"):
-        BiasedALS(ranks=3)
-
-
-def test_cross_validator_pipeline_and_split_accept_it(spark, ratings, tmp_path):
-    als = BiasedALS(maxIter=2, regParam=0.2)
-    grid = ParamGridBuilder().addGrid(als.rank, [1, 3]).build()
-    evaluator = RegressionEvaluator(labelCol="rating", metricName="rmse")
-    validated = CrossValidator(
-        estimator=als,
-        estimatorParamMaps=grid,
-        evaluator=evaluator,
-        numFolds=2,
-        parallelism=2,
-        seed=1,
-    ).fit(ratings)
-    assert all(math.isfinite(metric) for metric in validated.avgMetrics)
-    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
-    split = TrainValidationSplit(
-        estimator=als, estimatorParamMaps=grid, evaluator=evaluator, seed=1
-    ).fit(ratings)
-    assert split.bestModel.rank in (1, 3)
-    pipeline = Pipeline(stages=[als]).fit(ratings)
-    path = str(tmp_path / "pipeline")
-    pipeline.save(path)
-    loaded = PipelineModel.load(path)
-    assert isinstance(loaded.stages[0], FactorModel)
-    np.testing.assert_allclose(predictions(loaded, ratings), predictions(pipeline, ratings))
-
-
-def test_model_directory_is_readable_by_pandas_alone(model, ratings, tmp_path):
-    path = tmp_path / "model"
-    model.save(str(path))
-    assert {entry.name for entry in path.iterdir()} == {
-        "metadata.json",
-        "user_factors",
-        "item_factors",
-        "history",
-    }
-    users = pd.read_parquet(path / "user_factors").set_index("user")
-    items = pd.read_parquet(path / "item_factors").set_index("item")
-    metadata = json.loads((path / "metadata.json").read_text())
-    row = ratings.first()
-    user, item = users.loc[row["user"]], items.loc[row["item"]]
-    by_hand = (
-        metadata["global_mean"]
-        + float(user["bias"])
-        + float(item["bias"])
-        + float(np.dot(user["factors"].astype(float), item["factors"].astype(float)))
-    )
-    loaded = FactorModel.load(str(path))
-    predicted = loaded.transform(ratings.limit(1)).first()["prediction"]
-    assert predicted == pytest.approx(by_hand, abs=1e-12)
-    assert list(pd.read_parquet(path / "history").columns) == [
-        "iteration",
-        "side",
-        "objective",
-        "train_rmse",
-        "validation_rmse",
-        "seconds",
-        "bytes",
-    ]

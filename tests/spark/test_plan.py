@@ -41,11 +41,11 @@ def test_a_fit_that_does_not_fit_is_announced_with_a_remedy():
     plan = make_plan(
         Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(execution="one_task"), LAPTOP
     )
-    assert "more than the 3.0 GiB it may take; set execution to distributed" in plan.describe()
+    assert "more than the 3.0 GiB it may take; set execution to distributed" in plan.warnings[0]
     plan = make_plan(
         Workload(10**9, 50_000_000, 10_000_000, 64), ALSSettings(exchange="broadcast"), CLUSTER
     )
-    assert "the driver needs a few times that; set exchange to auto" in plan.describe()
+    assert any("few times that; set exchange to auto" in warning for warning in plan.warnings)
     assert make_plan(Workload(10**6, 7000, 3000, 32), ALSSettings(), LAPTOP).warnings == ()
 
 

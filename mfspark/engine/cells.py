@@ -1,0 +1,40 @@
+"""Tables as binary cells: many rows travel through Spark as one value, and reach Python whole."""
+
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+# Rows of ratings that a task collects before it packs them: some 50 MB, enough to make cells worth
+# their overhead, and far below the 2 GiB that an Arrow binary array can hold.
+ROWS_PER_PACK = 4_000_000
+
+
+def packs(
+    batches: Iterator[pa.RecordBatch],
+    most: int,
+    size: Callable[[pa.RecordBatch], int] = lambda batch: batch.num_rows,
+) -> Iterator[pa.Table]:
+    """Batches joined to tables; one ends with the batch that brings its size to ``most``."""
+    pending: list[pa.RecordBatch] = []
+    total = 0
+    for batch in batches:
+        pending.append(batch)
+        total += size(batch)
+        if total >= most:
+            yield pa.Table.from_batches(pending)
+            pending, total = [], 0
+    if any(batch.num_rows for batch in pending):
+        yield pa.Table.from_batches(pending)
+
+
+def to_cell(table: pa.Table) -> bytes:
+    """A table as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def from_cell(cell: pa.Scalar) -> pa.Table:
+    """The table in a cell, without a copy."""
+    return pa.ipc.open_stream(cell.as_buffer()).read_all()
