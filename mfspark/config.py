@@ -91,7 +91,10 @@ class BenchmarkSettings(BaseModel):
     ranks: list[int] = Field([10, 64], description="ranks to fit")
     iterations: int = Field(10, ge=3, description="iterations of each fit")
     rounds: int = Field(3, ge=1, description="times that everything is measured; medians count")
-    peers: list[Literal["mllib"]] = Field(["mllib"], description="whom to measure beside mfspark")
+    peers: list[Literal["mllib", "libmf", "cmfrec", "cmfrec_cg"]] = Field(
+        ["mllib"],
+        description="whom to measure beside mfspark; all but mllib are packages to install first",
+    )
     mllib_reg_param: float = Field(0.05, ge=0, description="regParam of pyspark.ml ALS")
 
 

@@ -9,23 +9,23 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.ml.recommendation import ALS
+import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.peers import Data, Peer, make_peers
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import checked_ratings
-from mfspark.columns import ITEM, RATING, USER
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.data.split import fold
 from mfspark.data.synthetic import synthetic_ratings
 from mfspark.engine.machine import machine_of
 from mfspark.errors import ConfigError
-from mfspark.models.biased_als import BiasedALS
 from mfspark.models.factor_model import FactorModel
 
 try:
@@ -42,14 +42,10 @@ _LISTED = 10
 _SAMPLES_PER_SECOND = 20
 
 
-# (ratings, rank, iterations) → a model with ``transform`` and ``recommendForAllUsers`` as in
-# pyspark.ml.
-Peer = Callable[[DataFrame, int, int], Any]
-
-
 @dataclass
 class Timings:
-    """Seconds of each round, by what was timed; peak memory in MiB; test RMSE."""
+    """Seconds of each round, by what was timed; peak memory in MiB; test RMSE. What a peer does not
+    do, or what cannot be told apart, stays empty."""
 
     fit: list[float] = field(default_factory=list)
     iteration: list[float] = field(default_factory=list)
@@ -59,18 +55,18 @@ class Timings:
     jvm_mib: float = 0.0
     workers_mib: float = 0.0
 
-    def figures(self, iterations: int) -> dict[str, float]:
+    def figures(self, iterations: int) -> dict[str, float | None]:
         """Medians over the rounds."""
         fit, iteration = statistics.median(self.fit), statistics.median(self.iteration)
         return {
             "fit": fit,
             "iteration": iteration,
             "rest": fit - iterations * iteration,
-            "transform": statistics.median(self.transform),
-            "recommend": statistics.median(self.recommend),
+            "transform": statistics.median(self.transform) if self.transform else None,
+            "recommend": statistics.median(self.recommend) if self.recommend else None,
             "rmse": self.rmse,
-            "jvm_mib": self.jvm_mib,
-            "workers_mib": self.workers_mib,
+            "jvm_mib": self.jvm_mib or None,
+            "workers_mib": self.workers_mib or None,
         }
 
 
@@ -82,14 +78,16 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
     results = []
     with run.step("benchmark"):
         for name, ratings in _datasets(spark, run):
-            held_out = fold(0, _TEST_FOLDS) == 0
-            train = ratings.where(~held_out).persist()
-            test = ratings.where(held_out).persist()
-            n_train, n_test = train.count(), test.count()
+            cached = ratings.withColumn(HELD_OUT, fold(0, _TEST_FOLDS) == 0).persist()
+            data = Data(
+                cached.where(~F.col(HELD_OUT)).drop(HELD_OUT),
+                cached.where(HELD_OUT).drop(HELD_OUT),
+            )
+            n_train, n_test = data.train.count(), data.test.count()
+            peers = make_peers(settings, run.config.als, data, machine_of(spark).cores)
             for rank in settings.ranks:
-                peers = _peers(spark, run)
                 logger.info("%s: %d ratings, rank %d", name, n_train, rank)
-                measured = _measure(peers, train, test, rank, run)
+                measured = _measure(peers, data, rank, run)
                 for peer, timings in measured.items():
                     results.append(
                         {
@@ -101,8 +99,7 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
                             **timings.figures(settings.iterations),
                         }
                     )
-            train.unpersist()
-            test.unpersist()
+            cached.unpersist()
         content = {"machine": _machine(), "iterations": settings.iterations}
         content |= {"rounds": settings.rounds, "results": results}
         files.write_text(run.of("benchmark.json"), json.dumps(content, indent=2) + "\n")
@@ -124,58 +121,38 @@ def _datasets(spark: SparkSession, run: RunDirectory) -> Iterator[tuple[str, Dat
         yield "synthetic", synthetic_ratings(spark, settings).select(USER, ITEM, RATING)
 
 
-def _peers(spark: SparkSession, run: RunDirectory) -> dict[str, Peer]:
-    """mfspark first; the others as configured."""
-    als = run.config.als
-    # As many blocks as cores is MLlib's best here; its own default is 10.
-    cores = machine_of(spark).cores
-
-    def ours(ratings: DataFrame, rank: int, iterations: int) -> Any:
-        chosen = {**als.model_dump(by_alias=True), "rank": rank, "maxIter": iterations, "tol": 0.0}
-        return BiasedALS(**chosen).fit(ratings)  # type: ignore[typeddict-item]
-
-    def mllib(ratings: DataFrame, rank: int, iterations: int) -> Any:
-        estimator = ALS(
-            rank=rank, maxIter=iterations, regParam=run.config.benchmark.mllib_reg_param,
-            numUserBlocks=cores, numItemBlocks=cores, coldStartStrategy="drop",
-            userCol=USER, itemCol=ITEM, ratingCol=RATING,
-        )  # fmt: skip
-        return estimator.fit(ratings)
-
-    known: dict[str, Peer] = {"mfspark": ours, "mllib": mllib}
-    return {name: known[name] for name in ("mfspark", *run.config.benchmark.peers)}
-
-
 def _measure(
-    peers: dict[str, Peer], train: DataFrame, test: DataFrame, rank: int, run: RunDirectory
+    peers: dict[str, Peer], data: Data, rank: int, run: RunDirectory
 ) -> dict[str, Timings]:
     """Rounds of all peers in turn, after a short fit and lists of each that warm up."""
     settings = run.config.benchmark
     timings = {name: Timings() for name in peers}
-    for name, fit in peers.items():
+    for name, peer in peers.items():
         logger.info("  warm-up of %s", name)
-        model = fit(train, rank, _SHORT)
-        _run(model.transform(test))
-        _run(model.recommendForAllUsers(_LISTED))
+        model = peer.fit(rank, _SHORT)
+        if peer.on_spark:
+            _run(model.transform(data.test))
+            _run(model.recommendForAllUsers(_LISTED))
     for number in range(settings.rounds):
-        for name, fit in peers.items():
+        for name, peer in peers.items():
             noted = timings[name]
-            with _watch_memory(noted):
-                seconds, model = _seconds(fit, train, rank, settings.iterations)
+            with _watch_memory(noted) if peer.on_spark else nullcontext():
+                seconds, model = _seconds(peer.fit, rank, settings.iterations)
                 noted.fit.append(seconds)
                 if isinstance(model, FactorModel):
                     halves = [row["seconds"] for row in model.history.collect()]
                     noted.iteration.append(sum(halves) / settings.iterations)
                 else:
-                    short = _seconds(fit, train, rank, _SHORT)[0]
+                    short = _seconds(peer.fit, rank, _SHORT)[0]
                     noted.iteration.append((seconds - short) / (settings.iterations - _SHORT))
-            noted.transform.append(_seconds(_run, model.transform(train))[0])
-            noted.recommend.append(_seconds(_run, model.recommendForAllUsers(_LISTED))[0])
-            noted.rmse = _rmse(model.transform(test))
+            if peer.on_spark:
+                noted.transform.append(_seconds(_run, model.transform(data.train))[0])
+                noted.recommend.append(_seconds(_run, model.recommendForAllUsers(_LISTED))[0])
+            noted.rmse = peer.rmse(model)
+            figures = noted.figures(settings.iterations)
             logger.info(
-                "  round %d of %d, %s: fit %.1f s, transform %.1f s, top-%d lists %.1f s, "
-                "RMSE %.4f", number + 1, settings.rounds, name, noted.fit[-1],
-                noted.transform[-1], _LISTED, noted.recommend[-1], noted.rmse,
+                "  round %d of %d, %s: %s", number + 1, settings.rounds, name,
+                ", ".join(f"{title} {_shown(figures[what], n)}" for what, title, n in _COLUMNS),
             )  # fmt: skip
     return timings
 
@@ -189,12 +166,6 @@ def _seconds(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 def _run(table: DataFrame) -> None:
     """Compute every row and column, and keep nothing."""
     table.write.format("noop").mode("overwrite").save()
-
-
-def _rmse(scored: DataFrame) -> float:
-    row = scored.agg(F.sqrt(F.avg(F.pow(F.col(RATING) - F.col("prediction"), 2)))).first()
-    assert row is not None
-    return float(row[0])
 
 
 @contextmanager
@@ -246,29 +217,39 @@ def _machine() -> dict[str, Any]:
     }
 
 
+# Figure, its heading in the table, and its digits.
+_COLUMNS = (
+    ("fit", "fit s", 2),
+    ("rest", "rest s", 2),
+    ("iteration", "iteration s", 3),
+    ("transform", "transform s", 2),
+    ("recommend", f"top-{_LISTED} s", 2),
+    ("rmse", "RMSE", 4),
+    ("jvm_mib", "JVM MiB", 0),
+    ("workers_mib", "Python MiB", 0),
+)
+_TIMES = ("fit", "rest", "iteration", "transform", "recommend")
+
+
 def _table(results: list[dict[str, Any]]) -> str:
-    """Rows of medians; with a peer, also how many times as long it takes."""
-    head = (
-        f"{'ratings':>11} {'rank':>4} {'':<8} {'fit s':>8} {'rest s':>8} {'iter. s':>8} "
-        f"{'transf. s':>9} {'top-10 s':>8} {'RMSE':>7} {'JVM MiB':>8} {'Python MiB':>10}"
-    )
-    lines = ["", head]
+    """A line of medians per fit; for a peer another one, how many times as long it takes."""
+    lines = []
     for row in results:
-        lines.append(
-            f"{row['n_train']:>11,} {row['rank']:>4} {row['peer']:<8} {row['fit']:>8.2f} "
-            f"{row['rest']:>8.2f} {row['iteration']:>8.3f} {row['transform']:>9.2f} "
-            f"{row['recommend']:>8.2f} {row['rmse']:>7.4f} {row['jvm_mib']:>8.0f} "
-            f"{row['workers_mib']:>10.0f}"
-        )
+        figures = {title: _shown(row[name], digits) for name, title, digits in _COLUMNS}
+        size = {"ratings": f"{row['n_train']:,}", "rank": row["rank"]}
+        lines.append({**size, "": row["peer"], **figures})
         if row["peer"] == "mfspark":
             ours = row
             continue
-        ratios = [
-            row[what] / ours[what]
-            for what in ("fit", "rest", "iteration", "transform", "recommend")
-        ]
-        lines.append(
-            f"{'':>16} {'  ratio':<8} {ratios[0]:>8.2f} {ratios[1]:>8.2f} {ratios[2]:>8.2f} "
-            f"{ratios[3]:>9.2f} {ratios[4]:>8.2f}"
-        )
-    return "\n".join(lines)
+        ratios = {
+            title: _shown(row[name] / ours[name], 2) if row[name] is not None else ""
+            for name, title, _ in _COLUMNS
+            if name in _TIMES
+        }
+        lines.append({"": "ratio", **ratios})
+    table: str = pd.DataFrame(lines).fillna("").to_string(index=False)
+    return f"\n{table}"
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"

@@ -14,7 +14,7 @@ from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks
 from mfspark.engine.exchange import make_exchange
 from mfspark.engine.half_step import SolvedSide, initial_factors, run_half_step
-from mfspark.engine.index import index_sides
+from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import OneTask, fit_in_one_task
 from mfspark.engine.plan import Machine, Workload, make_plan
@@ -135,13 +135,14 @@ def _fit_distributed(task: _Task) -> dict[str, Any]:
     n_ratings, rank = task.summary.n_ratings, settings.rank
     has_held_out = HELD_OUT in task.ratings.columns
     train = task.ratings.where(~F.col(HELD_OUT)) if has_held_out else task.ratings
-    # Numbers of blocks depend on the number of ratings alone, the exchange on users and items too.
-    n_blocks = make_plan(Workload(n_ratings, 0, 0, rank), settings, task.machine).n_blocks
-    indices = index_sides(workspace, train, n_blocks, n_ratings)
-    n_users, n_items = (indices[side].layout.n_rows for side in (USER, ITEM))
+    # At most every rating has a user and an item of its own.
+    most = make_plan(Workload(n_ratings, n_ratings, n_ratings, rank), settings, task.machine)
+    counted = count_ids(workspace, train, most.n_blocks, n_ratings)
+    n_users, n_items = counted[USER].n_ids, counted[ITEM].n_ids
     plan = make_plan(Workload(n_ratings, n_users, n_items, rank), settings, task.machine)
     for warning in plan.warnings:
         logger.warning("%s", warning)
+    indices = index_sides(workspace, counted, plan.n_blocks)
     blocks = build_blocks(workspace, task.ratings, indices)
 
     def solver(side: str, other: str) -> Solver[DataFrame]:

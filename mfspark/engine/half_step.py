@@ -1,8 +1,9 @@
 """One half-step on all blocks of a side: a pure function of the blocks and the fixed factors."""
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +96,18 @@ def _solve_from_file(
     parts = [batch for batch in batches if batch.num_rows]
     if parts:
         yield solve(pa.Table.from_batches(parts))
+        _spare_libraries()
+
+
+@cache
+def _spare_libraries() -> None:
+    """Once per Python worker: have the garbage collector pass over what is loaded by now.
+
+    Spark's worker collects garbage after each task. With numba loaded that takes 0.1 s, as long as
+    a small half-step.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _from_chunks(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, LongType, StructField, StructType
 
@@ -30,8 +30,8 @@ from mfspark.columns import N_RATINGS
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Int32s, Int64s
 
-# Pieces that blocks are made of: buckets of light ids, and ids with more ratings than 1/64 of a
-# block's fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
+# Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
+# fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
 _PIECES_PER_BLOCK = 64
 
 # A hot id is dealt out in shares of at most this part of a block's fair share.
@@ -95,30 +95,70 @@ class SideIndex:
     layout: Layout
 
 
-def index_sides(
-    workspace: Workspace, train: DataFrame, n_blocks: dict[str, int], n_ratings: int
-) -> dict[str, SideIndex]:
-    """Index the id columns that ``n_blocks`` names; cost: one pass over the training ratings each.
+@dataclass(frozen=True)
+class CountedSide:
+    """The ids of one side before they have places.
 
-    The sides are indexed side by side, so that one uses the cores while the other is planned.
+    ``ids``: id, n_ratings long, and the piece that each belongs to: ``heavy`` (the id itself) or
+    ``bucket`` int. ``pieces``: heavy, bucket, and n_ratings and n_ids in it.
     """
-    with ThreadPoolExecutor(len(n_blocks)) as pool:
-        sides = pool.map(
-            lambda side: _index_side(workspace, train, side, n_blocks[side], n_ratings), n_blocks
+
+    ids: DataFrame
+    pieces: list[Row]
+    n_ratings: int
+
+    @property
+    def n_ids(self) -> int:
+        """Number of users or items."""
+        return sum(piece["n_ids"] for piece in self.pieces)
+
+
+def count_ids(
+    workspace: Workspace, train: DataFrame, most_blocks: dict[str, int], n_ratings: int
+) -> dict[str, CountedSide]:
+    """Count the ratings of every id of the columns that ``most_blocks`` names; cost: one pass over
+    the training ratings each.
+
+    Balance suffers beyond ``most_blocks`` blocks. The sides are counted side by side, so that one
+    uses the cores while the other is planned.
+    """
+
+    def count(side: str) -> CountedSide:
+        n_buckets = _PIECES_PER_BLOCK * most_blocks[side]
+        counts = train.groupBy(F.col(side).alias("id")).agg(F.count(F.lit(1)).alias(N_RATINGS))
+        is_heavy = F.col(N_RATINGS) * n_buckets >= n_ratings
+        bucket = F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_buckets)).cast("int")
+        ids = workspace.pin(
+            counts.withColumns(
+                {"heavy": F.when(is_heavy, F.col("id")), "bucket": F.when(~is_heavy, bucket)}
+            )
         )
-        return dict(zip(n_blocks, sides, strict=True))
+        pieces = ids.groupBy("heavy", "bucket").agg(
+            F.sum(N_RATINGS).alias(N_RATINGS), F.count(F.lit(1)).alias("n_ids")
+        )
+        return CountedSide(ids, pieces.collect(), n_ratings)
+
+    with ThreadPoolExecutor(len(most_blocks)) as pool:
+        return dict(zip(most_blocks, pool.map(count, most_blocks), strict=True))
 
 
-def _index_side(
-    workspace: Workspace, train: DataFrame, side: str, n_blocks: int, n_ratings: int
-) -> SideIndex:
-    counts = workspace.pin(
-        train.groupBy(F.col(side).alias("id")).agg(F.count(F.lit(1)).alias(N_RATINGS))
-    )
-    placed, shares = _place(counts, n_blocks, n_ratings)
+def index_sides(
+    workspace: Workspace, counted: dict[str, CountedSide], n_blocks: dict[str, int]
+) -> dict[str, SideIndex]:
+    """Give every id its place; the counts are released."""
+
+    def index(side: str) -> SideIndex:
+        return _index_side(workspace, counted[side], n_blocks[side])
+
+    with ThreadPoolExecutor(len(counted)) as pool:
+        return dict(zip(counted, pool.map(index, counted), strict=True))
+
+
+def _index_side(workspace: Workspace, counted: CountedSide, n_blocks: int) -> SideIndex:
+    placed, shares = _place(counted, n_blocks)
     schema = StructType(
         [
-            counts.schema["id"],
+            counted.ids.schema["id"],
             StructField("block", IntegerType()),
             StructField("local", IntegerType()),
             StructField(N_RATINGS, LongType()),
@@ -130,33 +170,25 @@ def _index_side(
     sizes = np.zeros(n_blocks + 1, np.int64)
     for row in local.groupBy("block").count().collect():
         sizes[row["block"]] = row["count"]
-    workspace.release(counts)
+    workspace.release(counted.ids)
     layout = Layout(sizes, shares)
     offsets = F.array(*[F.lit(int(offset)) for offset in layout.offsets])
     position = (F.element_at(offsets, F.col("block") + 1) + F.col("local")).cast("int")
     return SideIndex(local.withColumn("position", position), layout)
 
 
-def _place(
-    counts: DataFrame, n_blocks: int, n_ratings: int
-) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
+def _place(counted: CountedSide, n_blocks: int) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
     """(id, block, n_ratings), and the blocks that each hot row is dealt out to."""
+    ids = counted.ids
     if n_blocks == 1:
-        return counts.select("id", F.lit(0).alias("block"), N_RATINGS), ()
-    n_buckets = _PIECES_PER_BLOCK * n_blocks
-    is_heavy = F.col(N_RATINGS) * n_buckets >= n_ratings
-    bucket = F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_buckets)).cast("int")
-    counts = counts.withColumns(
-        {"heavy": F.when(is_heavy, F.col("id")), "bucket": F.when(~is_heavy, bucket)}
-    )
-    pieces = counts.groupBy("heavy", "bucket").agg(F.sum(N_RATINGS).alias(N_RATINGS)).collect()
-    fair = n_ratings / n_blocks
+        return ids.select("id", F.lit(0).alias("block"), N_RATINGS), ()
+    fair = counted.n_ratings / n_blocks
     # In the order in which the hot block numbers its rows.
     hot = sorted(
-        (row for row in pieces if row["heavy"] is not None and row[N_RATINGS] > fair),
+        (row for row in counted.pieces if row["heavy"] is not None and row[N_RATINGS] > fair),
         key=lambda row: (-row[N_RATINGS], row["heavy"]),
     )
-    whole = [row for row in pieces if row not in hot]
+    whole = [row for row in counted.pieces if row not in hot]
     n_shares = [min(n_blocks, math.ceil(row[N_RATINGS] / (_SHARE * fair))) for row in hot]
     weights = [row[N_RATINGS] for row in whole]
     for row, n in zip(hot, n_shares, strict=True):
@@ -168,11 +200,11 @@ def _place(
         *[(row["heavy"], row["bucket"], block) for row, block in zip(whole, blocks, strict=False)],
         *[(row["heavy"], None, n_blocks) for row in hot],
     ]
-    places = counts.sparkSession.createDataFrame(
+    places = ids.sparkSession.createDataFrame(
         of_piece,
         StructType(
             [
-                StructField("of_heavy", counts.schema["heavy"].dataType),
+                StructField("of_heavy", ids.schema["heavy"].dataType),
                 StructField("of_bucket", IntegerType()),
                 StructField("block", IntegerType()),
             ]
@@ -181,7 +213,7 @@ def _place(
     same = F.col("heavy").eqNullSafe(F.col("of_heavy")) & F.col("bucket").eqNullSafe(
         F.col("of_bucket")
     )
-    return counts.join(F.broadcast(places), same).select("id", "block", N_RATINGS), shares
+    return ids.join(F.broadcast(places), same).select("id", "block", N_RATINGS), shares
 
 
 def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:

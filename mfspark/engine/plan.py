@@ -17,10 +17,13 @@ from mfspark.settings import ALSSettings, Exchange
 # the cell twice while it builds the broadcast.
 BROADCAST_LIMIT = 128 * 2**20
 
-# A block of this many ratings takes 100 MB while it is assembled, in the JVM and in Python. A task
-# never receives more than this many bytes of fixed rows: an Arrow binary array ends at 2 GiB.
-_RATINGS_PER_BLOCK = 8_000_000
-_BYTES_PER_BLOCK = 2**30
+# A task never sends or receives more than this many bytes of rows: an Arrow binary array ends at
+# 2 GiB, and Spark doubles its buffers.
+_CELL_BYTES = 2**30
+
+# Blocks are as large as memory allows, with room for an estimate that is too low by half: each
+# block is sent the fixed rows that it needs, so fewer blocks mean fewer bytes.
+_FILL = 1 / 1.5
 
 # What a Python worker may take when nothing else is said: the fit of some 30 million ratings.
 _TASK_BYTES = 3 * 2**30
@@ -108,11 +111,12 @@ class Plan:
 
 def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
     """Choose how to fit ``workload``; what ``settings`` fixes is taken as it is."""
+    exchange = {side: _choose_exchange(workload, settings, side) for side in (USER, ITEM)}
+    given = {USER: settings.num_user_blocks, ITEM: settings.num_item_blocks}
     blocks = {
-        USER: settings.num_user_blocks or _automatic_blocks(workload, machine),
-        ITEM: settings.num_item_blocks or _automatic_blocks(workload, machine),
+        side: n or _automatic_blocks(workload, side, exchange[side], machine)
+        for side, n in given.items()
     }
-    exchange = {side: _choose_exchange(workload, settings, side) for side in blocks}
     needed = {side: _needed_rows(workload, side, blocks[side]) for side in blocks}
     shipped = {
         side: workload.row_bytes
@@ -201,10 +205,19 @@ def _compute_seconds(workload: Workload) -> float:
     return 2 * workload.n_ratings * per_rating + (workload.n_users + workload.n_items) * per_row
 
 
-def _automatic_blocks(workload: Workload, machine: Machine) -> int:
-    # Whole rounds: with 3 blocks on 2 cores one core would wait half of the time.
-    largest = min(_RATINGS_PER_BLOCK, _BYTES_PER_BLOCK // workload.row_bytes)
-    return machine.cores * max(1, math.ceil(workload.n_ratings / (largest * machine.cores)))
+def _automatic_blocks(workload: Workload, side: str, exchange: Exchange, machine: Machine) -> int:
+    """The least number of blocks that fit."""
+
+    def fits(n: int) -> bool:
+        task_bytes = _distributed_bytes(workload, side, n, exchange)
+        received = _needed_rows(workload, side, n) if exchange == "routed" else 0
+        rows = max(received, workload.n_rows(side) // n)
+        return task_bytes <= _FILL * machine.task_bytes and rows * workload.row_bytes <= _CELL_BYTES
+
+    # Whole rounds: with 3 blocks on 2 cores one core would wait half of the time. At a tenth of a
+    # million ratings per block more of them help no longer.
+    last = max(1, workload.n_ratings // (100_000 * machine.cores))
+    return machine.cores * next((r for r in range(1, last) if fits(r * machine.cores)), last)
 
 
 def _warnings(

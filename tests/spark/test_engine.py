@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from mfspark import BiasedALS
 from mfspark.engine import half_step
 from mfspark.engine.blocks import build_blocks, delete_file, open_block
-from mfspark.engine.index import index_sides, initial_keys, place_heaviest_first
+from mfspark.engine.index import count_ids, index_sides, initial_keys, place_heaviest_first
 from mfspark.engine.stopping import StopRule
 from mfspark.engine.workspace import Workspace
 
@@ -31,6 +31,10 @@ def test_heaviest_first_keeps_within_the_bound_of_graham(weights, n_blocks):
     assert loads.max() <= 4 / 3 * max(sum(weights) / n_blocks, ordered[0], shared)
 
 
+def indexed(workspace, train, n_blocks, n_ratings):
+    return index_sides(workspace, count_ids(workspace, train, n_blocks, n_ratings), n_blocks)
+
+
 def long_tailed(spark, n=30_000):
     draw = F.xxhash64(F.col("id"))
     return spark.range(n).select(
@@ -46,7 +50,7 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
     train = ratings.where(~F.col("held_out"))
     n = train.count()
     with Workspace(spark) as workspace:
-        indices = index_sides(workspace, train, {"user": 6, "item": 5}, n)
+        indices = indexed(workspace, train, {"user": 6, "item": 5}, n)
         positions = {}
         for side, index in indices.items():
             table = index.table.toPandas()
@@ -114,7 +118,7 @@ def test_hot_rows_are_shared_out_to_all_blocks(spark):
     train = frame[~frame["held_out"]]
     with Workspace(spark) as workspace:
         n_blocks = {"user": 4, "item": 12}
-        indices = index_sides(workspace, ratings.where(~F.col("held_out")), n_blocks, len(train))
+        indices = indexed(workspace, ratings.where(~F.col("held_out")), n_blocks, len(train))
         layout = indices["item"].layout
         assert layout.n_hot == 2
         hot = indices["item"].table.where("block = 12").orderBy("local").toPandas()

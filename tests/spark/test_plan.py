@@ -55,7 +55,7 @@ def test_it_is_usable_alone():
         [sys.executable, "-m", "mfspark.engine.plan", *command.split()],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert result.stdout.startswith("plan: distributed, 280 user blocks (broadcast")
+    assert result.stdout.startswith("plan: distributed, 40 user blocks (broadcast")
 
 
 FIT = """
