@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
-from mfspark.engine.cells import ROWS_PER_PACK, packs
+from mfspark.engine.cells import ROWS_PER_PACK, packs, values
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
@@ -151,7 +151,7 @@ def assemble(chunks: pa.Table, files: BlockFiles) -> tuple[RatingBlock, Int32s]:
     """The block that all its chunks make, and the positions of the fixed rows that it needs."""
 
     def joined(column: str, dtype: type) -> Any:
-        return np.concatenate([np.frombuffer(c.as_buffer(), dtype) for c in chunks[column]])
+        return np.concatenate([np.frombuffer(part, dtype) for part in values(chunks[column])])
 
     block = chunks["block"][0].as_py()
     needed, columns = compact(joined("others", np.int32), files.n_fixed)
@@ -220,4 +220,4 @@ def delete_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterato
 
 def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
     """A binary cell as an array of ``dtype``, without a copy."""
-    return np.frombuffer(batch.column(name)[row].as_buffer(), dtype)
+    return np.frombuffer(values(batch.column(name))[row], dtype)

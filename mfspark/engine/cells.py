@@ -1,7 +1,9 @@
 """Tables as binary cells: many rows travel through Spark as one value, and reach Python whole."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 
 # Rows of ratings that a task collects before it packs them: some 50 MB, enough to make cells worth
@@ -35,6 +37,17 @@ def to_cell(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def from_cell(cell: pa.Scalar) -> pa.Table:
+def from_cell(cell: pa.Buffer) -> pa.Table:
     """The table in a cell, without a copy."""
-    return pa.ipc.open_stream(cell.as_buffer()).read_all()
+    return pa.ipc.open_stream(cell).read_all()
+
+
+def values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
+    """The values of a binary column where they lie (a pyarrow scalar is a copy); null is empty."""
+    found = []
+    for part in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        _, offsets, data = part.buffers()
+        ends = np.frombuffer(offsets, np.int32)[part.offset : part.offset + len(part) + 1]
+        whole = data or pa.py_buffer(b"")
+        found += [whole.slice(start, end - start) for start, end in pairwise(ends)]
+    return found

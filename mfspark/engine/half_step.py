@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, Row
 
 from mfspark.columns import N_RATINGS
 from mfspark.engine.blocks import BlockedSide, BlockFiles, assemble, open_block, write_block
+from mfspark.engine.cells import values
 from mfspark.engine.exchange import Exchange, gather
 from mfspark.engine.index import SideIndex, initial_keys
 from mfspark.engine.workspace import Workspace
@@ -139,7 +140,7 @@ def _solve(
         opened = assemble(chunks, files)
         write_block(path, *opened)
     ratings, needed = opened
-    sent = zip(arrived["source"].to_pylist(), arrived["rows"], strict=True)
+    sent = zip(arrived["source"].to_pylist(), values(arrived["rows"]), strict=True)
     fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange, rank)
     n_own = int(layout.sizes[block])
     rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)
@@ -191,6 +192,6 @@ def _initialise(
     yield factors_batch(ids["block"][0].as_py(), rows, [penalty])
 
 
-def matrix(rows: pa.Scalar, rank: int) -> Float32s:
+def matrix(rows: pa.Buffer, rank: int) -> Float32s:
     """The factor matrix in a cell, float32 [size, rank + 1]."""
-    return np.frombuffer(rows.as_buffer(), np.float32).reshape(-1, rank + 1)
+    return np.frombuffer(rows, np.float32).reshape(-1, rank + 1)

@@ -30,7 +30,7 @@ from pyspark.sql.types import (
 from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, N_RATINGS, RATING, USER
 from mfspark.engine.alternate import Outcome, Solver, alternate
 from mfspark.engine.blocks import held_out_of
-from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell
+from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.index import initial_keys
 from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.tables import factor_batches
@@ -114,7 +114,7 @@ class _Side:
 
 
 def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.RecordBatch]:
-    cells = [from_cell(cell) for batch in batches for cell in batch[0]]
+    cells = [from_cell(cell) for batch in batches for cell in values(batch.column(0))]
     if not cells:
         return
     with ThreadPoolExecutor(task.n_threads) as pool:

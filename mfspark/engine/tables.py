@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, N_RATINGS
+from mfspark.engine.cells import values
 from mfspark.engine.half_step import matrix
 from mfspark.engine.index import SideIndex
 from mfspark.kernels.csr import Float32s, Float64s
@@ -40,7 +41,7 @@ def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Rec
     for batch in batches:
         for row in range(batch.num_rows):
             # By place: Spark's optimiser gives the columns of a union names of its own.
-            factors = matrix(batch.column(1)[row], rank)[:, :rank].astype(np.float64)
+            factors = matrix(values(batch.column(1))[row], rank)[:, :rank].astype(np.float64)
             gram, sums = factors.T @ factors, factors.sum(axis=0)
             yield pa.RecordBatch.from_pydict(
                 {
@@ -66,7 +67,7 @@ def _unpack(batches: Iterator[pa.RecordBatch], rotation: Float64s) -> Iterator[p
     for batch in batches:
         for row in range(batch.num_rows):
             block = batch.column("source")[row].as_py()
-            rows = matrix(batch.column("rows")[row], len(rotation))
+            rows = matrix(values(batch.column("rows"))[row], len(rotation))
             for first, bias, factors in factor_batches(rows, rotation):
                 n = len(bias)
                 yield pa.RecordBatch.from_pydict(

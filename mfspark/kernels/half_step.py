@@ -74,10 +74,8 @@ def _solve_rows(  # type: ignore[no-untyped-def]
     padded = np.zeros((1, width), np.float32)
     error = 0.0
     for row in range(len(indptr) - 1):
-        rated, ratings = (
-            columns[indptr[row] : indptr[row + 1]],
-            values[indptr[row] : indptr[row + 1]],
-        )
+        start, end = indptr[row], indptr[row + 1]
+        rated, ratings = columns[start:end], values[start:end]
         weight, bias_weight, out = factor_weights[row], bias_weights[row], solved[row]
         if len(rated) == 0:
             continue
@@ -87,7 +85,7 @@ def _solve_rows(  # type: ignore[no-untyped-def]
                 rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out
             )
         else:
-            total = row_sums(rated, ratings, fixed, bias, mean, tile, gram, border)
+            total = row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram, border)
             done = solve_primal(
                 gram, border, total, len(rated), weight, bias_weight, fit_biases, out
             )

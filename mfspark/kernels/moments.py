@@ -36,7 +36,7 @@ def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: 
         for first in range(indptr[row], indptr[row + 1], _SHORT_SUM):
             last = min(first + _SHORT_SUM, indptr[row + 1])
             rated, ratings = columns[first:last], values[first:last]
-            total = row_sums(rated, ratings, fixed, bias, mean, tile, gram, border)
+            total = row_sums(columns, first, last, ratings, fixed, bias, mean, tile, gram, border)
             for f in range(rank):
                 for g in range(f, rank):
                     sums[f, g] += gram[f, g]

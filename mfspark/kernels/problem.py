@@ -9,6 +9,8 @@ import numpy as np
 from mfspark.kernels.csr import Float32s, Float64s, Int64s
 from mfspark.kernels.products import LANES
 
+_PAIR_OF_LINES = 128
+
 
 @dataclass(frozen=True)
 class Penalty:
@@ -69,7 +71,11 @@ class FixedSide(NamedTuple):
     def zeros(cls, n: int, rank: int) -> "FixedSide":
         """``n`` rows to be filled."""
         width = -(-rank // LANES) * LANES
-        return cls(np.zeros((n, width), np.float32), np.zeros(n, np.float32), rank)
+        # Rows begin with a cache line (with a pair of them, which some processors fetch together).
+        place = np.zeros(n * width + _PAIR_OF_LINES // 4, np.float32)
+        first = -place.ctypes.data % _PAIR_OF_LINES // 4
+        factors = place[first : first + n * width].reshape(n, width)
+        return cls(factors, np.zeros(n, np.float32), rank)
 
     @classmethod
     def of(cls, rows: Float32s) -> "FixedSide":

@@ -243,7 +243,26 @@ def _lower_factor_square(context: Any, builder: Any, signature: Any, arguments: 
     return is_positive
 
 
+def _prefetch(typing: Any, array: Any, place: Any) -> Any:
+    """Begin to load the cache line of the element at ``place`` of a C-contiguous array."""
+    return types.void(array, types.intp), _lower_prefetch
+
+
+def _lower_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """LLVM code: for reading, into all levels of the cache."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    byte = ir.IntType(8).as_pointer()
+    number = ir.IntType(32)
+    prefetch = builder.module.declare_intrinsic(
+        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    )
+    at = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
+    builder.call(prefetch, [at, number(0), number(3), number(1)])
+    return context.get_dummy_value()
+
+
 dot: Any = intrinsic(_dot)
+prefetch: Any = intrinsic(_prefetch)
 _factor_square: Any = intrinsic(_factor)
 _set_square = _block(_ROWS)
 _set_square_by_rows = _block(_ROWS, by_rows=True)

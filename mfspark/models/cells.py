@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS
-from mfspark.engine.cells import from_cell, packs, to_cell
+from mfspark.engine.cells import from_cell, packs, to_cell, values
 from mfspark.kernels.csr import Float32s
 
 # A cell is worth its overhead, and a task can hold one beside the model.
@@ -35,9 +35,8 @@ def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.Table, list[pa.
     """(rows, tables) of each cell of a partition; the tables are the same objects each time."""
     tables: list[pa.Table] = []
     for batch in batches:
-        for n in range(batch.num_rows):
-            cell, *beside = (column[n] for column in batch.columns)
-            if beside[0].is_valid:
+        for cell, *beside in zip(*map(values, batch.columns), strict=True):
+            if beside[0]:
                 tables = [from_cell(part).combine_chunks() for part in beside]
             yield from_cell(cell).combine_chunks(), tables
 
