@@ -55,15 +55,19 @@ class Timings:
     jvm_mib: float = 0.0
     workers_mib: float = 0.0
 
-    def figures(self, iterations: int) -> dict[str, float | None]:
-        """Medians over the rounds."""
-        fit, iteration = statistics.median(self.fit), statistics.median(self.iteration)
+    def figures(self, iterations: int, rounds: slice = slice(None)) -> dict[str, float | None]:
+        """Medians over the given rounds."""
+
+        def median(seconds: list[float]) -> float | None:
+            return statistics.median(seconds[rounds]) if seconds else None
+
+        rest = [fit - iterations * each for fit, each in zip(self.fit, self.iteration, strict=True)]
         return {
-            "fit": fit,
-            "iteration": iteration,
-            "rest": fit - iterations * iteration,
-            "transform": statistics.median(self.transform) if self.transform else None,
-            "recommend": statistics.median(self.recommend) if self.recommend else None,
+            "fit": median(self.fit),
+            "iteration": median(self.iteration),
+            "rest": median(rest),
+            "transform": median(self.transform),
+            "recommend": median(self.recommend),
             "rmse": self.rmse,
             "jvm_mib": self.jvm_mib or None,
             "workers_mib": self.workers_mib or None,
@@ -149,7 +153,7 @@ def _measure(
                 noted.transform.append(_seconds(_run, model.transform(data.train))[0])
                 noted.recommend.append(_seconds(_run, model.recommendForAllUsers(_LISTED))[0])
             noted.rmse = peer.rmse(model)
-            figures = noted.figures(settings.iterations)
+            figures = noted.figures(settings.iterations, slice(-1, None))
             logger.info(
                 "  round %d of %d, %s: %s", number + 1, settings.rounds, name,
                 ", ".join(f"{title} {_shown(figures[what], n)}" for what, title, n in _COLUMNS),

@@ -125,7 +125,9 @@ def _chunks(table: pa.Table, layouts: dict[str, Layout]) -> Iterator[pa.RecordBa
     held_out = held_out_of(table).to_numpy()
     for side, other in ((USER, ITEM), (ITEM, USER)):
         block, row = layouts[side].locate(positions[side], positions[other])
-        order = np.argsort(block, kind="stable")
+        # Of short numbers numpy sorts the digits, not the values: four times as fast.
+        short = block.astype(np.min_scalar_type(layouts[side].n_blocks))
+        order = np.argsort(short, kind="stable")
         blocks, starts = np.unique(block[order], return_index=True)
         for n, part in zip(blocks, np.split(order, starts[1:]), strict=True):
             yield pa.RecordBatch.from_pydict(
