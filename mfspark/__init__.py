@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mfspark.models.biased_als import BiasedALS
+    from mfspark.models.biased_sgd import BiasedSGD
     from mfspark.models.factor_model import FactorModel
 
 __version__ = "0.1.0"
-__all__ = ["BiasedALS", "FactorModel", "__version__"]
+__all__ = ["BiasedALS", "BiasedSGD", "FactorModel", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from mfspark.models.biased_als import BiasedALS
 
         return BiasedALS
+    if name == "BiasedSGD":
+        from mfspark.models.biased_sgd import BiasedSGD
+
+        return BiasedSGD
     if name == "FactorModel":
         from mfspark.models.factor_model import FactorModel
 

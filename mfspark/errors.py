@@ -13,6 +13,10 @@ class DataError(MfsparkError):
     """The ratings, or a file that should hold them, cannot be used."""
 
 
+class DivergenceError(MfsparkError):
+    """Gradient descent left all bounds, at whatever learning rate."""
+
+
 class ModelFormatError(MfsparkError):
     """A model directory is missing, corrupt, or of another schema version."""
 

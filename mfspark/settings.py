@@ -1,7 +1,7 @@
 """Hyper-parameters of the estimators: names, defaults, bounds and meaning, in this one place.
 
-The estimators' ``Param``s (camelCase) and the configuration's ``[als]`` section (snake_case) are
-both made from the class below.
+The estimators' ``Param``s (camelCase) and the configuration's sections ``[als]`` and ``[sgd]``
+(snake_case) are made from the classes below.
 """
 
 from typing import Literal
@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 Execution = Literal["auto", "one_task", "distributed"]
+Schedule = Literal["constant", "inverse_time", "bold_driver", "adagrad"]
 Exchange = Literal["auto", "broadcast", "routed"]
 ColdStartStrategy = Literal["baseline", "nan", "drop"]
 
 
-class ALSSettings(BaseModel):
-    """What ``BiasedALS`` minimises, how long, and how it is spread over the cluster."""
+class FactorisationSettings(BaseModel):
+    """What all fits of r̂ = μ + b_u + b_i + p_u·q_i share."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
@@ -38,25 +39,10 @@ class ALSSettings(BaseModel):
     fit_biases: bool = Field(
         True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
     )
-    num_user_blocks: int | None = Field(
-        None,
-        ge=1,
-        description="blocks of users in a distributed fit; not set: chosen from cores and ratings",
-    )
-    num_item_blocks: int | None = Field(
-        None,
-        ge=1,
-        description="blocks of items in a distributed fit; not set: chosen from cores and ratings",
-    )
     execution: Execution = Field(
         "auto",
         description="where the fit runs: in one_task with a thread per core, distributed over all "
         "tasks, or auto by size",
-    )
-    exchange: Exchange = Field(
-        "auto",
-        description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, or "
-        "auto by size",
     )
     tol: float = Field(
         1e-4,
@@ -79,4 +65,50 @@ class ALSSettings(BaseModel):
     )
     clip_predictions: bool = Field(
         False, description="clip predictions to the range of the training ratings"
+    )
+
+
+class ALSSettings(FactorisationSettings):
+    """What ``BiasedALS`` minimises, how long, and how it is spread over the cluster."""
+
+    num_user_blocks: int | None = Field(
+        None,
+        ge=1,
+        description="blocks of users in a distributed fit; not set: chosen from cores and ratings",
+    )
+    num_item_blocks: int | None = Field(
+        None,
+        ge=1,
+        description="blocks of items in a distributed fit; not set: chosen from cores and ratings",
+    )
+    exchange: Exchange = Field(
+        "auto",
+        description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, or "
+        "auto by size",
+    )
+
+
+class SGDSettings(FactorisationSettings):
+    """What ``BiasedSGD`` minimises, how long, and how fast it goes down."""
+
+    max_iter: int = Field(30, ge=1, description="most epochs (one visit to every rating)")
+    tol: float = Field(
+        1e-4,
+        ge=0,
+        description="stop after three epochs in a row none of which lowered the validation RMSE "
+        "(without validation rows: the objective) by this share",
+    )
+    seed: int = Field(0, description="seed of the initial factors and of all orders of visits")
+    learning_rate: float = Field(0.1, gt=0, description="γ, the step size of the first epoch")
+    schedule: Schedule = Field(
+        "adagrad",
+        description="how γ goes on: constant, inverse_time (γ over 1 + rate_decay for each epoch), "
+        "bold_driver (up 5 % after an epoch that lowered the objective, else undone and halved), "
+        "or adagrad (for each row by its past gradients)",
+    )
+    rate_decay: float = Field(0.1, ge=0, description="decay of the schedule inverse_time")
+    num_blocks: int | None = Field(
+        None,
+        ge=1,
+        description="blocks of users and of items; not set: 16 in one task, else one per core",
     )

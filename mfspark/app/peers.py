@@ -130,7 +130,8 @@ class Libmf(_SingleMachine):
             k=rank, nr_iters=iterations, nr_threads=self._cores, quiet=True,
             lambda_p1=0.0, lambda_q1=0.0, lambda_p2=0.05, lambda_q2=0.05, eta=0.1,
         )  # fmt: skip
-        fitted.fit(self.train.to_numpy(np.float32))
+        # It reads the memory row by row; pandas lends it column by column.
+        fitted.fit(np.ascontiguousarray(self.train.to_numpy(np.float32)))
         p: Float32s
         q: Float32s
         p, q = fitted.p_factors(), fitted.q_factors()

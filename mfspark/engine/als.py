@@ -13,50 +13,20 @@ from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks
 from mfspark.engine.exchange import make_exchange
+from mfspark.engine.fit import Fit, Summary, problems_of, summarise
 from mfspark.engine.half_step import SolvedSide, initial_factors, run_half_step
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import OneTask, fit_in_one_task
 from mfspark.engine.plan import Machine, Workload, make_plan
 from mfspark.engine.progress import Progress, log_history
-from mfspark.engine.stopping import StopReason
 from mfspark.engine.tables import factor_table, find_rotation
+from mfspark.engine.threaded_als import ThreadedALS
 from mfspark.engine.workspace import Workspace
-from mfspark.errors import DataError
-from mfspark.kernels.problem import Penalty, Problem
-from mfspark.settings import ALSSettings, Exchange
+from mfspark.kernels.problem import Problem
+from mfspark.settings import ALSSettings
 
 logger = logging.getLogger("mfspark")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What is known of the training ratings before anything is built."""
-
-    n_ratings: int
-    n_validation: int
-    mean: float
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The outcome of a fit; see ``FactorModel`` for the tables' columns."""
-
-    users: DataFrame
-    items: DataFrame
-    history: list[dict[str, Any]]
-    n_users: int
-    n_items: int
-    singular_values: list[float]
-    best_iteration: int
-    stopped: StopReason
-    n_cold_validation: int
-    summary: Summary
-    mean: float
-    execution: str
-    exchange: dict[str, Exchange]
 
 
 def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
@@ -74,7 +44,7 @@ def fit_als(ratings: DataFrame, settings: ALSSettings) -> Fit:
             settings,
             summary,
             machine_of(workspace.spark),
-            _problems(settings, mean),
+            problems_of(settings, mean),
         )
         # Users and items are not counted yet; the task counts them before it begins.
         size = Workload(summary.n_ratings, 0, 0, settings.rank)
@@ -108,11 +78,9 @@ def _fit_in_one_task(task: _Task) -> dict[str, Any] | None:
         task.workspace,
         task.ratings,
         OneTask(
-            settings.rank,
-            task.problems,
-            settings.max_iter,
-            settings.tol,
-            settings.seed,
+            ThreadedALS(
+                settings.rank, task.problems, settings.max_iter, settings.tol, settings.seed
+            ),
             machine.task_cores,
             machine.task_bytes if settings.execution == "auto" else None,
         ),
@@ -186,44 +154,3 @@ def _fit_distributed(task: _Task) -> dict[str, Any]:
         "execution": "distributed",
         "exchange": plan.exchange,
     }
-
-
-def summarise(ratings: DataFrame) -> Summary:
-    """Counts, mean and range of the ratings, in one pass that also refuses unfit values."""
-    rating = F.col(RATING).cast("double")
-    is_bad = {
-        f"{USER} ids that are null": F.col(USER).isNull(),
-        f"{ITEM} ids that are null": F.col(ITEM).isNull(),
-        "ratings that are null": rating.isNull(),
-        "ratings that are NaN or infinite": F.isnan(rating) | (F.abs(rating) == float("inf")),
-    }
-    is_held_out = F.col(HELD_OUT) if HELD_OUT in ratings.columns else F.lit(False)
-    train_rating = F.when(~is_held_out, rating)
-    row = ratings.agg(
-        *[F.count(F.when(bad, 1)) for bad in is_bad.values()],
-        F.count(train_rating),
-        F.count(F.when(is_held_out, rating)),
-        F.avg(train_rating),
-        F.min(train_rating),
-        F.max(train_rating),
-    ).first()
-    assert row is not None
-    for (what, _), n in zip(is_bad.items(), row, strict=False):
-        if n:
-            raise DataError(
-                f"found {n} {what} in the ratings to fit, which would spoil every factor; "
-                "drop these rows, or let the ingest job put them in quarantine"
-            )
-    summary = Summary(*row[len(is_bad) :])
-    if summary.n_ratings == 0:
-        raise DataError("there are no training ratings to fit; check filters and splits upstream")
-    return summary
-
-
-def _problems(settings: ALSSettings, mean: float) -> dict[str, Problem]:
-    def problem(own: float | None) -> Problem:
-        factors = settings.reg_param if own is None else own
-        penalty = Penalty(factors, settings.bias_reg_param, settings.reg_exponent)
-        return Problem(mean, penalty, settings.fit_biases)
-
-    return {USER: problem(settings.user_reg_param), ITEM: problem(settings.item_reg_param)}

@@ -11,7 +11,7 @@ from mfspark.kernels.problem import HalfStepMetrics
 
 HISTORY_SCHEMA = (
     "iteration int, side string, objective double, train_rmse double, "
-    "validation_rmse double, seconds double, bytes long"
+    "validation_rmse double, seconds double, bytes long, learning_rate double"
 )
 
 FactorsT = TypeVar("FactorsT")
@@ -59,10 +59,14 @@ def alternate(
         iteration += 1
         started = time.perf_counter()
         user_factors, metrics = users.solve(item_factors)
-        history.append(_row(iteration, users, metrics, item_penalty, started))
+        history.append(
+            history_row(iteration, users.side, metrics, item_penalty, started, users.bytes_shipped)
+        )
         started, user_penalty = time.perf_counter(), metrics.penalty
         item_factors, metrics = items.solve(user_factors)
-        history.append(_row(iteration, items, metrics, user_penalty, started))
+        history.append(
+            history_row(iteration, items.side, metrics, user_penalty, started, items.bytes_shipped)
+        )
         item_penalty = metrics.penalty
         report(history[-1])
         stopped = rule.observe(iteration, history[-1]["objective"], history[-1]["validation_rmse"])
@@ -73,12 +77,14 @@ def alternate(
     return Outcome(*best, history, rule.best_iteration, stopped)
 
 
-def _row(
+def history_row(
     iteration: int,
-    solver: Solver[Any],
+    side: str,
     metrics: HalfStepMetrics,
     fixed_penalty: float,
     started: float,
+    bytes_shipped: int,
+    learning_rate: float | None = None,
 ) -> dict[str, Any]:
     """One row of the history table; see ``HISTORY_SCHEMA``."""
     validation_rmse = None
@@ -86,10 +92,11 @@ def _row(
         validation_rmse = math.sqrt(metrics.validation_squared_error / metrics.n_validation)
     return {
         "iteration": iteration,
-        "side": solver.side,
+        "side": side,
         "objective": metrics.squared_error + metrics.penalty + fixed_penalty,
         "train_rmse": math.sqrt(metrics.squared_error / metrics.n_ratings),
         "validation_rmse": validation_rmse,
         "seconds": time.perf_counter() - started,
-        "bytes": solver.bytes_shipped,
+        "bytes": bytes_shipped,
+        "learning_rate": learning_rate,
     }

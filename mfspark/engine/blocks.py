@@ -76,27 +76,14 @@ def build_blocks(
 
     Validation ratings whose user or item has no training rating belong to no block.
     """
-    located = ratings
-    for side, index in indices.items():
-        ids = index.table.select(F.col("id").alias(side), F.col("position").alias(f"{side}_at"))
-        located = located.join(ids, side)
     layouts = {side: index.layout for side, index in indices.items()}
-    packed = workspace.pin(
-        located.drop(USER, ITEM).mapInArrow(partial(_pack, layouts=layouts), _CHUNK_SCHEMA)
-    )
-    name = f"mfspark-{uuid.uuid4().hex}"
+    packed = pack_ratings(workspace, ratings, indices, (USER, ITEM))
+    name = unique_name()
 
     def build(side: str) -> BlockedSide:
         other = layouts[ITEM if side == USER else USER]
         files = BlockFiles(f"{name}-{side}", layouts[side], other.n_rows)
-        chunks = workspace.pin(
-            packed.where(F.col("side") == side)
-            .drop("side")
-            .repartitionById(files.layout.n_blocks, F.col("block")),
-            StorageLevel.DISK_ONLY,
-        )
-        # No step in Python: after one, Spark no longer knows that a partition is a block.
-        places = workspace.pin(chunks.select("block").distinct())
+        chunks, places = place_chunks(workspace, packed, side, files.layout.n_blocks)
         needed = workspace.pin(chunks.mapInArrow(partial(_make_file, files=files), _NEEDED_SCHEMA))
         workspace.on_exit(
             lambda: places.mapInArrow(partial(delete_file, files=files), "block int").collect()
@@ -111,19 +98,58 @@ def build_blocks(
     return blocked
 
 
+def unique_name() -> str:
+    """What the names of all files of a fit begin with."""
+    return f"mfspark-{uuid.uuid4().hex}"
+
+
+def pack_ratings(
+    workspace: Workspace,
+    ratings: DataFrame,
+    indices: dict[str, SideIndex],
+    sides: tuple[str, ...],
+) -> DataFrame:
+    """Chunks of the blocks of ``sides``, pinned where they were packed."""
+    located = ratings
+    for side, index in indices.items():
+        ids = index.table.select(F.col("id").alias(side), F.col("position").alias(f"{side}_at"))
+        located = located.join(ids, side)
+    layouts = {side: index.layout for side, index in indices.items()}
+    return workspace.pin(
+        located.drop(USER, ITEM).mapInArrow(
+            partial(_pack, layouts=layouts, sides=sides), _CHUNK_SCHEMA
+        )
+    )
+
+
+def place_chunks(
+    workspace: Workspace, packed: DataFrame, side: str, n_blocks: int
+) -> tuple[DataFrame, DataFrame]:
+    """Chunks of a side, a partition per block, and ``places``: block int, the same partitions."""
+    chunks = workspace.pin(
+        packed.where(F.col("side") == side).drop("side").repartitionById(n_blocks, F.col("block")),
+        StorageLevel.DISK_ONLY,
+    )
+    # No step in Python: after one, Spark no longer knows that a partition is a block.
+    return chunks, workspace.pin(chunks.select("block").distinct())
+
+
 def _pack(
-    batches: Iterator[pa.RecordBatch], layouts: dict[str, Layout]
+    batches: Iterator[pa.RecordBatch], layouts: dict[str, Layout], sides: tuple[str, ...]
 ) -> Iterator[pa.RecordBatch]:
     for table in packs(batches, ROWS_PER_PACK):
-        yield from _chunks(table, layouts)
+        yield from _chunks(table, layouts, sides)
 
 
-def _chunks(table: pa.Table, layouts: dict[str, Layout]) -> Iterator[pa.RecordBatch]:
+def _chunks(
+    table: pa.Table, layouts: dict[str, Layout], sides: tuple[str, ...]
+) -> Iterator[pa.RecordBatch]:
     """One row per (side, block) that occurs in the table."""
     positions = {side: table[f"{side}_at"].to_numpy() for side in layouts}
     rating = table[RATING].to_numpy()
     held_out = held_out_of(table).to_numpy()
-    for side, other in ((USER, ITEM), (ITEM, USER)):
+    for side in sides:
+        other = ITEM if side == USER else USER
         block, row = layouts[side].locate(positions[side], positions[other])
         # Of short numbers numpy sorts the digits, not the values: four times as fast.
         short = block.astype(np.min_scalar_type(layouts[side].n_blocks))
@@ -150,22 +176,31 @@ def held_out_of(table: pa.Table) -> Any:
 
 
 def assemble(chunks: pa.Table, files: BlockFiles) -> tuple[RatingBlock, Int32s]:
-    """The block that all its chunks make, and the positions of the fixed rows that it needs."""
+    """The block that all its chunks make, and the positions of the fixed rows that it needs, which
+    its columns refer to."""
+    needed, columns = compact(_joined(chunks, "others", np.int32), files.n_fixed)
+    return _assemble(chunks, files, columns, len(needed)), needed
 
-    def joined(column: str, dtype: type) -> Any:
-        return np.concatenate([np.frombuffer(part, dtype) for part in values(chunks[column])])
 
-    block = chunks["block"][0].as_py()
-    needed, columns = compact(joined("others", np.int32), files.n_fixed)
-    content = build_block(
-        joined("rows", np.int32),
+def assemble_whole(chunks: pa.Table, files: BlockFiles) -> RatingBlock:
+    """The block that all its chunks make; its columns are positions on the fixed side."""
+    return _assemble(chunks, files, _joined(chunks, "others", np.int32), files.n_fixed)
+
+
+def _assemble(chunks: pa.Table, files: BlockFiles, columns: Int32s, n_columns: int) -> RatingBlock:
+    layout = files.layout
+    return build_block(
+        _joined(chunks, "rows", np.int32),
         columns,
-        joined("rating", np.float32),
-        joined("held_out", np.bool_),
-        int(files.layout.sizes[block]) + files.layout.n_hot,
-        len(needed),
+        _joined(chunks, "rating", np.float32),
+        _joined(chunks, "held_out", np.bool_),
+        int(layout.sizes[chunks["block"][0].as_py()]) + layout.n_hot,
+        n_columns,
     )
-    return content, needed
+
+
+def _joined(chunks: pa.Table, column: str, dtype: type) -> Any:
+    return np.concatenate([np.frombuffer(part, dtype) for part in values(chunks[column])])
 
 
 def _make_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
@@ -189,8 +224,12 @@ def _make_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator
 
 
 def write_block(path: Path, content: RatingBlock, needed: Int32s) -> None:
-    """Write a block for ``open_block``; the file appears whole or not at all."""
-    arrays: list[npt.NDArray[Any]] = [needed, *content.train, *content.validation]
+    """Write a block for ``open_block``."""
+    write_arrays(path, [needed, *content.train, *content.validation])
+
+
+def write_arrays(path: Path, arrays: list[npt.NDArray[Any]]) -> None:
+    """Write arrays for ``open_arrays``; the file appears whole or not at all."""
     batch = pa.RecordBatch.from_pydict({str(n): [part.tobytes()] for n, part in enumerate(arrays)})
     # Two attempts at one task may write at a time.
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -202,14 +241,20 @@ def write_block(path: Path, content: RatingBlock, needed: Int32s) -> None:
 def open_block(path: Path) -> tuple[RatingBlock, Int32s] | None:
     """The block in a file of this node, memory-mapped, with the positions of the fixed rows that
     it needs; None when there is no such file."""
+    arrays = open_arrays(path, (np.int32, *2 * (np.int64, np.int32, np.float32)))
+    if arrays is None:
+        return None
+    return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
+
+
+def open_arrays(path: Path, dtypes: tuple[type, ...]) -> list[Any] | None:
+    """The arrays in a file of this node, memory-mapped; None when there is no such file."""
     try:
         source = pa.memory_map(str(path))
     except FileNotFoundError:
         return None
     batch = pa.ipc.open_file(source).get_batch(0)
-    dtypes = (np.int32, *2 * (np.int64, np.int32, np.float32))
-    arrays = [cell(batch, str(n), 0, dtype) for n, dtype in enumerate(dtypes)]
-    return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
+    return [cell(batch, str(n), 0, dtype) for n, dtype in enumerate(dtypes)]
 
 
 def delete_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:

@@ -143,19 +143,24 @@ def count_ids(
 
 
 def index_sides(
-    workspace: Workspace, counted: dict[str, CountedSide], n_blocks: dict[str, int]
+    workspace: Workspace,
+    counted: dict[str, CountedSide],
+    n_blocks: dict[str, int],
+    deal_out: bool = True,
 ) -> dict[str, SideIndex]:
-    """Give every id its place; the counts are released."""
+    """Give every id its place; the counts are released. Without ``deal_out`` no id is hot."""
 
     def index(side: str) -> SideIndex:
-        return _index_side(workspace, counted[side], n_blocks[side])
+        return _index_side(workspace, counted[side], n_blocks[side], deal_out)
 
     with ThreadPoolExecutor(len(counted)) as pool:
         return dict(zip(counted, pool.map(index, counted), strict=True))
 
 
-def _index_side(workspace: Workspace, counted: CountedSide, n_blocks: int) -> SideIndex:
-    placed, shares = _place(counted, n_blocks)
+def _index_side(
+    workspace: Workspace, counted: CountedSide, n_blocks: int, deal_out: bool
+) -> SideIndex:
+    placed, shares = _place(counted, n_blocks, deal_out)
     schema = StructType(
         [
             counted.ids.schema["id"],
@@ -177,12 +182,14 @@ def _index_side(workspace: Workspace, counted: CountedSide, n_blocks: int) -> Si
     return SideIndex(local.withColumn("position", position), layout)
 
 
-def _place(counted: CountedSide, n_blocks: int) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
+def _place(
+    counted: CountedSide, n_blocks: int, deal_out: bool
+) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
     """(id, block, n_ratings), and the blocks that each hot row is dealt out to."""
     ids = counted.ids
     if n_blocks == 1:
         return ids.select("id", F.lit(0).alias("block"), N_RATINGS), ()
-    fair = counted.n_ratings / n_blocks
+    fair = counted.n_ratings / n_blocks if deal_out else math.inf
     # In the order in which the hot block numbers its rows.
     hot = sorted(
         (row for row in counted.pieces if row["heavy"] is not None and row[N_RATINGS] > fair),

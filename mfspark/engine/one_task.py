@@ -1,7 +1,8 @@
 """The whole fit inside one task, with a thread per core: for ratings that fit one task's memory.
 
-Spark's part is to bring the ratings into the task and the tables out of it. Kernels, loop and
-history are those of the distributed fit; there is just nothing to ship between half-steps.
+Spark's part is to bring the ratings into the task and the tables out of it. In between a learner
+works with threads: kernels, loop and history are those of the distributed fit, there is just
+nothing to ship.
 """
 
 import json
@@ -9,8 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,34 +28,54 @@ from pyspark.sql.types import (
 )
 
 from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, N_RATINGS, RATING, USER
-from mfspark.engine.alternate import Outcome, Solver, alternate
+from mfspark.engine.alternate import Outcome
 from mfspark.engine.blocks import held_out_of
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
-from mfspark.engine.index import initial_keys
 from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.tables import factor_batches
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s, RatingBlock, build_block
-from mfspark.kernels.half_step import half_step
-from mfspark.kernels.initialise import initial_rows
-from mfspark.kernels.moments import half_step_of_moments, row_moments
-from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem, add_metrics
+from mfspark.errors import DivergenceError
+from mfspark.kernels.csr import Float32s, Int32s, Int64s
 from mfspark.kernels.rotation import canonical_rotation
 
-# Parts of a side per thread: enough that no thread waits long for the last part.
-_PARTS_PER_THREAD = 8
+
+@dataclass(frozen=True)
+class Indexed:
+    """The ratings of a task, with ids in place of positions.
+
+    ``ids`` by position, the most rated first, and ``n_ratings`` int64, the training ratings of
+    each; both by side. Of each rating its ``positions`` int32 by side, ``rating`` float32 and
+    ``held_out`` boolean. ``n_cold``: validation ratings left out because their user or item has no
+    training rating.
+    """
+
+    ids: dict[str, pa.Array]
+    n_ratings: dict[str, Int64s]
+    positions: dict[str, Int32s]
+    rating: Float32s
+    held_out: npt.NDArray[np.bool_]
+    n_cold: int
+
+
+class Learner(Protocol):
+    """Makes factors of ratings with the threads of a pool; travels to the task by pickling."""
+
+    @property
+    def rank(self) -> int:
+        """Number of factors."""
+
+    def learn(
+        self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
+    ) -> Outcome[Float32s]:
+        """Rows [factors, bias] of users and items by position, and how they came about."""
 
 
 @dataclass(frozen=True)
 class OneTask:
-    """What the task is told: both problems, when to stop, the seed, its threads, and the memory
-    above which it does not even begin."""
+    """What the task is told: how to learn, its threads, and the memory above which it does not
+    even begin."""
 
-    rank: int
-    problems: dict[str, Problem]
-    max_iter: int
-    tol: float
-    seed: int
+    learner: Learner
     n_threads: int
     most_bytes: int | None
 
@@ -87,11 +107,14 @@ def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> 
     facts = result.where(F.col("facts").isNotNull()).select("facts").collect()
     if not facts:
         return None
+    found = json.loads(facts[0][0])
+    if isinstance(found, str):
+        raise DivergenceError(found)
     users, items = (
         result.where(F.col(side).isNotNull()).select(side, N_RATINGS, BIAS, FACTORS)
         for side in (USER, ITEM)
     )
-    return OneTaskFit(users, items, json.loads(facts[0][0]))
+    return OneTaskFit(users, items, found)
 
 
 def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -104,32 +127,26 @@ def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([pa.array([cell])], names=["cell"])
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Ids by position, the most rated first, with the ratings of each."""
-
-    ids: pa.Array
-    n_ratings: Int64s
-    block: RatingBlock
-
-
 def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.RecordBatch]:
     cells = [from_cell(cell) for batch in batches for cell in values(batch.column(0))]
     if not cells:
         return
     with ThreadPoolExecutor(task.n_threads) as pool:
-        sides, n_cold = _sides(pool, cells)
-        workload = Workload(
-            sides[USER].block.train.n_entries, len(sides[USER].ids), len(sides[ITEM].ids), task.rank
-        )
+        ratings = _index(pool, cells)
+        n_users, n_items = (len(ratings.ids[side]) for side in (USER, ITEM))
+        workload = Workload(int(ratings.n_ratings[USER].sum()), n_users, n_items, task.learner.rank)
         if task.most_bytes is not None and one_task_bytes(workload) > task.most_bytes:
             return
-        outcome = _alternate(pool, sides, task)
-        yield from _tables(sides, outcome, n_cold)
+        try:
+            outcome = task.learner.learn(pool, task.n_threads, ratings)
+        except DivergenceError as error:
+            # As a fact: Spark would bring it to the driver as an error of its own.
+            yield _with_nulls(_schema(ratings), {"facts": pa.array([json.dumps(str(error))])}, 1)
+            return
+        yield from _tables(ratings, outcome)
 
 
-def _sides(pool: ThreadPoolExecutor, cells: list[pa.Table]) -> tuple[dict[str, _Side], int]:
-    """Both sides, and the number of validation ratings of users or items without training ones."""
+def _index(pool: ThreadPoolExecutor, cells: list[pa.Table]) -> Indexed:
     table = pa.concat_tables(cells).unify_dictionaries()
     cells.clear()
     held_out = table[HELD_OUT].to_numpy()
@@ -144,17 +161,14 @@ def _sides(pool: ThreadPoolExecutor, cells: list[pa.Table]) -> tuple[dict[str, _
     if n_cold:
         positions = {side: part[is_warm] for side, part in positions.items()}
         rating, held_out = rating[is_warm], held_out[is_warm]
-
-    def build(sides: tuple[str, str]) -> _Side:
-        own, other = sides
-        ids, n_ratings, _ = numbered[own]
-        block = build_block(
-            positions[own], positions[other], rating, held_out, len(ids), len(numbered[other][0])
-        )
-        return _Side(ids, n_ratings, block)
-
-    users, items = pool.map(build, ((USER, ITEM), (ITEM, USER)))
-    return {USER: users, ITEM: items}, n_cold
+    return Indexed(
+        {side: ids for side, (ids, _, _) in numbered.items()},
+        {side: n_ratings for side, (_, n_ratings, _) in numbered.items()},
+        positions,
+        rating,
+        held_out,
+        n_cold,
+    )
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Int32s]:
@@ -177,81 +191,7 @@ def _number(
     return ids.take(pa.array(kept)), counts[kept], position[codes]
 
 
-def _alternate(
-    pool: ThreadPoolExecutor, sides: dict[str, _Side], task: OneTask
-) -> Outcome[Float32s]:
-    solvers = [
-        Solver(name, partial(_solve, pool, side.block, task.problems[name], task.n_threads), 0)
-        for name, side in sides.items()
-    ]
-    items = sides[ITEM]
-    start = initial_rows(initial_keys(items.ids, ITEM, task.seed), task.rank)
-    penalty = task.problems[ITEM].penalty.total(items.n_ratings, start)
-    return alternate(
-        solvers[0], solvers[1], (start, penalty), task.tol, task.max_iter, lambda _: None
-    )
-
-
-def _solve(
-    pool: ThreadPoolExecutor,
-    block: RatingBlock,
-    problem: Problem,
-    n_threads: int,
-    fixed: Float32s,
-) -> tuple[Float32s, HalfStepMetrics]:
-    """One half-step, its rows shared out to the threads."""
-    prepared = FixedSide.of(fixed)
-    counts = block.train.counts
-    fair = block.train.n_entries / n_threads
-    # Positions go by popularity: rows too long for one thread are the first ones.
-    n_hot = int(np.count_nonzero(counts > fair / 2)) if n_threads > 1 else 0
-    parts = _ranges(counts, n_hot, n_threads * _PARTS_PER_THREAD)
-    done = pool.map(
-        lambda part: half_step(block.slice(*part), prepared, problem),
-        parts,
-    )
-    hot = block.slice(0, n_hot)
-    hot_done = half_step_of_moments(
-        _moments(pool, hot.train, prepared, problem.mean, n_threads),
-        row_moments(hot.validation, prepared, problem.mean),
-        problem,
-    )
-    solved, metrics = zip(hot_done, *done, strict=True)
-    return np.concatenate(solved), add_metrics(metrics)
-
-
-def _moments(
-    pool: ThreadPoolExecutor, rows: Any, fixed: FixedSide, mean: float, n_threads: int
-) -> Float64s:
-    """Moments of each row from equal shares of its entries."""
-    shares = np.linspace(rows.indptr[:-1], rows.indptr[1:], n_threads + 1).astype(np.int64)
-    parts = pool.map(
-        lambda share: np.concatenate(
-            [
-                row_moments(rows._replace(indptr=shares[share : share + 2, row]), fixed, mean)
-                for row in range(rows.n_rows)
-            ]
-            or [np.zeros((0, fixed.rank + 2, fixed.rank + 2))]
-        ),
-        range(n_threads),
-    )
-    return np.asarray(np.sum(list(parts), axis=0))
-
-
-def _ranges(counts: Int64s, first: int, n_parts: int) -> list[tuple[int, int]]:
-    """Rows ``first`` … as at most ``n_parts`` ranges of about equal work."""
-    # A row costs about as much as sixteen ratings even when it has only one.
-    work = np.cumsum(counts[first:] + 16)
-    if not len(work):
-        return []
-    ends = np.searchsorted(work, np.linspace(0, work[-1], n_parts + 1)[1:]) + 1
-    bounds = np.unique(np.concatenate([[0], np.minimum(ends, len(work))])) + first
-    return [(int(a), int(b)) for a, b in pairwise(bounds)]
-
-
-def _tables(
-    sides: dict[str, _Side], outcome: Outcome[Float32s], n_cold: int
-) -> Iterator[pa.RecordBatch]:
+def _tables(ratings: Indexed, outcome: Outcome[Float32s]) -> Iterator[pa.RecordBatch]:
     """Rows of both factor tables in canonical rotation, and one row of facts."""
     factors = {USER: outcome.users, ITEM: outcome.items}
     doubles = {name: rows[:, :-1].astype(np.float64) for name, rows in factors.items()}
@@ -259,37 +199,40 @@ def _tables(
         doubles[USER].T @ doubles[USER], doubles[ITEM].T @ doubles[ITEM], doubles[ITEM].sum(axis=0)
     )
     del doubles
-    types = [side.ids.type for side in sides.values()]
-    schema = pa.schema(
-        [
-            (USER, types[0]),
-            (ITEM, types[1]),
-            (N_RATINGS, pa.int64()),
-            (BIAS, pa.float32()),
-            (FACTORS, pa.list_(pa.float32())),
-            ("facts", pa.string()),
-        ]
-    )
+    schema = _schema(ratings)
     for name, matrix in ((USER, rotation.users), (ITEM, rotation.items)):
         for first, bias, rotated in factor_batches(factors[name], matrix):
             n = len(bias)
             columns = {
-                name: sides[name].ids.slice(first, n),
-                N_RATINGS: pa.array(sides[name].n_ratings[first : first + n]),
+                name: ratings.ids[name].slice(first, n),
+                N_RATINGS: pa.array(ratings.n_ratings[name][first : first + n]),
                 BIAS: bias,
                 FACTORS: rotated,
             }
             yield _with_nulls(schema, columns, n)
     facts = {
         "history": outcome.history,
-        "n_users": len(sides[USER].ids),
-        "n_items": len(sides[ITEM].ids),
+        "n_users": len(ratings.ids[USER]),
+        "n_items": len(ratings.ids[ITEM]),
         "singular_values": rotation.singular_values.tolist(),
         "best_iteration": outcome.best_iteration,
         "stopped": outcome.stopped,
-        "n_cold_validation": n_cold,
+        "n_cold_validation": ratings.n_cold,
     }
     yield _with_nulls(schema, {"facts": pa.array([json.dumps(facts)])}, 1)
+
+
+def _schema(ratings: Indexed) -> pa.Schema:
+    return pa.schema(
+        [
+            (USER, ratings.ids[USER].type),
+            (ITEM, ratings.ids[ITEM].type),
+            (N_RATINGS, pa.int64()),
+            (BIAS, pa.float32()),
+            (FACTORS, pa.list_(pa.float32())),
+            ("facts", pa.string()),
+        ]
+    )
 
 
 def _with_nulls(schema: pa.Schema, columns: dict[str, pa.Array], n: int) -> pa.RecordBatch:

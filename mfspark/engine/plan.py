@@ -125,7 +125,7 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
         for side in blocks
     }
     in_one_task = settings.execution == "one_task" or (
-        settings.execution == "auto" and _is_for_one_task(workload, machine)
+        settings.execution == "auto" and is_for_one_task(workload, machine)
     )
     if in_one_task:
         task_bytes = one_task_bytes(workload)
@@ -149,7 +149,7 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
     )
 
 
-def _is_for_one_task(workload: Workload, machine: Machine) -> bool:
+def is_for_one_task(workload: Workload, machine: Machine) -> bool:
     """Whether one task with the cores of one executor does as well as all tasks together."""
     return machine.task_cores == machine.cores and one_task_bytes(workload) <= machine.task_bytes
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 
@@ -56,10 +57,11 @@ class Progress:
 
 
 def log_history(history: list[dict[str, Any]], title: str) -> None:
-    """Report the iterations of a fit that has ended, from its two rows of history for each."""
-    for first, last in zip(history[::2], history[1::2], strict=True):
-        seconds = first["seconds"] + last["seconds"]
-        logger.info("%s %d: %s; %.2g s", title, last["iteration"], _described(last), seconds)
+    """Report the iterations of a fit that has ended, from its history."""
+    for iteration, rows in groupby(history, lambda row: row["iteration"]):
+        halves = list(rows)
+        seconds = sum(row["seconds"] for row in halves)
+        logger.info("%s %d: %s; %.2g s", title, iteration, _described(halves[-1]), seconds)
 
 
 def _figures(row: dict[str, Any]) -> dict[str, str]:

@@ -10,11 +10,13 @@ StopReason = Literal["max_iter", "validation", "converged"]
 class StopRule:
     """Watches one figure per iteration: validation RMSE when there is one, else the objective.
 
-    Stops at the first iteration that does not lower the best figure so far by more than ``tol``
-    times that figure. ``best_iteration`` is the one to keep.
+    Stops at the ``patience``-th iteration in a row that does not lower the best figure so far by
+    more than ``tol`` times that figure. ``best_iteration`` is the one to keep.
     """
 
     tol: float
+    patience: int = 1
+    in_vain: int = 0
     best: float = float("inf")
     best_iteration: int = 0
 
@@ -26,6 +28,10 @@ class StopRule:
         before = self.best
         if figure < before:
             self.best, self.best_iteration = figure, iteration
-        if iteration == 1 or before - figure > self.tol * before:
+        if before == float("inf") or before - figure > self.tol * before:
+            self.in_vain = 0
+        else:
+            self.in_vain += 1
+        if self.in_vain < self.patience:
             return None
         return "converged" if validation_rmse is None else "validation"

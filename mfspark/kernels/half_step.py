@@ -14,7 +14,7 @@ import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, RatingBlock
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
-from mfspark.kernels.products import BORDER, LANES, dot
+from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import (
     TILE,
     jit,
@@ -23,6 +23,7 @@ from mfspark.kernels.ridge import (
     solve_in_double,
     solve_primal,
 )
+from mfspark.kernels.vectors import LANES, dot
 
 
 def half_step(

@@ -32,9 +32,13 @@ def hashed_uniform(seed: int, what: str, ids: Int64s, n: int) -> Float64s:
 
 
 def _uniform(keys: npt.NDArray[np.uint64], n: int) -> Float64s:
+    return (random_bits(keys, n) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def random_bits(keys: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.uint64]:
+    """``n`` draws for each key, uint64 [len(keys), n]; the keys should look random themselves."""
     draws = np.arange(1, n + 1, dtype=np.uint64) * _GAMMA
-    bits = _mix(keys[:, None] + draws[None, :])
-    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return _mix(keys[:, None] + draws[None, :])
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -4,8 +4,9 @@ import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Float64s
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
-from mfspark.kernels.products import BORDER, LANES
+from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import TILE, jit, row_sums, solve_moments
+from mfspark.kernels.vectors import LANES
 
 # Ratings that are added up in single precision.
 _SHORT_SUM = 4096

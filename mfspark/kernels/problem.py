@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mfspark.kernels.csr import Float32s, Float64s, Int64s
-from mfspark.kernels.products import LANES
+from mfspark.kernels.vectors import LANES
 
 _PAIR_OF_LINES = 128
 
@@ -83,6 +83,12 @@ class FixedSide(NamedTuple):
         fixed = cls.zeros(len(rows), rows.shape[1] - 1)
         fixed.fill(0, rows)
         return fixed
+
+    def copy(self) -> "FixedSide":
+        """The same rows elsewhere."""
+        copied = FixedSide.zeros(len(self.factors), self.rank)
+        copied.factors[:], copied.bias[:] = self.factors, self.bias
+        return copied
 
     def fill(self, first: int, rows: Float32s) -> None:
         """Set the rows from ``first`` on to [factors, bias], float32 [n, rank + 1]."""

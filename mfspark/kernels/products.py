@@ -20,7 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16
+from mfspark.kernels.vectors import LANES
+
 _ROWS = 8
 BORDER = 2
 _EPSILON = np.float32(np.finfo(np.float32).eps)
@@ -125,57 +126,6 @@ def _lower_block(  # noqa: PLR0915 (one piece of code, read from top to bottom)
     return context.get_dummy_value()
 
 
-def _dot(typing: Any, left: Any, i: Any, right: Any, j: Any) -> Any:
-    """Σ_f left[i, f] · right[j, f] over the columns of ``left``, a multiple of 16; float32."""
-    index = types.intp
-    return types.float32(left, index, right, index), _lower_dot
-
-
-def _lower_dot(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """LLVM code: sixteen sums side by side, added up at the end."""
-    vector = ir.VectorType(ir.FloatType(), LANES)
-    zero = ir.Constant(vector, [0.0] * LANES)
-    module = builder.module
-    fma = cgutils.get_or_insert_function(
-        module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
-    )
-    add_up = cgutils.get_or_insert_function(
-        module,
-        ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector]),
-        f"llvm.vector.reduce.fadd.v{LANES}f32",
-    )
-    rows = []
-    for argument in (0, 2):
-        array = context.make_array(signature.args[argument])(context, builder, arguments[argument])
-        width = cgutils.unpack_tuple(builder, array.shape)[1]
-        start = builder.mul(arguments[argument + 1], width)
-        rows.append((builder.gep(array.data, [start]), width))
-    width = rows[0][1]
-
-    def load(pointer: Any, place: Any) -> Any:
-        at = builder.bitcast(builder.gep(pointer, [place]), vector.as_pointer())
-        value = builder.load(at)
-        value.align = 4
-        return value
-
-    entry = builder.block
-    loop, after = builder.append_basic_block("columns"), builder.append_basic_block("sum")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    place = builder.phi(width.type)
-    place.add_incoming(ir.Constant(width.type, 0), entry)
-    sums = builder.phi(vector)
-    sums.add_incoming(zero, entry)
-    added = builder.call(fma, [load(rows[0][0], place), load(rows[1][0], place), sums])
-    following = builder.add(place, ir.Constant(width.type, LANES))
-    place.add_incoming(following, loop)
-    sums.add_incoming(added, loop)
-    builder.cbranch(builder.icmp_signed("<", following, width), loop, after)
-    builder.position_at_end(after)
-    # In any order, which is what lets the processor add them in four steps.
-    return builder.call(add_up, [ir.Constant(ir.FloatType(), 0.0), added], fastmath=("reassoc",))
-
-
 def _factor(typing: Any, rows: Any, first: Any, smallest: Any, inverse: Any) -> Any:
     """Replace A = rows[:16, first:first+16] by U with UᵀU = A, and set inverse to U⁻ᵀ.
 
@@ -243,26 +193,6 @@ def _lower_factor_square(context: Any, builder: Any, signature: Any, arguments: 
     return is_positive
 
 
-def _prefetch(typing: Any, array: Any, place: Any) -> Any:
-    """Begin to load the cache line of the element at ``place`` of a C-contiguous array."""
-    return types.void(array, types.intp), _lower_prefetch
-
-
-def _lower_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """LLVM code: for reading, into all levels of the cache."""
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    byte = ir.IntType(8).as_pointer()
-    number = ir.IntType(32)
-    prefetch = builder.module.declare_intrinsic(
-        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-    )
-    at = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
-    builder.call(prefetch, [at, number(0), number(3), number(1)])
-    return context.get_dummy_value()
-
-
-dot: Any = intrinsic(_dot)
-prefetch: Any = intrinsic(_prefetch)
 _factor_square: Any = intrinsic(_factor)
 _set_square = _block(_ROWS)
 _set_square_by_rows = _block(_ROWS, by_rows=True)

@@ -1,9 +1,12 @@
 """Slow, readable twins of the kernels, in float64 NumPy; the tests hold the fast ones to these."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Float64s
 from mfspark.kernels.problem import Problem
+from mfspark.kernels.sgd import Entries, SGDSide
 
 
 def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float64s:
@@ -32,3 +35,41 @@ def squared_error(train: Csr, solved: Float64s, fixed: Float32s, mean: float) ->
     p, q = solved[rows], fixed[train.columns].astype(np.float64)
     predicted = mean + p[:, -1] + q[:, -1] + (p[:, :-1] * q[:, :-1]).sum(axis=1)
     return float(np.square(train.values - predicted).sum())
+
+
+class Visited(NamedTuple):
+    """Rows [factors, bias] of both sides after a visit, and Σ e² on the way."""
+
+    users: Float64s
+    items: Float64s
+    error: float
+
+
+def visit(
+    entries: Entries,
+    users: SGDSide,
+    items: SGDSide,
+    problems: tuple[Problem, Problem],
+    rate: float,
+    by_row: bool,
+) -> Visited:
+    """Visit every entry once; see :func:`mfspark.kernels.sgd.visit`. The sides stay unchanged."""
+    sides = [side.rows.astype(np.float64) for side in (users, items)]
+    squares = [side.squares.astype(np.float64) for side in (users, items)]
+    rank = users.at.rank
+    total = 0.0
+    for user, item, rating in zip(*entries, strict=True):
+        old = [sides[0][user].copy(), sides[1][item].copy()]
+        error = rating - problems[0].mean - old[0][rank] - old[1][rank]
+        error -= old[0][:rank] @ old[1][:rank]
+        total += error**2
+        for n, (place, side) in enumerate(((user, users), (item, items))):
+            penalty, weight = problems[n].penalty, float(side.weights[place])
+            slope = error * old[1 - n][:rank] - penalty.factors * weight * old[n][:rank]
+            bias_slope = error - penalty.bias * weight * old[n][rank]
+            rates = rate / np.sqrt(squares[n][place]) if by_row else np.full(2, rate)
+            squares[n][place] += [slope @ slope / rank, bias_slope**2]
+            sides[n][place, :rank] += rates[0] * slope
+            if problems[0].fit_biases:
+                sides[n][place, rank] += rates[1] * bias_slope
+    return Visited(sides[0], sides[1], float(total))

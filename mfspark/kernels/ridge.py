@@ -12,7 +12,8 @@ float32 [rank + 1], the solution.
 import numba
 import numpy as np
 
-from mfspark.kernels.products import BORDER, LANES, add_border, add_products, factor, prefetch
+from mfspark.kernels.products import BORDER, add_border, add_products, factor
+from mfspark.kernels.vectors import LANES, prefetch
 
 # Ratings gathered at a time: few enough to stay in the first-level cache.
 TILE = 64

@@ -1,27 +1,18 @@
 """``BiasedALS``: the estimator."""
 
-from pyspark.ml.base import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql.types import IntegralType, NumericType, StringType
 from typing_extensions import Unpack
 
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.als import fit_als
-from mfspark.engine.alternate import HISTORY_SCHEMA
-from mfspark.errors import DataError
-from mfspark.models.factor_model import FactorModel
-from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
+from mfspark.engine.fit import Fit
+from mfspark.models.factorisation import Factorisation
 from mfspark.models.params import BiasedALSArguments, BiasedALSParams
 from mfspark.settings import ALSSettings
 
 
 class BiasedALS(
-    Estimator[FactorModel],
-    BiasedALSParams,
-    DefaultParamsReadable["BiasedALS"],
-    DefaultParamsWritable,
+    Factorisation, BiasedALSParams, DefaultParamsReadable["BiasedALS"], DefaultParamsWritable
 ):
     """Matrix factorisation with user and item biases by block-partitioned least squares.
 
@@ -42,79 +33,19 @@ class BiasedALS(
     """
 
     def __init__(self, **arguments: Unpack[BiasedALSArguments]) -> None:
-        super().__init__()
-        self.setParams(**arguments)
+        super().__init__(**arguments)
 
     def setParams(self, **arguments: Unpack[BiasedALSArguments]) -> "BiasedALS":
         """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
-        for name, value in arguments.items():
-            if not self.hasParam(name):
-                raise TypeError(f"BiasedALS has no parameter {name!r}")
-            self._set(**{name: value})
-            if value is None:
-                self.set(self.getParam(name), None)
-        self.settings()
+        self.set_params(arguments)
         return self
 
-    def _fit(self, dataset: DataFrame) -> FactorModel:
-        settings = self.settings()
-        result = fit_als(_select(dataset, settings), settings)
-        schema = dataset.schema
-        metadata = ModelMetadata(
-            schema_version=SCHEMA_VERSION,
-            algorithm="BiasedALS",
-            rank=settings.rank,
-            global_mean=result.mean,
-            rating_scale=(result.summary.lowest, result.summary.highest),
-            n_users=result.n_users,
-            n_items=result.n_items,
-            n_ratings=result.summary.n_ratings,
-            n_validation=result.summary.n_validation,
-            n_cold_validation=result.n_cold_validation,
-            user_type=schema[settings.user_col].dataType.simpleString(),
-            item_type=schema[settings.item_col].dataType.simpleString(),
-            hyper_parameters=settings.model_dump(by_alias=True),
-            rotation=Rotation(name="canonical", singular_values=result.singular_values),
-            best_iteration=result.best_iteration,
-            stopped=result.stopped,
-            execution=result.execution,
-            exchange=result.exchange,
-        )
-        history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
-        model = FactorModel(result.users, result.items, history, metadata)
-        return self._copyValues(model)
+    def settings(self) -> ALSSettings:
+        """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
+        settings = super().settings()
+        assert isinstance(settings, ALSSettings)
+        return settings
 
-
-def _select(dataset: DataFrame, settings: ALSSettings) -> DataFrame:
-    """The columns to fit, under the names of :mod:`mfspark.columns`."""
-    wanted = {
-        "userCol": (settings.user_col, USER, (StringType, IntegralType), "a string or integer"),
-        "itemCol": (settings.item_col, ITEM, (StringType, IntegralType), "a string or integer"),
-        "ratingCol": (settings.rating_col, RATING, (NumericType,), "a numeric"),
-    }
-    held_out = []
-    if settings.validation_indicator_col:
-        require_column(dataset, settings.validation_indicator_col, "validationIndicatorCol")
-        # A row whose indicator is null is a training row.
-        indicator = F.col(settings.validation_indicator_col).cast("boolean")
-        held_out = [F.coalesce(indicator, F.lit(False)).alias(HELD_OUT)]
-    for param, (name, _, types, kind) in wanted.items():
-        require_column(dataset, name, param)
-        found = dataset.schema[name].dataType
-        if not isinstance(found, types):
-            raise DataError(
-                f"column {name!r} has type {found.simpleString()}, but {param} needs {kind} column"
-            )
-    return dataset.select(
-        *[F.col(name).alias(target) for name, target, _, _ in wanted.values()],
-        *held_out,
-    )
-
-
-def require_column(dataset: DataFrame, name: str, param: str) -> None:
-    """Raise ``DataError`` when ``dataset`` lacks the column that ``param`` names."""
-    if name not in dataset.columns:
-        raise DataError(
-            f"there is no column {name!r} among {', '.join(dataset.columns)}; "
-            f"set {param} to the right one"
-        )
+    def run_fit(self, ratings: DataFrame) -> Fit:
+        """See ``Factorisation``."""
+        return fit_als(ratings, self.settings())

@@ -1,17 +1,25 @@
 """``Param``s of the estimators and the model, made from :mod:`mfspark.settings`."""
 
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 from pyspark.ml.param import Param, Params
 
 from mfspark.errors import ConfigError
-from mfspark.settings import ALSSettings, ColdStartStrategy, Exchange, Execution
+from mfspark.settings import (
+    ALSSettings,
+    ColdStartStrategy,
+    Exchange,
+    Execution,
+    FactorisationSettings,
+    Schedule,
+    SGDSettings,
+)
 
 
-class BiasedALSArguments(TypedDict, total=False):
-    """Keyword arguments of ``BiasedALS``; meaning and defaults are those of ``ALSSettings``."""
+class FactorisationArguments(TypedDict, total=False):
+    """Keyword arguments of all estimators; meaning and defaults are those of the settings."""
 
     rank: int
     maxIter: int
@@ -21,10 +29,7 @@ class BiasedALSArguments(TypedDict, total=False):
     biasRegParam: float
     regExponent: float
     fitBiases: bool
-    numUserBlocks: int | None
-    numItemBlocks: int | None
     execution: Execution
-    exchange: Exchange
     tol: float
     validationIndicatorCol: str | None
     seed: int
@@ -36,17 +41,35 @@ class BiasedALSArguments(TypedDict, total=False):
     clipPredictions: bool
 
 
-def _param(setting: str) -> Param[Any]:
-    description = ALSSettings.model_fields[setting].description or ""
+class BiasedALSArguments(FactorisationArguments, total=False):
+    """Keyword arguments of ``BiasedALS``; see ``ALSSettings``."""
+
+    numUserBlocks: int | None
+    numItemBlocks: int | None
+    exchange: Exchange
+
+
+class BiasedSGDArguments(FactorisationArguments, total=False):
+    """Keyword arguments of ``BiasedSGD``; see ``SGDSettings``."""
+
+    learningRate: float
+    schedule: Schedule
+    rateDecay: float
+    numBlocks: int | None
+
+
+def _param(
+    setting: str, settings: type[FactorisationSettings] = FactorisationSettings
+) -> Param[Any]:
+    description = settings.model_fields[setting].description or ""
     return Param(Params._dummy(), to_camel(setting), description)
-
-
-def _defaults(*settings: str) -> dict[str, Any]:
-    return {to_camel(name): ALSSettings.model_fields[name].default for name in settings}
 
 
 class FactorModelParams(Params):
     """What a fitted model needs to know to predict."""
+
+    # Where names, defaults and bounds come from.
+    settings_type: ClassVar[type[FactorisationSettings]] = FactorisationSettings
 
     userCol: Param[str] = _param("user_col")
     itemCol: Param[str] = _param("item_col")
@@ -56,15 +79,15 @@ class FactorModelParams(Params):
 
     def __init__(self) -> None:
         super().__init__()
-        self._setDefault(
-            **_defaults(
-                "user_col", "item_col", "prediction_col", "cold_start_strategy", "clip_predictions"
-            )
-        )
+        defaults = {
+            to_camel(name): field.default for name, field in self.settings_type.model_fields.items()
+        }
+        own = {param.name for param in self.params}
+        self._setDefault(**{name: value for name, value in defaults.items() if name in own})
 
 
-class BiasedALSParams(FactorModelParams):
-    """Everything that can be set on ``BiasedALS``."""
+class FactorisationParams(FactorModelParams):
+    """Everything that can be set on all estimators."""
 
     rank: Param[int] = _param("rank")
     maxIter: Param[int] = _param("max_iter")
@@ -74,38 +97,45 @@ class BiasedALSParams(FactorModelParams):
     biasRegParam: Param[float] = _param("bias_reg_param")
     regExponent: Param[float] = _param("reg_exponent")
     fitBiases: Param[bool] = _param("fit_biases")
-    numUserBlocks: Param[int] = _param("num_user_blocks")
-    numItemBlocks: Param[int] = _param("num_item_blocks")
     execution: Param[str] = _param("execution")
-    exchange: Param[str] = _param("exchange")
     tol: Param[float] = _param("tol")
     validationIndicatorCol: Param[str] = _param("validation_indicator_col")
     seed: Param[int] = _param("seed")
     ratingCol: Param[str] = _param("rating_col")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._setDefault(**_defaults(*ALSSettings.model_fields))
-
-    def settings(self) -> ALSSettings:
+    def settings(self) -> FactorisationSettings:
         """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
         values = {param.name: value for param, value in self.extractParamMap().items()}
-        return check_settings(values)
+        try:
+            return self.settings_type.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{name} = {first['input']!r} is not allowed ({first['msg'].lower()}); "
+                f"{name} is the {self.getParam(name).doc}"
+            ) from None
 
 
-def check_settings(values: dict[str, Any]) -> ALSSettings:
-    """Settings from values under their Param names; ``ConfigError`` for what is not allowed."""
-    try:
-        return ALSSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{name} = {first['input']!r} is not allowed ({first['msg'].lower()}); "
-            f"{name} is the {_meaning(name)}"
-        ) from None
+class BiasedALSParams(FactorisationParams):
+    """Everything that can be set on ``BiasedALS``."""
+
+    settings_type = ALSSettings
+
+    numUserBlocks: Param[int] = _param("num_user_blocks", ALSSettings)
+    numItemBlocks: Param[int] = _param("num_item_blocks", ALSSettings)
+    exchange: Param[str] = _param("exchange", ALSSettings)
 
 
-def _meaning(name: str) -> str:
-    by_param = {to_camel(key): field for key, field in ALSSettings.model_fields.items()}
-    return by_param[name].description or ""
+class BiasedSGDParams(FactorisationParams):
+    """Everything that can be set on ``BiasedSGD``."""
+
+    settings_type = SGDSettings
+
+    maxIter: Param[int] = _param("max_iter", SGDSettings)
+    seed: Param[int] = _param("seed", SGDSettings)
+    tol: Param[float] = _param("tol", SGDSettings)
+    learningRate: Param[float] = _param("learning_rate", SGDSettings)
+    schedule: Param[str] = _param("schedule", SGDSettings)
+    rateDecay: Param[float] = _param("rate_decay", SGDSettings)
+    numBlocks: Param[int] = _param("num_blocks", SGDSettings)

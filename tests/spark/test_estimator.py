@@ -182,4 +182,5 @@ def test_model_directory_is_readable_by_pandas_alone(model, ratings, tmp_path):
         "validation_rmse",
         "seconds",
         "bytes",
+        "learning_rate",
     ]

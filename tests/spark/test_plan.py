@@ -61,10 +61,11 @@ def test_it_is_usable_alone():
 FIT = """
 import json, resource, sys
 import pyarrow as pa
+from mfspark.engine.threaded_als import ThreadedALS
 from mfspark.engine.one_task import OneTask, _fit
 from mfspark.kernels.problem import Penalty, Problem
 problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
-task = OneTask(16, {"user": problem, "item": problem}, 2, 0.0, 0, 2, None)
+task = OneTask(ThreadedALS(16, {"user": problem, "item": problem}, 2, 0.0, 0), 2, None)
 with pa.OSFile(sys.argv[1]) as source:
     rows = list(_fit(iter(pa.ipc.open_stream(source)), task))
 facts = json.loads(rows[-1].column("facts")[0].as_py())
@@ -94,6 +95,59 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng):
     measured, n_users, n_items = map(int, result.stdout.split())
     estimate = one_task_bytes(Workload(n, n_users, n_items, 16))
     assert measured / 1.5 < estimate < 1.5 * measured
+
+
+BLOCK = """
+import resource, sys
+import numpy as np, pyarrow as pa
+from mfspark.engine.blocks import BlockFiles, _make_file
+from mfspark.engine.half_step import _solve
+from mfspark.engine.index import Layout
+from mfspark.kernels.problem import Penalty, Problem
+n_users, n_items, rank = map(int, sys.argv[2:])
+layout = Layout(np.array([n_users, 0]), ())
+files = BlockFiles("planned", layout, n_items)
+with pa.OSFile(sys.argv[1]) as source:
+    made = list(_make_file(iter(pa.ipc.open_stream(source)), files))
+fixed = np.random.default_rng(0).normal(0, 0.1, (n_items, rank + 1)).astype(np.float32)
+arrived = pa.table({"block": pa.array([0], pa.int32()), "source": [0], "rows": [fixed.tobytes()]})
+problem = Problem(3.0, Penalty(1.0, 0.2, 0.5), True)
+_solve(arrived, problem=problem, files=files, exchange="broadcast", rank=rank)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, monkeypatch):
+    n, n_users, n_items, rank = 6_000_000, 60_000, 200_000, 16
+    schema = pa.schema(
+        [
+            ("block", pa.int32()),
+            *[(c, pa.binary()) for c in ("rows", "others", "rating", "held_out")],
+        ]
+    )
+    path = tmp_path / "chunks.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for _ in range(12):
+            columns = [
+                rng.integers(0, n_users, n // 12).astype(np.int32),
+                rng.integers(0, n_items, n // 12).astype(np.int32),
+                rng.integers(1, 6, n // 12).astype(np.float32),
+                np.zeros(n // 12, np.bool_),
+            ]
+            cells = [pa.array([column.tobytes()], pa.binary()) for column in columns]
+            writer.write_batch(
+                pa.RecordBatch.from_arrays([pa.array([0], pa.int32()), *cells], schema=schema)
+            )
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path))
+    subprocess.run([sys.executable, "-m", "mfspark.kernels.warm"], check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", BLOCK, str(path), str(n_users), str(n_items), str(rank)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    settings = ALSSettings(execution="distributed", num_user_blocks=1, num_item_blocks=1)
+    plan = make_plan(Workload(n, n_users, n_items, rank), settings, LAPTOP)
+    measured = int(result.stdout)
+    assert measured / 1.5 < plan.task_bytes < 1.5 * measured
 
 
 @pytest.mark.parametrize("exchange", ["broadcast", "routed"])

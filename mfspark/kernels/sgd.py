@@ -1,0 +1,185 @@
+"""Stochastic gradient descent over one stratum: a block of users against a block of items.
+
+For each rating in turn, with e = r − μ − b_u − b_i − p_u·q_i (Funk 2006; Koren, Bell, Volinsky
+2009)
+
+    b_u += γ (e − λ_b w_u b_u)      p_u += γ (e q_i − λ w_u p_u)
+    b_i += γ (e − λ_b w_i b_i)      q_i += γ (e p_u − λ w_i q_i)      with the old p_u
+
+w_u = n_u^(ν−1). Over the n_u ratings of a user that is the penalty n_u^ν (λ|p_u|² + λ_b b_u²) of
+:mod:`mfspark.kernels.half_step`, so both minimise the same objective; with ν = 1 it is the usual
+update by a constant λ.
+
+The rate γ is the same for all rows, or each row has its own, γ/√G, where G begins at 1 and adds up
+the mean square of the row's gradients (AdaGrad by rows: Chin, Zhuang, Juan, Lin 2015, section 3).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mfspark.kernels.csr import Csr, Float32s, Int32s, Int64s
+from mfspark.kernels.initialise import random_bits
+from mfspark.kernels.problem import FixedSide, Problem
+from mfspark.kernels.ridge import jit
+from mfspark.kernels.vectors import dot, prefetch, step
+
+# Ratings between the fetch of a row and its use.
+_AHEAD = 8
+
+
+class Entries(NamedTuple):
+    """Ratings of a stratum in the order they are visited: rows int32 [n] in the user's side,
+    columns int32 [n] in the item's, values float32 [n]."""
+
+    rows: Int32s
+    columns: Int32s
+    values: Float32s
+
+
+def entries_of(ratings: Csr) -> Entries:
+    """All entries of a block, ordered by (row, column)."""
+    rows = np.repeat(np.arange(ratings.n_rows, dtype=np.int32), ratings.counts)
+    return Entries(rows, ratings.columns, ratings.values)
+
+
+def split(entries: Entries, stratum: Int64s | Int32s, n_strata: int) -> list[Entries]:
+    """Entries of each stratum, whose number is given for every entry, in the order they had."""
+    # Of short numbers numpy sorts the digits, not the values: four times as fast.
+    order = np.argsort(stratum.astype(np.min_scalar_type(n_strata)), kind="stable")
+    ends = np.cumsum(np.bincount(stratum, minlength=n_strata))[:-1]
+    rows, columns, values = entries
+    return [Entries(rows[at], columns[at], values[at]) for at in np.split(order, ends)]
+
+
+class SGDSide(NamedTuple):
+    """Parameters of some users or items, changed in place.
+
+    ``at`` holds factors and biases. ``weights`` float32 [n] is n^(ν−1). ``squares`` float32 [n, 2]
+    is G of the factors and of the bias.
+    """
+
+    at: FixedSide
+    weights: Float32s
+    squares: Float32s
+
+    @classmethod
+    def start(cls, rows: Float32s, counts: Int64s, exponent: float) -> "SGDSide":
+        """From rows [factors, bias], float32 [n, rank + 1], with ``counts`` int64 [n] ratings."""
+        weights = np.maximum(counts, 1).astype(np.float64) ** (exponent - 1)
+        squares = np.ones((len(rows), 2), np.float32)
+        return cls(FixedSide.of(rows), weights.astype(np.float32), squares)
+
+    def copy(self) -> "SGDSide":
+        """Parameters that can be changed without changing these."""
+        return SGDSide(self.at.copy(), self.weights, self.squares.copy())
+
+    @property
+    def rows(self) -> Float32s:
+        """[factors, bias] of each, float32 [n, rank + 1]."""
+        return np.column_stack([self.at.factors[:, : self.at.rank], self.at.bias])
+
+
+def visit(
+    entries: Entries,
+    users: SGDSide,
+    items: SGDSide,
+    problems: tuple[Problem, Problem],
+    rate: float,
+    by_row: bool,
+) -> float:
+    """Visit every entry once, in place; returns Σ e², each from before its own update.
+
+    ``problems`` of the users and of the items, ``rate`` γ, ``by_row`` AdaGrad. A result that is not
+    finite says that the rate is too high.
+    """
+    own, other = (problem.penalty for problem in problems)
+    return float(
+        _visit(
+            *entries,
+            users.at.factors,
+            users.at.bias,
+            users.weights,
+            users.squares,
+            items.at.factors,
+            items.at.bias,
+            items.weights,
+            items.squares,
+            np.float32(problems[0].mean),
+            np.float32(own.factors),
+            np.float32(own.bias),
+            np.float32(other.factors),
+            np.float32(other.bias),
+            np.float32(rate),
+            users.at.rank,
+            problems[0].fit_biases,
+            by_row,
+        )
+    )
+
+
+@jit
+def _visit(  # type: ignore[no-untyped-def]
+    rows, columns, values, p, user_bias, user_weights, user_squares, q, item_bias, item_weights,
+    item_squares, mean, user_reg, user_bias_reg, item_reg, item_bias_reg, rate, rank, fit_biases,
+    by_row,
+):  # fmt: skip
+    width, last = p.shape[1], len(rows) - 1
+    total = 0.0
+    user_rate = item_rate = user_bias_rate = item_bias_rate = rate
+    for t in range(len(rows)):
+        later = min(t + _AHEAD, last)
+        for f in range(0, width, 16):
+            prefetch(p, rows[later] * width + f)
+            prefetch(q, columns[later] * width + f)
+        u, i = rows[t], columns[t]
+        product = dot(p, u, q, i)
+        e = values[t] - mean - user_bias[u] - item_bias[i] - product
+        total += np.float64(e) * e
+        shrink_user, shrink_item = user_reg * user_weights[u], item_reg * item_weights[i]
+        if by_row:
+            user_rate = rate / np.sqrt(user_squares[u, 0])
+            item_rate = rate / np.sqrt(item_squares[i, 0])
+            pp, qq = dot(p, u, p, u), dot(q, i, q, i)
+            # |e q − s p|² without a pass of its own.
+            mixed = 2 * e * product
+            user_squares[u, 0] += (
+                e * e * qq - shrink_user * mixed + shrink_user * shrink_user * pp
+            ) / rank
+            item_squares[i, 0] += (
+                e * e * pp - shrink_item * mixed + shrink_item * shrink_item * qq
+            ) / rank
+        step(
+            p, u, q, i,
+            1 - user_rate * shrink_user, user_rate * e, 1 - item_rate * shrink_item, item_rate * e,
+        )  # fmt: skip
+        if fit_biases:
+            user_slope = e - user_bias_reg * user_weights[u] * user_bias[u]
+            item_slope = e - item_bias_reg * item_weights[i] * item_bias[i]
+            if by_row:
+                user_bias_rate = rate / np.sqrt(user_squares[u, 1])
+                item_bias_rate = rate / np.sqrt(item_squares[i, 1])
+                user_squares[u, 1] += user_slope * user_slope
+                item_squares[i, 1] += item_slope * item_slope
+            user_bias[u] += user_bias_rate * user_slope
+            item_bias[i] += item_bias_rate * item_slope
+    return total
+
+
+def shuffle(entries: Entries, key: int) -> None:
+    """Put the entries into an order drawn from ``key``, in place (Fisher and Yates 1938).
+
+    ``key`` has 64 bits and should look random itself.
+    """
+    # A draw for each place; the bias of its remainder is below n / 2⁶⁴.
+    draws = random_bits(np.array([key], np.uint64), len(entries.rows))
+    _shuffle(*entries, draws[0])
+
+
+@jit
+def _shuffle(rows, columns, values, draws):  # type: ignore[no-untyped-def]
+    for t in range(len(rows) - 1, 0, -1):
+        other = np.int64(draws[t] % np.uint64(t + 1))
+        rows[t], rows[other] = rows[other], rows[t]
+        columns[t], columns[other] = columns[other], columns[t]
+        values[t], values[other] = values[other], values[t]

@@ -1,0 +1,51 @@
+"""``BiasedSGD``: the estimator."""
+
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame
+from typing_extensions import Unpack
+
+from mfspark.engine.fit import Fit
+from mfspark.engine.sgd import fit_sgd
+from mfspark.models.factorisation import Factorisation
+from mfspark.models.params import BiasedSGDArguments, BiasedSGDParams
+from mfspark.settings import SGDSettings
+
+
+class BiasedSGD(
+    Factorisation, BiasedSGDParams, DefaultParamsReadable["BiasedSGD"], DefaultParamsWritable
+):
+    """Matrix factorisation with user and item biases by stratified stochastic gradient descent.
+
+    Model and objective are those of :class:`~mfspark.models.biased_als.BiasedALS`. For each rating,
+    with e = r − r̂, learning rate γ and n_u the user's number of ratings,
+
+        b_u += γ (e − λ_b n_u^(ν−1) b_u)        p_u += γ (e q_i − λ n_u^(ν−1) p_u)
+
+    and the item's mirror image with the old p_u. With ``regExponent=1`` that is the usual update by
+    a constant λ; note that λ means something else for each ν. Blocks of users and items meet in
+    strata that share no row (Gemulla et al., KDD 2011); ``schedule`` says how γ goes on.
+
+    ``fit`` returns a :class:`FactorModel`; its history has a row per epoch, whose objective and
+    train_rmse are taken on the way. An epoch that diverges is undone and the rate halved;
+    ``DivergenceError`` when that does not help. The factors are always finite.
+
+    >>> model = BiasedSGD(rank=16, seed=1).fit(ratings)  # doctest: +SKIP
+    """
+
+    def __init__(self, **arguments: Unpack[BiasedSGDArguments]) -> None:
+        super().__init__(**arguments)
+
+    def setParams(self, **arguments: Unpack[BiasedSGDArguments]) -> "BiasedSGD":
+        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
+        self.set_params(arguments)
+        return self
+
+    def settings(self) -> SGDSettings:
+        """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
+        settings = super().settings()
+        assert isinstance(settings, SGDSettings)
+        return settings
+
+    def run_fit(self, ratings: DataFrame) -> Fit:
+        """See ``Factorisation``."""
+        return fit_sgd(ratings, self.settings())

@@ -1,0 +1,102 @@
+"""What the estimators of factor models share: columns, metadata, the model of a fit."""
+
+from typing import Any
+
+from pyspark.ml.base import Estimator
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import IntegralType, NumericType, StringType
+
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.engine.alternate import HISTORY_SCHEMA
+from mfspark.engine.fit import Fit
+from mfspark.errors import DataError
+from mfspark.models.factor_model import FactorModel
+from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
+from mfspark.models.params import FactorisationParams
+from mfspark.settings import FactorisationSettings
+
+
+class Factorisation(Estimator[FactorModel], FactorisationParams):
+    """An estimator of r̂(u, i) = μ + b_u + b_i + p_u·q_i; the subclass says how it is fitted."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.set_params(arguments)
+
+    def set_params(self, arguments: Any) -> None:
+        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
+        for name, value in arguments.items():
+            if not self.hasParam(name):
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
+            self._set(**{name: value})
+            if value is None:
+                self.set(self.getParam(name), None)
+        self.settings()
+
+    def run_fit(self, ratings: DataFrame) -> Fit:
+        """Fit to ratings under the names of :mod:`mfspark.columns`."""
+        raise NotImplementedError
+
+    def _fit(self, dataset: DataFrame) -> FactorModel:
+        settings = self.settings()
+        result = self.run_fit(_select(dataset, settings))
+        schema = dataset.schema
+        metadata = ModelMetadata(
+            schema_version=SCHEMA_VERSION,
+            algorithm=type(self).__name__,
+            rank=settings.rank,
+            global_mean=result.mean,
+            rating_scale=(result.summary.lowest, result.summary.highest),
+            n_users=result.n_users,
+            n_items=result.n_items,
+            n_ratings=result.summary.n_ratings,
+            n_validation=result.summary.n_validation,
+            n_cold_validation=result.n_cold_validation,
+            user_type=schema[settings.user_col].dataType.simpleString(),
+            item_type=schema[settings.item_col].dataType.simpleString(),
+            hyper_parameters=settings.model_dump(by_alias=True),
+            rotation=Rotation(name="canonical", singular_values=result.singular_values),
+            best_iteration=result.best_iteration,
+            stopped=result.stopped,
+            execution=result.execution,
+            exchange=result.exchange,
+        )
+        history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
+        model = FactorModel(result.users, result.items, history, metadata)
+        return self._copyValues(model)
+
+
+def _select(dataset: DataFrame, settings: FactorisationSettings) -> DataFrame:
+    """The columns to fit, under the names of :mod:`mfspark.columns`."""
+    wanted = {
+        "userCol": (settings.user_col, USER, (StringType, IntegralType), "a string or integer"),
+        "itemCol": (settings.item_col, ITEM, (StringType, IntegralType), "a string or integer"),
+        "ratingCol": (settings.rating_col, RATING, (NumericType,), "a numeric"),
+    }
+    held_out = []
+    if settings.validation_indicator_col:
+        require_column(dataset, settings.validation_indicator_col, "validationIndicatorCol")
+        # A row whose indicator is null is a training row.
+        indicator = F.col(settings.validation_indicator_col).cast("boolean")
+        held_out = [F.coalesce(indicator, F.lit(False)).alias(HELD_OUT)]
+    for param, (name, _, types, kind) in wanted.items():
+        require_column(dataset, name, param)
+        found = dataset.schema[name].dataType
+        if not isinstance(found, types):
+            raise DataError(
+                f"column {name!r} has type {found.simpleString()}, but {param} needs {kind} column"
+            )
+    return dataset.select(
+        *[F.col(name).alias(target) for name, target, _, _ in wanted.values()],
+        *held_out,
+    )
+
+
+def require_column(dataset: DataFrame, name: str, param: str) -> None:
+    """Raise ``DataError`` when ``dataset`` lacks the column that ``param`` names."""
+    if name not in dataset.columns:
+        raise DataError(
+            f"there is no column {name!r} among {', '.join(dataset.columns)}; "
+            f"set {param} to the right one"
+        )

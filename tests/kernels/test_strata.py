@@ -1,0 +1,45 @@
+"""Strata: every rating once per epoch, and never two threads at one row."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfspark.engine.threaded_sgd import draw_meetings, make_strata
+from mfspark.kernels.csr import build_block
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 300),
+    n_blocks=st.integers(1, 7),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(1, 50),
+)
+def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
+    n, n_blocks, seed, epoch
+):
+    rng = np.random.default_rng(seed)
+    users = rng.integers(0, 40, n).astype(np.int32)
+    items = rng.integers(0, 20, n).astype(np.int32)
+    # The rating tells which one it is.
+    rating = np.arange(n).astype(np.float32)
+    held_out = rng.random(n) < 0.2
+    strata = make_strata(build_block(users, items, rating, held_out, 40, 20).train, n_blocks)
+    visited = []
+    for meetings in draw_meetings(n_blocks, seed, epoch):
+        met = [strata[users][items] for users, items in meetings]
+        for side in ("rows", "columns"):
+            touched = [set(getattr(entries, side).tolist()) for entries in met]
+            assert len(set().union(*touched)) == sum(map(len, touched)), side
+        for entries in met:
+            which = entries.values.astype(int)
+            np.testing.assert_array_equal(entries.rows, users[which])
+            np.testing.assert_array_equal(entries.columns, items[which])
+            visited += which.tolist()
+    assert sorted(visited) == np.flatnonzero(~held_out).tolist()
+
+
+def test_the_order_of_strata_is_drawn_anew_each_epoch():
+    drawn = {str(draw_meetings(6, 1, epoch)) for epoch in range(1, 9)}
+    assert len(drawn) == 8
+    assert draw_meetings(6, 1, 3) == draw_meetings(6, 1, 3)

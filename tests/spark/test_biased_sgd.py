@@ -1,0 +1,135 @@
+"""``BiasedSGD``: near the minimum that ALS finds, whatever the blocks; rates; divergence."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.ml.evaluation import RegressionEvaluator
+
+from mfspark import BiasedALS, BiasedSGD, FactorModel
+from mfspark.engine import meetings
+from mfspark.engine.blocks import delete_file
+from mfspark.errors import ConfigError, DivergenceError
+
+SETTINGS = {
+    "rank": 3, "regParam": 0.2, "biasRegParam": 0.1, "seed": 1, "tol": 0.0, "learningRate": 0.3,
+}  # fmt: skip
+
+
+def rmse(model: FactorModel, rows) -> float:
+    return RegressionEvaluator(labelCol="rating", metricName="rmse").evaluate(model.transform(rows))
+
+
+@pytest.fixture(scope="module")
+def sgd(ratings) -> FactorModel:
+    return BiasedSGD(maxIter=60, **SETTINGS).fit(ratings)
+
+
+def test_comes_close_to_the_training_error_of_als(sgd, ratings):
+    als = BiasedALS(rank=3, regParam=0.2, biasRegParam=0.1, maxIter=40, tol=0.0).fit(ratings)
+    assert rmse(sgd, ratings) == pytest.approx(rmse(als, ratings), rel=0.1)
+
+
+def test_tables_and_history_are_those_of_a_factor_model(sgd, model, ratings):
+    assert sgd.user_factors.schema == model.user_factors.schema
+    assert sgd.history.schema == model.history.schema
+    assert sgd.metadata.algorithm == "BiasedSGD"
+    history = sgd.history.orderBy("iteration").toPandas()
+    assert list(history["iteration"]) == list(range(1, len(history) + 1))
+    assert set(history["side"]) == {"both"}
+    assert (history["learning_rate"] == 0.3).all()
+    assert history["train_rmse"].min() == pytest.approx(rmse(sgd, ratings), rel=0.15)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "inverse_time", "bold_driver"])
+def test_every_schedule_learns(ratings, schedule):
+    settings = {**SETTINGS, "learningRate": 0.05}
+    fitted = BiasedSGD(schedule=schedule, maxIter=40, **settings).fit(ratings)
+    history = fitted.history.orderBy("iteration").toPandas()
+    assert history["train_rmse"].min() < 0.5 * history["train_rmse"].iloc[0]
+    rates = history["learning_rate"]
+    if schedule == "constant":
+        assert (rates == 0.05).all()
+    elif schedule == "inverse_time":
+        np.testing.assert_allclose(rates, 0.05 / (1 + 0.1 * np.arange(len(rates))))
+    else:
+        steps = rates.to_numpy()[2:] / rates.to_numpy()[1:-1]
+        assert steps.max() == pytest.approx(1.05)
+        # A row of the history follows on an epoch that lowered the objective, or on undone ones.
+        assert (np.diff(history["objective"]) <= 0).all()
+
+
+@pytest.mark.parametrize(("execution", "n_epochs"), [("one_task", 60), ("distributed", 20)])
+def test_blocks_change_little(ratings, execution, n_epochs):
+    settings = {**SETTINGS, "execution": execution, "maxIter": n_epochs}
+    one, four = (BiasedSGD(numBlocks=n, **settings).fit(ratings) for n in (1, 4))
+    assert one.metadata.execution == four.metadata.execution == execution
+    assert rmse(one, ratings) == pytest.approx(rmse(four, ratings), rel=0.05)
+
+
+def test_distributed_epochs_do_what_those_of_one_task_do(ratings):
+    """With one block both visit all ratings, in orders of their own."""
+    history = [
+        BiasedSGD(numBlocks=1, maxIter=3, execution=execution, **SETTINGS).fit(ratings).history
+        for execution in ("one_task", "distributed")
+    ]
+    one, other = (table.orderBy("iteration").toPandas() for table in history)
+    np.testing.assert_allclose(one["objective"], other["objective"], rtol=0.1)
+
+
+def test_lost_files_are_made_again(ratings, monkeypatch):
+    plain = BiasedSGD(numBlocks=3, maxIter=2, execution="distributed", **SETTINGS)
+    expected = plain.fit(ratings).history.select("objective", "train_rmse").toPandas()
+    deliver = meetings._deliver
+
+    def lose(strata, cells, target):
+        strata.places.mapInArrow(partial(delete_file, files=strata.files), "block int").collect()
+        return deliver(strata, cells, target)
+
+    monkeypatch.setattr(meetings, "_deliver", lose)
+    found = plain.fit(ratings).history.select("objective", "train_rmse").toPandas()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_too_high_a_rate_is_cut(ratings):
+    settings = {**SETTINGS, "learningRate": 5.0}
+    fitted = BiasedSGD(schedule="constant", maxIter=30, **settings).fit(ratings)
+    assert fitted.history.toPandas()["learning_rate"].max() < 5.0
+    assert math.isfinite(rmse(fitted, ratings))
+
+
+def test_hopeless_ratings_end_in_a_clear_error(spark):
+    rows = [(u, i, 1e18 * (u - i)) for u in range(6) for i in range(5)]
+    data = spark.createDataFrame(rows, "user int, item int, rating double")
+    with pytest.raises(DivergenceError, match="Check the ratings"):
+        BiasedSGD(rank=2, schedule="constant", learningRate=100.0).fit(data)
+
+
+@pytest.mark.parametrize("execution", ["one_task", "distributed"])
+def test_validation_rows_decide_when_to_stop(spark, ratings_frame, execution):
+    rng = np.random.default_rng(1)
+    frame = ratings_frame.assign(
+        rating=3 + rng.normal(0, 1, len(ratings_frame)),
+        held=rng.random(len(ratings_frame)) < 0.2,
+    )
+    cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
+    data = spark.createDataFrame(pd.concat([frame, cold]))
+    fitted = BiasedSGD(
+        rank=8, regParam=0.01, biasRegParam=0.01, maxIter=50, tol=1e-3,
+        validationIndicatorCol="held", execution=execution,
+    ).fit(data)  # fmt: skip
+    history = fitted.history.orderBy("iteration").toPandas()
+    assert fitted.metadata.stopped == "validation"
+    assert fitted.metadata.n_cold_validation == 1
+    assert fitted.metadata.best_iteration == history["validation_rmse"].idxmin() + 1
+    warm = data.where("held and user > 0")
+    assert rmse(fitted, warm) == pytest.approx(history["validation_rmse"].min(), rel=1e-5)
+
+
+def test_params_are_checked():
+    with pytest.raises(ConfigError, match=r"learningRate = 0.* is not allowed.*γ"):
+        BiasedSGD(learningRate=0.0)
+    with pytest.raises(TypeError, match="BiasedSGD has no parameter 'exchange'"):
+        BiasedSGD(exchange="broadcast")
