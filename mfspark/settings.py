@@ -12,17 +12,39 @@ from pydantic.alias_generators import to_camel
 Execution = Literal["auto", "one_task", "distributed"]
 Schedule = Literal["constant", "inverse_time", "bold_driver", "adagrad"]
 Exchange = Literal["auto", "broadcast", "routed"]
+Similarity = Literal["cosine", "pearson", "pearson_baseline"]
+Centring = Literal["bias", "mean"]
+BiasMethod = Literal["joint", "damped"]
 ColdStartStrategy = Literal["baseline", "nan", "drop"]
 
 
-class FactorisationSettings(BaseModel):
-    """What all fits of r̂ = μ + b_u + b_i + p_u·q_i share."""
+class PredictorSettings(BaseModel):
+    """What all estimators of ratings share: columns, and what to do about cold start."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
     )
 
-    rank: int = Field(32, ge=1, description="number of factors per user and item")
+    user_col: str = Field("user", description="column of user ids (string or integer)")
+    item_col: str = Field("item", description="column of item ids (string or integer)")
+    rating_col: str = Field("rating", description="column of ratings (numeric)")
+    prediction_col: str = Field("prediction", description="column that transform adds (double)")
+    cold_start_strategy: ColdStartStrategy = Field(
+        "baseline",
+        description="prediction for ids absent from training: baseline (μ plus whichever bias is "
+        "known), nan, or drop the row",
+    )
+    clip_predictions: bool = Field(
+        False, description="clip predictions to the range of the training ratings"
+    )
+
+
+class FactorisationSettings(PredictorSettings):
+    """What all fits of r̂ = μ + b_u + b_i + p_u·q_i share."""
+
+    rank: int = Field(
+        32, ge=0, description="number of factors per user and item; 0 leaves the biases alone"
+    )
     max_iter: int = Field(15, ge=1, description="most iterations (a half-step on each side)")
     reg_param: float = Field(
         1.1, ge=0, description="λ, weight of the penalty on user and item factors"
@@ -54,18 +76,6 @@ class FactorisationSettings(BaseModel):
         None, description="boolean column; true rows are not fitted but decide when to stop"
     )
     seed: int = Field(0, description="seed of the initial factors")
-    user_col: str = Field("user", description="column of user ids (string or integer)")
-    item_col: str = Field("item", description="column of item ids (string or integer)")
-    rating_col: str = Field("rating", description="column of ratings (numeric)")
-    prediction_col: str = Field("prediction", description="column that transform adds (double)")
-    cold_start_strategy: ColdStartStrategy = Field(
-        "baseline",
-        description="prediction for ids absent from training: baseline (μ plus whichever bias is "
-        "known), nan, or drop the row",
-    )
-    clip_predictions: bool = Field(
-        False, description="clip predictions to the range of the training ratings"
-    )
 
 
 class ALSSettings(FactorisationSettings):
@@ -111,4 +121,41 @@ class SGDSettings(FactorisationSettings):
         None,
         ge=1,
         description="blocks of users and of items; not set: 16 in one task, else one per core",
+    )
+
+
+class BiasOnlySettings(PredictorSettings):
+    """What ``BiasOnly`` fits: r̂ = μ + b_u + b_i."""
+
+    method: BiasMethod = Field(
+        "joint",
+        description="how biases are found: joint (the minimum of the damped squared error over "
+        "all biases together) or damped (means one after the other, items first)",
+    )
+    damping: float = Field(
+        5.0, ge=0, description="ratings without deviation that each bias is given a priori"
+    )
+
+
+class KNNSettings(PredictorSettings):
+    """How ``ItemKNN`` and ``UserKNN`` compare and predict."""
+
+    k: int = Field(40, ge=1, description="neighbours that a prediction is made of, at most")
+    n_stored: int = Field(
+        400, ge=1, description="nearest neighbours that are kept for each id, rated or not"
+    )
+    similarity: Similarity = Field(
+        "pearson_baseline",
+        description="of ratings (cosine), of ratings around their means over common raters "
+        "(pearson), or of what biases leave of them (pearson_baseline)",
+    )
+    shrinkage: float = Field(
+        100.0, ge=0, description="a similarity from n common raters counts n / (n + shrinkage)"
+    )
+    min_support: int = Field(1, ge=1, description="common raters that neighbours need")
+    centring: Centring = Field(
+        "bias", description="what neighbours deviate from: μ + b_u + b_i (bias) or a mean (mean)"
+    )
+    damping: float = Field(
+        5.0, ge=0, description="ratings without deviation that each bias is given a priori"
     )

@@ -88,6 +88,6 @@ def factor_batches(
     for first in range(0, len(rows), _ROWS_PER_BATCH):
         part = rows[first : first + _ROWS_PER_BATCH]
         rotated = (part[:, :rank].astype(np.float64) @ rotation).astype(np.float32)
-        ends = np.arange(0, rotated.size + 1, rank, dtype=np.int32)
+        ends = rank * np.arange(len(part) + 1, dtype=np.int32)
         bias = pa.array(np.ascontiguousarray(part[:, rank]))
         yield first, bias, pa.ListArray.from_arrays(ends, rotated.ravel())

@@ -21,7 +21,7 @@ def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
     same place, but on MovieLens the first iterations then learn little more than biases.
     """
     rows = np.zeros((len(keys), rank + 1), np.float32)
-    rows[:, :rank] = (_uniform(keys, rank) - 0.5) * np.sqrt(12 / rank)
+    rows[:, :rank] = (_uniform(keys, rank) - 0.5) * np.sqrt(12 / max(rank, 1))
     return rows
 
 

@@ -70,7 +70,8 @@ class FixedSide(NamedTuple):
     @classmethod
     def zeros(cls, n: int, rank: int) -> "FixedSide":
         """``n`` rows to be filled."""
-        width = -(-rank // LANES) * LANES
+        # At least one vector: the kernels do not ask whether there is any.
+        width = max(1, -(-rank // LANES)) * LANES
         # Rows begin with a cache line (with a pair of them, which some processors fetch together).
         place = np.zeros(n * width + _PAIR_OF_LINES // 4, np.float32)
         first = -place.ctypes.data % _PAIR_OF_LINES // 4

@@ -68,7 +68,7 @@ def visit(
             slope = error * old[1 - n][:rank] - penalty.factors * weight * old[n][:rank]
             bias_slope = error - penalty.bias * weight * old[n][rank]
             rates = rate / np.sqrt(squares[n][place]) if by_row else np.full(2, rate)
-            squares[n][place] += [slope @ slope / rank, bias_slope**2]
+            squares[n][place] += [slope @ slope / max(rank, 1), bias_slope**2]
             sides[n][place, :rank] += rates[0] * slope
             if problems[0].fit_biases:
                 sides[n][place, rank] += rates[1] * bias_slope

@@ -34,6 +34,8 @@ class Rotation:
 
 def canonical_rotation(user_gram: Float64s, item_gram: Float64s, item_sums: Float64s) -> Rotation:
     """Find the rotation from PᵀP, QᵀQ (float64 [rank, rank]) and the column sums of Q [rank]."""
+    if not len(item_sums):
+        return Rotation(user_gram, item_gram, item_sums)
     user_root, user_inverse = _square_root(user_gram)
     item_root, item_inverse = _square_root(item_gram)
     left, singular_values, right = np.linalg.svd(user_root @ item_root.T)

@@ -145,10 +145,10 @@ def _visit(  # type: ignore[no-untyped-def]
             mixed = 2 * e * product
             user_squares[u, 0] += (
                 e * e * qq - shrink_user * mixed + shrink_user * shrink_user * pp
-            ) / rank
+            ) / max(rank, 1)
             item_squares[i, 0] += (
                 e * e * pp - shrink_item * mixed + shrink_item * shrink_item * qq
-            ) / rank
+            ) / max(rank, 1)
         step(
             p, u, q, i,
             1 - user_rate * shrink_user, user_rate * e, 1 - item_rate * shrink_item, item_rate * e,

@@ -61,5 +61,5 @@ def _pack_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def factors_of(table: pa.Table, rank: int) -> tuple[Float32s, Float32s]:
     """Factors float32 [n, rank] and biases float32 [n] of a factor table."""
     flat = table[FACTORS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    factors: Float32s = flat.reshape(-1, rank).astype(np.float32, copy=False)
+    factors: Float32s = flat.reshape(table.num_rows, rank).astype(np.float32, copy=False)
     return factors, table[BIAS].to_numpy().astype(np.float32, copy=False)

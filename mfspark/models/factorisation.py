@@ -14,7 +14,7 @@ from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
 from mfspark.models.params import FactorisationParams
-from mfspark.settings import FactorisationSettings
+from mfspark.settings import FactorisationSettings, PredictorSettings
 
 
 class Factorisation(Estimator[FactorModel], FactorisationParams):
@@ -24,50 +24,54 @@ class Factorisation(Estimator[FactorModel], FactorisationParams):
         super().__init__()
         self.set_params(arguments)
 
-    def set_params(self, arguments: Any) -> None:
-        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
-        for name, value in arguments.items():
-            if not self.hasParam(name):
-                raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
-            self._set(**{name: value})
-            if value is None:
-                self.set(self.getParam(name), None)
-        self.settings()
-
     def run_fit(self, ratings: DataFrame) -> Fit:
         """Fit to ratings under the names of :mod:`mfspark.columns`."""
         raise NotImplementedError
 
+    def settings(self) -> FactorisationSettings:
+        """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
+        settings = super().settings()
+        assert isinstance(settings, FactorisationSettings)
+        return settings
+
     def _fit(self, dataset: DataFrame) -> FactorModel:
         settings = self.settings()
-        result = self.run_fit(_select(dataset, settings))
-        schema = dataset.schema
-        metadata = ModelMetadata(
-            schema_version=SCHEMA_VERSION,
-            algorithm=type(self).__name__,
-            rank=settings.rank,
-            global_mean=result.mean,
-            rating_scale=(result.summary.lowest, result.summary.highest),
-            n_users=result.n_users,
-            n_items=result.n_items,
-            n_ratings=result.summary.n_ratings,
-            n_validation=result.summary.n_validation,
-            n_cold_validation=result.n_cold_validation,
-            user_type=schema[settings.user_col].dataType.simpleString(),
-            item_type=schema[settings.item_col].dataType.simpleString(),
-            hyper_parameters=settings.model_dump(by_alias=True),
-            rotation=Rotation(name="canonical", singular_values=result.singular_values),
-            best_iteration=result.best_iteration,
-            stopped=result.stopped,
-            execution=result.execution,
-            exchange=result.exchange,
-        )
-        history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
-        model = FactorModel(result.users, result.items, history, metadata)
-        return self._copyValues(model)
+        result = self.run_fit(select_ratings(dataset, settings, settings.validation_indicator_col))
+        return self._copyValues(model_of(result, dataset, settings, settings.rank, type(self)))
 
 
-def _select(dataset: DataFrame, settings: FactorisationSettings) -> DataFrame:
+def model_of(
+    result: Fit, dataset: DataFrame, settings: PredictorSettings, rank: int, estimator: type
+) -> FactorModel:
+    """The model of a fit to ``dataset``."""
+    schema = dataset.schema
+    metadata = ModelMetadata(
+        schema_version=SCHEMA_VERSION,
+        algorithm=estimator.__name__,
+        rank=rank,
+        global_mean=result.mean,
+        rating_scale=(result.summary.lowest, result.summary.highest),
+        n_users=result.n_users,
+        n_items=result.n_items,
+        n_ratings=result.summary.n_ratings,
+        n_validation=result.summary.n_validation,
+        n_cold_validation=result.n_cold_validation,
+        user_type=schema[settings.user_col].dataType.simpleString(),
+        item_type=schema[settings.item_col].dataType.simpleString(),
+        hyper_parameters=settings.model_dump(by_alias=True),
+        rotation=Rotation(name="canonical", singular_values=result.singular_values),
+        best_iteration=result.best_iteration,
+        stopped=result.stopped,
+        execution=result.execution,
+        exchange=result.exchange,
+    )
+    history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
+    return FactorModel(result.users, result.items, history, metadata)
+
+
+def select_ratings(
+    dataset: DataFrame, settings: PredictorSettings, validation_indicator: str | None = None
+) -> DataFrame:
     """The columns to fit, under the names of :mod:`mfspark.columns`."""
     wanted = {
         "userCol": (settings.user_col, USER, (StringType, IntegralType), "a string or integer"),
@@ -75,10 +79,10 @@ def _select(dataset: DataFrame, settings: FactorisationSettings) -> DataFrame:
         "ratingCol": (settings.rating_col, RATING, (NumericType,), "a numeric"),
     }
     held_out = []
-    if settings.validation_indicator_col:
-        require_column(dataset, settings.validation_indicator_col, "validationIndicatorCol")
+    if validation_indicator:
+        require_column(dataset, validation_indicator, "validationIndicatorCol")
         # A row whose indicator is null is a training row.
-        indicator = F.col(settings.validation_indicator_col).cast("boolean")
+        indicator = F.col(validation_indicator).cast("boolean")
         held_out = [F.coalesce(indicator, F.lit(False)).alias(HELD_OUT)]
     for param, (name, _, types, kind) in wanted.items():
         require_column(dataset, name, param)

@@ -9,17 +9,53 @@ from pyspark.ml.param import Param, Params
 from mfspark.errors import ConfigError
 from mfspark.settings import (
     ALSSettings,
+    BiasMethod,
+    BiasOnlySettings,
+    Centring,
     ColdStartStrategy,
     Exchange,
     Execution,
     FactorisationSettings,
+    KNNSettings,
+    PredictorSettings,
     Schedule,
     SGDSettings,
+    Similarity,
 )
 
 
-class FactorisationArguments(TypedDict, total=False):
+class PredictorArguments(TypedDict, total=False):
     """Keyword arguments of all estimators; meaning and defaults are those of the settings."""
+
+    userCol: str
+    itemCol: str
+    ratingCol: str
+    predictionCol: str
+    coldStartStrategy: ColdStartStrategy
+    clipPredictions: bool
+
+
+class BiasOnlyArguments(PredictorArguments, total=False):
+    """Keyword arguments of ``BiasOnly``; see ``BiasOnlySettings``."""
+
+    method: BiasMethod
+    damping: float
+
+
+class KNNArguments(PredictorArguments, total=False):
+    """Keyword arguments of ``ItemKNN`` and ``UserKNN``; see ``KNNSettings``."""
+
+    k: int
+    nStored: int
+    similarity: Similarity
+    shrinkage: float
+    minSupport: int
+    centring: Centring
+    damping: float
+
+
+class FactorisationArguments(PredictorArguments, total=False):
+    """Keyword arguments of the estimators of factors; see ``FactorisationSettings``."""
 
     rank: int
     maxIter: int
@@ -33,12 +69,6 @@ class FactorisationArguments(TypedDict, total=False):
     tol: float
     validationIndicatorCol: str | None
     seed: int
-    userCol: str
-    itemCol: str
-    ratingCol: str
-    predictionCol: str
-    coldStartStrategy: ColdStartStrategy
-    clipPredictions: bool
 
 
 class BiasedALSArguments(FactorisationArguments, total=False):
@@ -58,9 +88,7 @@ class BiasedSGDArguments(FactorisationArguments, total=False):
     numBlocks: int | None
 
 
-def _param(
-    setting: str, settings: type[FactorisationSettings] = FactorisationSettings
-) -> Param[Any]:
+def _param(setting: str, settings: type[PredictorSettings] = FactorisationSettings) -> Param[Any]:
     description = settings.model_fields[setting].description or ""
     return Param(Params._dummy(), to_camel(setting), description)
 
@@ -69,7 +97,7 @@ class FactorModelParams(Params):
     """What a fitted model needs to know to predict."""
 
     # Where names, defaults and bounds come from.
-    settings_type: ClassVar[type[FactorisationSettings]] = FactorisationSettings
+    settings_type: ClassVar[type[PredictorSettings]] = PredictorSettings
 
     userCol: Param[str] = _param("user_col")
     itemCol: Param[str] = _param("item_col")
@@ -86,8 +114,62 @@ class FactorModelParams(Params):
         self._setDefault(**{name: value for name, value in defaults.items() if name in own})
 
 
-class FactorisationParams(FactorModelParams):
+class PredictorParams(FactorModelParams):
     """Everything that can be set on all estimators."""
+
+    ratingCol: Param[str] = _param("rating_col")
+
+    def settings(self) -> PredictorSettings:
+        """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
+        values = {param.name: value for param, value in self.extractParamMap().items()}
+        try:
+            return self.settings_type.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{name} = {first['input']!r} is not allowed ({first['msg'].lower()}); "
+                f"{name} is the {self.getParam(name).doc}"
+            ) from None
+
+    def set_params(self, arguments: Any) -> None:
+        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
+        for name, value in arguments.items():
+            if not self.hasParam(name):
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
+            self._set(**{name: value})
+            if value is None:
+                self.set(self.getParam(name), None)
+        self.settings()
+
+
+class BiasOnlyParams(PredictorParams):
+    """Everything that can be set on ``BiasOnly``."""
+
+    settings_type = BiasOnlySettings
+
+    method: Param[str] = _param("method", BiasOnlySettings)
+    damping: Param[float] = _param("damping", BiasOnlySettings)
+
+
+class KNNParams(PredictorParams):
+    """Everything that can be set on ``ItemKNN`` and ``UserKNN``."""
+
+    settings_type = KNNSettings
+
+    k: Param[int] = _param("k", KNNSettings)
+    nStored: Param[int] = _param("n_stored", KNNSettings)
+    similarity: Param[str] = _param("similarity", KNNSettings)
+    shrinkage: Param[float] = _param("shrinkage", KNNSettings)
+    minSupport: Param[int] = _param("min_support", KNNSettings)
+    centring: Param[str] = _param("centring", KNNSettings)
+    damping: Param[float] = _param("damping", KNNSettings)
+
+
+class FactorisationParams(PredictorParams):
+    """Everything that can be set on all estimators of factors."""
+
+    settings_type = FactorisationSettings
 
     rank: Param[int] = _param("rank")
     maxIter: Param[int] = _param("max_iter")
@@ -101,20 +183,6 @@ class FactorisationParams(FactorModelParams):
     tol: Param[float] = _param("tol")
     validationIndicatorCol: Param[str] = _param("validation_indicator_col")
     seed: Param[int] = _param("seed")
-    ratingCol: Param[str] = _param("rating_col")
-
-    def settings(self) -> FactorisationSettings:
-        """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
-        values = {param.name: value for param, value in self.extractParamMap().items()}
-        try:
-            return self.settings_type.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{name} = {first['input']!r} is not allowed ({first['msg'].lower()}); "
-                f"{name} is the {self.getParam(name).doc}"
-            ) from None
 
 
 class BiasedALSParams(FactorisationParams):

@@ -117,8 +117,8 @@ def test_params_follow_pyspark_conventions(tmp_path):
     assert other.getOrDefault("userCol") == "u"
     als.save(str(tmp_path / "als"))
     assert BiasedALS.load(str(tmp_path / "als")).settings() == als.settings()
-    with pytest.raises(ConfigError, match=r"rank = 0 is not allowed.*number of factors"):
-        BiasedALS(rank=0)
+    with pytest.raises(ConfigError, match=r"rank = -1 is not allowed.*number of factors"):
+        BiasedALS(rank=-1)
     with pytest.raises(TypeError, match="no parameter 'ranks'"):
         BiasedALS(ranks=3)
 

@@ -1,0 +1,170 @@
+"""The nearest neighbours of every item (or user), block by block.
+
+Ratings travel as cells that hold whole columns: all ratings of some users, when items are compared.
+Each task takes one block of items, reads all cells one after another, and keeps sums for the pairs
+of its block alone, so that nobody ever holds a table of all pairs.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.columns import ITEM, USER
+from mfspark.engine.blocks import cell
+from mfspark.engine.index import Layout, count_ids, index_sides
+from mfspark.engine.machine import machine_of
+from mfspark.engine.workspace import Workspace
+from mfspark.kernels.csr import Csr
+from mfspark.kernels.neighbours import N_SUMS, add_common, nearest
+
+# Sums of the pairs of one block.
+_BLOCK_BYTES = 128 * 2**20
+_CELL_SCHEMA = "indptr binary, rows binary, deviations binary"
+_FOUND_SCHEMA = "position int, neighbours binary, similarities binary"
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Who counts as a neighbour; see :func:`mfspark.kernels.neighbours.nearest`."""
+
+    n: int
+    centred: bool
+    shrinkage: float
+    min_support: int
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """``neighbours``: the id of ``side``, neighbours binary (int32 positions, the nearest first),
+    similarities binary (float32). ``rated``: the id of the other side, positions binary (int32,
+    ascending), deviations binary (float32)."""
+
+    neighbours: DataFrame
+    rated: DataFrame
+
+
+def find_neighbours(deviations: DataFrame, side: str, wanted: Nearest) -> Neighbourhood:
+    """Compare the ids of ``side`` by ``deviations`` (user, item, deviation float, compared float).
+
+    ``compared`` is what similarities are made of, ``deviation`` what predictions will add up.
+    """
+    other = ITEM if side == USER else USER
+    spark = deviations.sparkSession
+    with Workspace(spark) as workspace:
+        n_ratings = deviations.count()
+        counted = count_ids(workspace, deviations, {side: 64}, n_ratings)
+        n_ids = counted[side].n_ids
+        n_blocks = max(1, math.ceil(4 * N_SUMS * n_ids**2 / _BLOCK_BYTES))
+        n_blocks = min(max(n_blocks, machine_of(spark).cores), len(counted[side].pieces))
+        index = index_sides(workspace, counted, {side: n_blocks}, deal_out=False)[side]
+        ids = index.table.select(F.col("id").alias(side), "position")
+        located = workspace.pin(deviations.join(ids, side))
+        cells = workspace.pin(
+            located.select(other, "position", "compared")
+            .repartition(F.col(other))
+            .mapInArrow(partial(_pack_columns, other=other), _CELL_SCHEMA)
+        )
+        blocks = spark.range(n_blocks).select(F.col("id").cast("int").alias("block"))
+        found = (
+            cells.crossJoin(F.broadcast(blocks))
+            .repartitionById(n_blocks, F.col("block"))
+            .mapInArrow(partial(_find, layout=index.layout, wanted=wanted), _FOUND_SCHEMA)
+        )
+        neighbours = ids.join(found, "position").select(side, "neighbours", "similarities")
+        rated = (
+            located.select(other, "position", "deviation")
+            .repartition(F.col(other))
+            .sortWithinPartitions(other, "position")
+            .mapInArrow(
+                partial(_list_rated, other=other),
+                f"{other} {deviations.schema[other].dataType.simpleString()}, positions binary, "
+                "deviations binary",
+            )
+        )
+        # Eager: the tables must be whole before the workspace lets go of what they are made of.
+        return Neighbourhood(neighbours.localCheckpoint(), rated.localCheckpoint())
+
+
+def _pack_columns(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.RecordBatch]:
+    """One cell of the columns of a partition, which are whole."""
+    parts = [batch for batch in batches if batch.num_rows]
+    if not parts:
+        return
+    table = pa.Table.from_batches(parts).sort_by([(other, "ascending"), ("position", "ascending")])
+    yield pa.RecordBatch.from_pydict(
+        {
+            "indptr": [_starts(table[other]).tobytes()],
+            "rows": [table["position"].to_numpy().astype(np.int32).tobytes()],
+            "deviations": [table["compared"].to_numpy().astype(np.float32).tobytes()],
+        }
+    )
+
+
+def _starts(ids: pa.ChunkedArray) -> np.ndarray:
+    """Where each run of equal ids begins, and the end of the last, int64."""
+    codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    changes = np.flatnonzero(np.diff(codes)) + 1
+    return np.concatenate([[0], changes, [len(codes)]]).astype(np.int64)
+
+
+def _list_rated(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.RecordBatch]:
+    parts = [batch for batch in batches if batch.num_rows]
+    if not parts:
+        return
+    table = pa.Table.from_batches(parts)
+    starts = _starts(table[other])
+    positions = table["position"].to_numpy().astype(np.int32)
+    deviations = table["deviation"].to_numpy().astype(np.float32)
+    yield pa.RecordBatch.from_arrays(
+        [
+            table[other].combine_chunks().take(pa.array(starts[:-1])),
+            pa.array([part.tobytes() for part in np.split(positions, starts[1:-1])]),
+            pa.array([part.tobytes() for part in np.split(deviations, starts[1:-1])]),
+        ],
+        names=[other, "positions", "deviations"],
+    )
+
+
+def _find(
+    batches: Iterator[pa.RecordBatch], layout: Layout, wanted: Nearest
+) -> Iterator[pa.RecordBatch]:
+    """Neighbours of the ids of one block, which is a whole partition."""
+    sums = None
+    first = 0
+    for batch in batches:
+        for row in range(batch.num_rows):
+            block = batch.column("block")[row].as_py()
+            if sums is None:
+                first = int(layout.offsets[block])
+                shape = (int(layout.sizes[block]), layout.n_rows, N_SUMS)
+                sums = np.zeros(shape, np.float32)
+            columns = Csr(
+                cell(batch, "indptr", row, np.int64),
+                cell(batch, "rows", row, np.int32),
+                cell(batch, "deviations", row, np.float32),
+            )
+            add_common(sums, first, columns)
+    if sums is None:
+        return
+    # Some rows at a time: the choice of the nearest works in double precision.
+    step = max(1, 4_000_000 // max(layout.n_rows, 1))
+    for start in range(0, len(sums), step):
+        part = sums[start : start + step]
+        counts, numbers, similarities = nearest(
+            part, first + start, wanted.n, wanted.centred, wanted.shrinkage, wanted.min_support
+        )
+        ends = np.cumsum(counts)[:-1]
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array(np.arange(first + start, first + start + len(part), dtype=np.int32)),
+                pa.array([each.tobytes() for each in np.split(numbers, ends)], pa.binary()),
+                pa.array([each.tobytes() for each in np.split(similarities, ends)], pa.binary()),
+            ],
+            names=["position", "neighbours", "similarities"],
+        )

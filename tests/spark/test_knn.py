@@ -1,0 +1,94 @@
+"""Neighbourhood methods against a plain-Python twin on dense data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mfspark.models.knn import ItemKNN, UserKNN
+
+
+def twin(frame: pd.DataFrame, pairs: list, side: str, settings: dict, base_of) -> list:
+    """Predictions by the definition, one pair after another."""
+    dense = frame.set_index(["user", "item"])["rating"].unstack()  # noqa: PD010
+    if side == "user":
+        dense = dense.T
+    # Rows: raters; columns: what is compared.
+    base = pd.DataFrame(
+        {
+            column: [
+                base_of(*((rater, column) if side == "item" else (column, rater)))
+                for rater in dense.index
+            ]
+            for column in dense.columns
+        },
+        index=dense.index,
+    )
+    compared = dense - base if settings["similarity"] == "pearson_baseline" else dense
+    deviation = dense - base if settings["centring"] == "bias" else dense - dense.mean()
+
+    def similarity(a, b):
+        both = compared[[a, b]].dropna()
+        n = len(both)
+        if n < settings["minSupport"] or a == b:
+            return 0.0
+        x, y = both[a].to_numpy(), both[b].to_numpy()
+        if settings["similarity"] == "pearson":
+            x, y = x - x.mean(), y - y.mean()
+        scale = np.sqrt((x @ x) * (y @ y))
+        return 0.0 if scale < 1e-5 * n else x @ y / scale * n / (n + settings["shrinkage"])
+
+    found = []
+    for user, item in pairs:
+        rater, column = (user, item) if side == "item" else (item, user)
+        start = base_of(user, item) if settings["centring"] == "bias" else dense[column].mean()
+        rated = deviation.loc[rater].dropna()
+        near = sorted(
+            ((similarity(column, other), value) for other, value in rated.items()), reverse=True
+        )
+        near = [(s, value) for s, value in near if s > 0][: settings["k"]]
+        weight = sum(s for s, _ in near)
+        found.append(start + sum(s * value for s, value in near) / weight if weight else start)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("side", "similarity", "centring"),
+    [
+        ("item", "pearson_baseline", "bias"),
+        ("user", "pearson_baseline", "bias"),
+        ("item", "cosine", "mean"),
+        ("user", "pearson", "mean"),
+    ],
+)
+def test_predictions_follow_the_definition(
+    spark, ratings, ratings_frame, side, similarity, centring
+):
+    settings = {
+        "similarity": similarity, "centring": centring, "k": 5, "shrinkage": 4.0, "minSupport": 3,
+    }  # fmt: skip
+    estimator = {"item": ItemKNN, "user": UserKNN}[side](**settings)
+    model = estimator.fit(ratings)
+    users, items = ratings_frame["user"].unique()[:12], ratings_frame["item"].unique()[:9]
+    pairs = [(int(user), int(item)) for user in users for item in items]
+    table = spark.createDataFrame(pairs, "user long, item long")
+    found = model.transform(table).toPandas().set_index(["user", "item"])["prediction"]
+    biases = model.biases
+    b_u = biases.user_factors.toPandas().set_index("user")["bias"]
+    b_i = biases.item_factors.toPandas().set_index("item")["bias"]
+    expected = twin(
+        ratings_frame, pairs, side, settings,
+        lambda user, item: biases.global_mean + b_u[user] + b_i[item],
+    )  # fmt: skip
+    np.testing.assert_allclose([found[pair] for pair in pairs], expected, atol=2e-3)
+
+
+def test_cold_pairs_go_by_the_strategy(spark, ratings):
+    pairs = spark.createDataFrame([(100, 5), (100, -1), (-1, -1)], "user long, item long")
+    model = ItemKNN(nStored=10).fit(ratings)
+    found = model.transform(pairs).toPandas().set_index(["user", "item"])["prediction"]
+    assert found[-1, -1] == pytest.approx(model.biases.global_mean)
+    assert np.isfinite(found).all()
+    nan = model.copy({model.coldStartStrategy: "nan"}).transform(pairs).toPandas()["prediction"]
+    assert nan.isna().tolist().count(True) == 2
+    dropped = model.copy({model.coldStartStrategy: "drop"}).transform(pairs)
+    assert dropped.count() == 1
