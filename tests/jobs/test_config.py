@@ -52,8 +52,8 @@ def test_overrides_are_toml_values_or_text(write):
         ),
         (
             "[data]\npath='x'",
-            ["als.rank=0"],
-            r"als.rank = 0 is not allowed: input should be greater",
+            ["als.rank=-1"],
+            r"als.rank = -1 is not allowed: input should be greater",
         ),
         ("[data]\npath='x'", ["als.rank"], r"not of the form section.key=value"),
         ("[run]\nname='x'", [], r"'data' is not set"),
