@@ -1,25 +1,16 @@
 """From ratings to rating blocks of both sides, in one pass over the rows.
 
 Each task packs its rows into one chunk per block and side; the chunks, not the rows, are shuffled
-to the partition of their block and assembled there.
-
-A half-step does not read blocks through Spark, which would move them from the JVM to Python each
-time: the node that assembles a block keeps it in a file, which its tasks map into memory. The
-table of the chunks stands behind the files, for a task that Spark runs on another node.
+to the partition of their block and assembled there, into a file of the node.
 """
 
-import os
-import tempfile
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -27,27 +18,13 @@ from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.cells import ROWS_PER_PACK, packs, values
+from mfspark.engine.files import Arrays, BlockFiles, make_files, unique_name
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
 
 _CHUNK_SCHEMA = "side string, block int, rows binary, others binary, rating binary, held_out binary"
 _NEEDED_SCHEMA = "block int, needed binary, n_needed long, n_held_out long"
-
-
-@dataclass(frozen=True)
-class BlockFiles:
-    """What it takes to make the files of one side's blocks: a name, the layout, and the number of
-    fixed rows."""
-
-    name: str
-    layout: Layout
-    n_fixed: int
-
-    def path(self, block: int) -> Path:
-        """Where a node keeps a block: with Spark's own temporary files."""
-        folder = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0]
-        return Path(folder) / f"{self.name}-{block}.arrow"
 
 
 @dataclass(frozen=True)
@@ -83,24 +60,18 @@ def build_blocks(
     def build(side: str) -> BlockedSide:
         other = layouts[ITEM if side == USER else USER]
         files = BlockFiles(f"{name}-{side}", layouts[side], other.n_rows)
-        chunks, places = place_chunks(workspace, packed, side, files.layout.n_blocks)
-        needed = workspace.pin(chunks.mapInArrow(partial(_make_file, files=files), _NEEDED_SCHEMA))
-        workspace.on_exit(
-            lambda: places.mapInArrow(partial(delete_file, files=files), "block int").collect()
+        placed = place_chunks(workspace, packed, side, files.layout.n_blocks)
+        needed = make_files(
+            workspace, placed, files, block_arrays, _describe_needed, _NEEDED_SCHEMA
         )
         totals = needed.agg(F.sum("n_needed"), F.sum("n_held_out")).first()
         assert totals is not None
-        return BlockedSide(chunks, places, needed.select("block", "needed"), files, *totals)
+        return BlockedSide(*placed, needed.select("block", "needed"), files, *totals)
 
     with ThreadPoolExecutor(len(layouts)) as pool:
         blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
     workspace.release(packed)
     return blocked
-
-
-def unique_name() -> str:
-    """What the names of all files of a fit begin with."""
-    return f"mfspark-{uuid.uuid4().hex}"
 
 
 def pack_ratings(
@@ -203,68 +174,36 @@ def _joined(chunks: pa.Table, column: str, dtype: type) -> Any:
     return np.concatenate([np.frombuffer(part, dtype) for part in values(chunks[column])])
 
 
-def _make_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
-    """Assemble the block of this partition, and keep it in a file of this node."""
-    parts = [batch for batch in batches if batch.num_rows]
-    if not parts:
-        return
-    chunks = pa.Table.from_batches(parts)
+# The positions of the fixed rows that a block needs, then the CSR of its training ratings and that
+# of its validation ratings.
+_DTYPES = (np.int32, *2 * (np.int64, np.int32, np.float32))
+
+
+def block_arrays(chunks: pa.Table, files: BlockFiles) -> Arrays:
+    """What the file of a block holds."""
     content, needed = assemble(chunks, files)
-    block = chunks["block"][0].as_py()
-    write_block(files.path(block), content, needed)
-    yield pa.RecordBatch.from_arrays(
-        [
-            pa.array([block], pa.int32()),
-            pa.array([needed.tobytes()]),
-            pa.array([len(needed)]),
-            pa.array([content.validation.n_entries]),
-        ],
-        names=["block", "needed", "n_needed", "n_held_out"],
-    )
+    return [needed, *content.train, *content.validation]
 
 
-def write_block(path: Path, content: RatingBlock, needed: Int32s) -> None:
-    """Write a block for ``open_block``."""
-    write_arrays(path, [needed, *content.train, *content.validation])
-
-
-def write_arrays(path: Path, arrays: list[npt.NDArray[Any]]) -> None:
-    """Write arrays for ``open_arrays``; the file appears whole or not at all."""
-    batch = pa.RecordBatch.from_pydict({str(n): [part.tobytes()] for n, part in enumerate(arrays)})
-    # Two attempts at one task may write at a time.
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    unfinished.replace(path)
-
-
-def open_block(path: Path) -> tuple[RatingBlock, Int32s] | None:
+def open_block(
+    files: BlockFiles, block: int, chunks: pa.Table | None = None
+) -> tuple[RatingBlock, Int32s] | None:
     """The block in a file of this node, memory-mapped, with the positions of the fixed rows that
-    it needs; None when there is no such file."""
-    arrays = open_arrays(path, (np.int32, *2 * (np.int64, np.int32, np.float32)))
+    it needs; a file that is not there is made of the chunks, without them the answer is None."""
+    arrays = files.open(block, _DTYPES, chunks, block_arrays)
     if arrays is None:
         return None
     return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
 
 
-def open_arrays(path: Path, dtypes: tuple[type, ...]) -> list[Any] | None:
-    """The arrays in a file of this node, memory-mapped; None when there is no such file."""
-    try:
-        source = pa.memory_map(str(path))
-    except FileNotFoundError:
-        return None
-    batch = pa.ipc.open_file(source).get_batch(0)
-    return [cell(batch, str(n), 0, dtype) for n, dtype in enumerate(dtypes)]
-
-
-def delete_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
-    """Delete the files of the blocks in these rows from this node."""
-    for batch in batches:
-        for block in batch.column("block"):
-            files.path(block.as_py()).unlink(missing_ok=True)
-        yield batch.slice(0, 0)
-
-
-def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
-    """A binary cell as an array of ``dtype``, without a copy."""
-    return np.frombuffer(values(batch.column(name))[row], dtype)
+def _describe_needed(block: int, arrays: Arrays) -> pa.RecordBatch:
+    needed, validation = arrays[0], arrays[-1]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([block], pa.int32()),
+            pa.array([needed.tobytes()]),
+            pa.array([len(needed)]),
+            pa.array([len(validation)]),
+        ],
+        names=["block", "needed", "n_needed", "n_held_out"],
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,3 +52,8 @@ def values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
         whole = data or pa.py_buffer(b"")
         found += [whole.slice(start, end - start) for start, end in pairwise(ends)]
     return found
+
+
+def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
+    """A binary cell as an array of ``dtype``, without a copy."""
+    return np.frombuffer(values(batch.column(name))[row], dtype)

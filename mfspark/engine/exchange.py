@@ -18,7 +18,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.engine.blocks import BlockedSide, cell
+from mfspark.engine.blocks import BlockedSide
+from mfspark.engine.cells import cell
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Int32s, Int64s

@@ -1,5 +1,7 @@
-"""What every fit begins with and ends in."""
+"""What every fit begins with and ends in; in between, one task fits or all together."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +9,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.engine.machine import machine_of
+from mfspark.engine.one_task import Learner, OneTask, fit_in_one_task
+from mfspark.engine.plan import (
+    Machine,
+    Workload,
+    is_for_one_task,
+    memory_warnings,
+    one_task_bytes,
+)
+from mfspark.engine.progress import log_history
 from mfspark.engine.stopping import StopReason
+from mfspark.engine.workspace import Workspace
 from mfspark.errors import DataError
 from mfspark.kernels.problem import Penalty, Problem
 from mfspark.settings import Exchange, FactorisationSettings
+
+logger = logging.getLogger("mfspark")
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,82 @@ class Fit:
     mean: float
     execution: str
     exchange: dict[str, Exchange]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a fit is made from.
+
+    ``ratings``: user, item, rating float, and maybe held_out boolean. ``problems``: what each side
+    minimises. ``known``: id, bias and factors to start from, by side; of the sides that have them.
+    """
+
+    workspace: Workspace
+    ratings: DataFrame
+    summary: Summary
+    machine: Machine
+    problems: dict[str, Problem]
+    known: dict[str, DataFrame]
+
+    @property
+    def fitted(self) -> DataFrame:
+        """The ratings that are not held out."""
+        has_held_out = HELD_OUT in self.ratings.columns
+        return self.ratings.where(~F.col(HELD_OUT)) if has_held_out else self.ratings
+
+
+def run_fit(
+    name: str,
+    ratings: DataFrame,
+    settings: FactorisationSettings,
+    known: dict[str, DataFrame],
+    make_learner: Callable[[dict[str, Problem]], Learner],
+    fit_distributed: Callable[[Training], dict[str, Any]],
+) -> Fit:
+    """Fit ``ratings`` (user, item, rating, and maybe held_out boolean) in one task with the learner
+    made for the problems of both sides, or distributed; ``name`` is for progress.
+
+    Raises ``DataError`` for ids or ratings that are null or not finite.
+    """
+    with Workspace(ratings.sparkSession) as workspace:
+        summary = summarise(ratings)
+        mean = summary.mean if settings.fit_biases else 0.0
+        training = Training(
+            workspace,
+            ratings.withColumn(RATING, F.col(RATING).cast("float")),
+            summary,
+            machine_of(workspace.spark),
+            problems_of(settings, mean),
+            known,
+        )
+        found = None
+        # Users and items are not counted yet; the task counts them before it begins.
+        size = Workload(summary.n_ratings, 0, 0, settings.rank)
+        if is_for_one_task(size, settings.execution, training.machine):
+            remedy = "set execution to distributed"
+            for warning in memory_warnings(one_task_bytes(size), training.machine, remedy):
+                logger.warning("%s", warning)
+            most_bytes = training.machine.task_bytes if settings.execution == "auto" else None
+            found = _fit_in_one_task(name, training, make_learner(training.problems), most_bytes)
+        return Fit(**(found or fit_distributed(training)), summary=summary, mean=mean)
+
+
+def _fit_in_one_task(
+    name: str, training: Training, learner: Learner, most_bytes: int | None
+) -> dict[str, Any] | None:
+    """Fields of ``Fit``; None when users and items turn out too many for one task."""
+    task = OneTask(learner, training.machine.task_cores, most_bytes)
+    fitted = fit_in_one_task(training.workspace, training.ratings, training.known, task)
+    if fitted is None:
+        return None
+    log_history(fitted.facts["history"], name)
+    return {
+        "users": fitted.users,
+        "items": fitted.items,
+        "execution": "one_task",
+        "exchange": {},
+        **fitted.facts,
+    }
 
 
 def summarise(ratings: DataFrame) -> Summary:

@@ -1,23 +1,21 @@
 """One half-step on all blocks of a side: a pure function of the blocks and the fixed factors."""
 
-import gc
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 
-from mfspark.columns import N_RATINGS
-from mfspark.engine.blocks import BlockedSide, BlockFiles, assemble, open_block, write_block
+from mfspark.engine.blocks import BlockedSide, open_block
 from mfspark.engine.cells import values
 from mfspark.engine.exchange import Exchange, gather
-from mfspark.engine.index import SideIndex, initial_keys
+from mfspark.engine.files import BlockFiles, work_at_files
+from mfspark.engine.index import SideIndex
+from mfspark.engine.start import start_cells
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Float32s, Float64s
+from mfspark.kernels.csr import Float32s, Float64s, Int64s
 from mfspark.kernels.half_step import half_step
-from mfspark.kernels.initialise import initial_rows
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.problem import HalfStepMetrics, Problem, add_metrics
 from mfspark.settings import Exchange as ExchangeName
@@ -56,23 +54,8 @@ def run_half_step(
         exchange=side.exchange.name,
         rank=side.rank,
     )
-    delivered = side.exchange.deliver(fixed, blocks.places)
-
-    def stored(solved: DataFrame) -> tuple[DataFrame, list[Row]]:
-        solved = workspace.cut(solved)
-        return solved, solved.drop("rows").collect()
-
-    solved, per_block = stored(
-        delivered.mapInArrow(partial(_solve_from_file, solve=solve), FACTORS_SCHEMA)
-    )
-    if any(row["metrics"] is None for row in per_block):
-        # Spark ran a task away from the file of its block: slower, with the ratings sent as well.
-        solved, per_block = stored(
-            blocks.chunks.groupBy("block")
-            # Two columns that come from one are ambiguous to Spark.
-            .cogroup(delivered.withColumnRenamed("block", "target").groupBy("target"))
-            .applyInArrow(_from_chunks(solve), FACTORS_SCHEMA)
-        )
+    arrived = side.exchange.deliver(fixed, blocks.places)
+    solved, per_block = work_at_files(workspace, blocks.chunks, arrived, solve, FACTORS_SCHEMA)
     # Blocks come back in the order of their partitions, so the sums are the same in every run.
     metrics = [row["metrics"] for row in per_block]
     if layout.n_hot:
@@ -90,37 +73,6 @@ def run_half_step(
     return solved, add_metrics(metrics)
 
 
-def _solve_from_file(
-    batches: Iterator[pa.RecordBatch], solve: Callable[..., pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """One partition holds one block, with a row for each fixed block that sent something."""
-    parts = [batch for batch in batches if batch.num_rows]
-    if parts:
-        yield solve(pa.Table.from_batches(parts))
-        _spare_libraries()
-
-
-@cache
-def _spare_libraries() -> None:
-    """Once per Python worker: have the garbage collector pass over what is loaded by now.
-
-    Spark's worker collects garbage after each task. With numba loaded that takes 0.1 s, as long as
-    a small half-step.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def _from_chunks(
-    solve: Callable[..., pa.RecordBatch],
-) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    # Spark looks at the number of parameters, so partial() will not do.
-    def solve_from_chunks(chunks: pa.Table, arrived: pa.Table) -> pa.Table:
-        return pa.Table.from_batches([solve(arrived, chunks)])
-
-    return solve_from_chunks
-
-
 def _solve(
     arrived: pa.Table,
     chunks: pa.Table | None = None,
@@ -131,14 +83,10 @@ def _solve(
     rank: int,
 ) -> pa.RecordBatch:
     """Solve the block that the rows of ``arrived`` (block, source, rows) were sent to."""
-    block = (arrived if chunks is None else chunks)["block"][0].as_py()
-    path, layout = files.path(block), files.layout
-    opened = open_block(path)
+    block, layout = arrived["block"][0].as_py(), files.layout
+    opened = open_block(files, block, chunks)
     if opened is None:
-        if chunks is None:
-            return factors_batch(block)
-        opened = assemble(chunks, files)
-        write_block(path, *opened)
+        return factors_batch(block)
     ratings, needed = opened
     sent = zip(arrived["source"].to_pylist(), values(arrived["rows"]), strict=True)
     fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange, rank)
@@ -168,28 +116,22 @@ def factors_batch(
 
 
 def initial_factors(
-    workspace: Workspace, index: SideIndex, side: str, problem: Problem, rank: int, seed: int
+    workspace: Workspace,
+    index: SideIndex,
+    known: DataFrame | None,
+    side: str,
+    problem: Problem,
+    rank: int,
+    seed: int,
 ) -> tuple[DataFrame, float]:
     """Factors that the first half-step is given, and their penalty in the objective."""
-    start = workspace.cut(
-        index.table.select("block", "local", "id", N_RATINGS).mapInArrow(
-            partial(_initialise, problem=problem, side=side, rank=rank, seed=seed), FACTORS_SCHEMA
-        )
-    )
+    make = partial(_first_factors, problem)
+    start = workspace.cut(start_cells(index, known, side, rank, seed, make, FACTORS_SCHEMA))
     return start, sum(row["metrics"][0] for row in start.select("metrics").collect())
 
 
-def _initialise(
-    batches: Iterator[pa.RecordBatch], problem: Problem, side: str, rank: int, seed: int
-) -> Iterator[pa.RecordBatch]:
-    """One partition of a side's index holds one block, whole."""
-    parts = [part for part in batches if part.num_rows]
-    if not parts:
-        return
-    ids = pa.Table.from_batches(parts).sort_by("local").combine_chunks()
-    rows = initial_rows(initial_keys(ids["id"].combine_chunks(), side, seed), rank)
-    penalty = problem.penalty.total(ids[N_RATINGS].to_numpy(), rows)
-    yield factors_batch(ids["block"][0].as_py(), rows, [penalty])
+def _first_factors(problem: Problem, block: int, rows: Float32s, counts: Int64s) -> pa.RecordBatch:
+    return factors_batch(block, rows, [problem.penalty.total(counts, rows)])
 
 
 def matrix(rows: pa.Buffer, rank: int) -> Float32s:

@@ -15,13 +15,9 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, LongType, StructField, StructType
@@ -244,13 +240,3 @@ def _number(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     rows = pa.Table.from_batches(parts).sort_by([(N_RATINGS, "descending"), ("id", "ascending")])
     local = pa.array(np.arange(rows.num_rows, dtype=np.int32))
     yield from rows.add_column(2, "local", local).combine_chunks().to_batches()
-
-
-def initial_keys(ids: pa.Array, side: str, seed: int) -> npt.NDArray[np.uint64]:
-    """What the initial factors of each id are drawn from, uint64.
-
-    Keys are made of text, so 7 (int), 7 (long) and "7" start alike.
-    """
-    text = pc.binary_join_element_wise(f"{seed}/{side}", pc.cast(ids, pa.string()), "/")
-    values: Any = text.to_numpy(zero_copy_only=False).astype(object)
-    return np.asarray(pd.util.hash_array(values, categorize=False), np.uint64)

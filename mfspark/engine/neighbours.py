@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER
-from mfspark.engine.blocks import cell
+from mfspark.engine.cells import cell
 from mfspark.engine.index import Layout, count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.workspace import Workspace

@@ -32,10 +32,11 @@ from mfspark.engine.alternate import Outcome
 from mfspark.engine.blocks import held_out_of
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.plan import Workload, one_task_bytes
+from mfspark.engine.start import known_rows, start_rows
 from mfspark.engine.tables import factor_batches
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import DivergenceError
-from mfspark.kernels.csr import Float32s, Int32s, Int64s
+from mfspark.kernels.csr import Float32s, Int32s, Int64s, RatingBlock, build_block
 from mfspark.kernels.rotation import canonical_rotation
 
 
@@ -46,7 +47,8 @@ class Indexed:
     ``ids`` by position, the most rated first, and ``n_ratings`` int64, the training ratings of
     each; both by side. Of each rating its ``positions`` int32 by side, ``rating`` float32 and
     ``held_out`` boolean. ``n_cold``: validation ratings left out because their user or item has no
-    training rating.
+    training rating. ``known``: bias and factors of the ids that a model knows, null for others; of
+    the sides that have them.
     """
 
     ids: dict[str, pa.Array]
@@ -55,6 +57,22 @@ class Indexed:
     rating: Float32s
     held_out: npt.NDArray[np.bool_]
     n_cold: int
+    known: dict[str, pa.Table]
+
+    def block(self, own: str, other: str) -> RatingBlock:
+        """All ratings as one block, whose rows are those of the side ``own``."""
+        return build_block(
+            self.positions[own],
+            self.positions[other],
+            self.rating,
+            self.held_out,
+            len(self.ids[own]),
+            len(self.ids[other]),
+        )
+
+    def start(self, side: str, rank: int, seed: int) -> Float32s:
+        """Rows that a fit begins with; see :func:`mfspark.engine.start.start_rows`."""
+        return start_rows(self.ids[side], self.known.get(side), side, rank, seed)
 
 
 class Learner(Protocol):
@@ -89,9 +107,12 @@ class OneTaskFit:
     facts: dict[str, Any]
 
 
-def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> OneTaskFit | None:
+def fit_in_one_task(
+    workspace: Workspace, ratings: DataFrame, known: dict[str, DataFrame], task: OneTask
+) -> OneTaskFit | None:
     """Fit ``ratings`` (user, item, rating float, and maybe held_out boolean); None when that would
-    take more memory than ``task`` allows."""
+    take more memory than ``task`` allows. ``known``: id, bias and factors to start from, by side.
+    """
     types = {side: ratings.schema[side].dataType for side in (USER, ITEM)}
     schema = StructType(
         [
@@ -103,6 +124,9 @@ def fit_in_one_task(workspace: Workspace, ratings: DataFrame, task: OneTask) -> 
         ]
     )
     cells = ratings.mapInArrow(_pack, "cell binary")
+    for side, table in known.items():
+        rows = table.select(F.col(side).cast(types[side]), BIAS, FACTORS)
+        cells = cells.union(rows.mapInArrow(_pack_known, "cell binary"))
     result = workspace.cut(cells.repartition(1).mapInArrow(partial(_fit, task=task), schema))
     facts = result.where(F.col("facts").isNotNull()).select("facts").collect()
     if not facts:
@@ -127,6 +151,11 @@ def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([pa.array([cell])], names=["cell"])
 
 
+def _pack_known(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for table in packs(batches, ROWS_PER_PACK):
+        yield pa.RecordBatch.from_arrays([pa.array([to_cell(table)])], names=["cell"])
+
+
 def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.RecordBatch]:
     cells = [from_cell(cell) for batch in batches for cell in values(batch.column(0))]
     if not cells:
@@ -147,7 +176,13 @@ def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.Record
 
 
 def _index(pool: ThreadPoolExecutor, cells: list[pa.Table]) -> Indexed:
-    table = pa.concat_tables(cells).unify_dictionaries()
+    tables = {
+        side: [cell for cell in cells if {side, BIAS} <= set(cell.column_names)]
+        for side in (USER, ITEM)
+    }
+    rated = [cell for cell in cells if RATING in cell.column_names]
+    table = pa.concat_tables(rated).unify_dictionaries()
+    rated.clear()
     cells.clear()
     held_out = table[HELD_OUT].to_numpy()
     rating = table[RATING].to_numpy()
@@ -161,13 +196,19 @@ def _index(pool: ThreadPoolExecutor, cells: list[pa.Table]) -> Indexed:
     if n_cold:
         positions = {side: part[is_warm] for side, part in positions.items()}
         rating, held_out = rating[is_warm], held_out[is_warm]
+    ids = {side: found for side, (found, _, _) in numbered.items()}
     return Indexed(
-        {side: ids for side, (ids, _, _) in numbered.items()},
+        ids,
         {side: n_ratings for side, (_, n_ratings, _) in numbered.items()},
         positions,
         rating,
         held_out,
         n_cold,
+        {
+            side: known_rows(ids[side], pa.concat_tables(parts), side)
+            for side, parts in tables.items()
+            if parts
+        },
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mfspark.columns import ITEM, USER
 from mfspark.engine.cells import ROWS_PER_PACK
-from mfspark.settings import ALSSettings, Exchange
+from mfspark.settings import ALSSettings, Exchange, Execution
 
 # Above this many bytes a broadcast strains a driver of Spark's default size (1 GiB), which holds
 # the cell twice while it builds the broadcast.
@@ -124,9 +124,7 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
         * (_other(workload, side) if exchange[side] == "broadcast" else needed[side])
         for side in blocks
     }
-    in_one_task = settings.execution == "one_task" or (
-        settings.execution == "auto" and is_for_one_task(workload, machine)
-    )
+    in_one_task = is_for_one_task(workload, settings.execution, machine)
     if in_one_task:
         task_bytes = one_task_bytes(workload)
         seconds = _compute_seconds(workload) / machine.task_cores
@@ -149,8 +147,10 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
     )
 
 
-def is_for_one_task(workload: Workload, machine: Machine) -> bool:
-    """Whether one task with the cores of one executor does as well as all tasks together."""
+def is_for_one_task(workload: Workload, execution: Execution, machine: Machine) -> bool:
+    """Whether to fit in one task; automatically where one executor has all cores and the memory."""
+    if execution != "auto":
+        return execution == "one_task"
     return machine.task_cores == machine.cores and one_task_bytes(workload) <= machine.task_bytes
 
 
@@ -227,17 +227,12 @@ def _warnings(
     task_bytes: int,
     exchange: dict[str, Exchange],
 ) -> list[str]:
-    found = []
-    if task_bytes > machine.task_bytes:
-        remedy = (
-            "set execution to distributed"
-            if in_one_task
-            else "raise spark.executor.memoryOverhead or the numbers of blocks"
-        )
-        found.append(
-            f"a Python worker will need about {task_bytes / 2**30:.1f} GiB, more than the "
-            f"{machine.task_bytes / 2**30:.1f} GiB it may take; {remedy}"
-        )
+    remedy = (
+        "set execution to distributed"
+        if in_one_task
+        else "raise spark.executor.memoryOverhead or the numbers of blocks"
+    )
+    found = memory_warnings(task_bytes, machine, remedy)
     for side, name in exchange.items():
         fixed_bytes = _other(workload, side) * workload.row_bytes
         if not in_one_task and name == "broadcast" and fixed_bytes > 2 * BROADCAST_LIMIT:
@@ -247,6 +242,16 @@ def _warnings(
                 "set exchange to auto or routed"
             )
     return found
+
+
+def memory_warnings(task_bytes: int, machine: Machine, remedy: str) -> list[str]:
+    """A sentence when a Python worker needs more memory than it may take; else none."""
+    if task_bytes <= machine.task_bytes:
+        return []
+    return [
+        f"a Python worker will need about {task_bytes / 2**30:.1f} GiB, more than the "
+        f"{machine.task_bytes / 2**30:.1f} GiB it may take; {remedy}"
+    ]
 
 
 def main() -> None:

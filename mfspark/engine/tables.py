@@ -1,6 +1,7 @@
 """From factor cells back to tables with ids, in canonical rotation."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, FACTORS, N_RATINGS
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.engine.cells import values
 from mfspark.engine.half_step import matrix
 from mfspark.engine.index import SideIndex
@@ -17,6 +18,21 @@ from mfspark.kernels.rotation import Rotation, canonical_rotation
 
 # Small batches: a list array counts its values in 32 bits.
 _ROWS_PER_BATCH = 65_536
+
+
+def factor_tables(
+    cells: dict[str, DataFrame], indices: dict[str, SideIndex], rank: int
+) -> tuple[DataFrame, DataFrame, list[float]]:
+    """Tables of users and items in canonical rotation, and the singular values."""
+    rotation = find_rotation(cells[USER], cells[ITEM], rank)
+
+    def table(side: str, matrix: Float64s) -> DataFrame:
+        # Eager: the tables must be whole before the workspace lets go of blocks and ids.
+        return factor_table(cells[side], indices[side], matrix, side).localCheckpoint()
+
+    with ThreadPoolExecutor(2) as pool:
+        users, items = pool.map(table, (USER, ITEM), (rotation.users, rotation.items))
+    return users, items, rotation.singular_values.tolist()
 
 
 def find_rotation(users: DataFrame, items: DataFrame, rank: int) -> Rotation:

@@ -9,11 +9,9 @@ import numpy as np
 
 from mfspark.columns import ITEM, USER
 from mfspark.engine.alternate import Outcome, Solver, alternate
-from mfspark.engine.index import initial_keys
 from mfspark.engine.one_task import Indexed
-from mfspark.kernels.csr import Csr, Float32s, Float64s, Int64s, RatingBlock, build_block
+from mfspark.kernels.csr import Csr, Float32s, Float64s, Int64s, RatingBlock
 from mfspark.kernels.half_step import half_step
-from mfspark.kernels.initialise import initial_rows
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem, add_metrics
 
@@ -35,24 +33,12 @@ class ThreadedALS:
         self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
     ) -> Outcome[Float32s]:
         """See ``Learner``."""
-
-        def build(sides: tuple[str, str]) -> RatingBlock:
-            own, other = sides
-            return build_block(
-                ratings.positions[own],
-                ratings.positions[other],
-                ratings.rating,
-                ratings.held_out,
-                len(ratings.ids[own]),
-                len(ratings.ids[other]),
-            )
-
-        blocks = pool.map(build, ((USER, ITEM), (ITEM, USER)))
+        blocks = pool.map(ratings.block, (USER, ITEM), (ITEM, USER))
         users, items = (
             Solver(side, partial(_solve, pool, block, self.problems[side], n_threads), 0)
             for side, block in zip((USER, ITEM), blocks, strict=True)
         )
-        start = initial_rows(initial_keys(ratings.ids[ITEM], ITEM, self.seed), self.rank)
+        start = ratings.start(ITEM, self.rank, self.seed)
         penalty = self.problems[ITEM].penalty.total(ratings.n_ratings[ITEM], start)
         return alternate(users, items, (start, penalty), self.tol, self.max_iter, lambda _: None)
 

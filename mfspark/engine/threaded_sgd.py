@@ -1,9 +1,6 @@
 """Stratified SGD in one task: blocks that share no user and no item are visited side by side.
 
-Users and items are dealt out to B blocks each. An epoch has B sub-epochs; in each, every block of
-users meets one block of items, a different one for each, so threads never touch the same row
-(Gemulla, Nijkamp, Haas, Sismanis: Large-scale matrix factorization with distributed stochastic
-gradient descent, KDD 2011). Results depend on B and the seed, not on the threads.
+Results depend on the number of blocks and the seed, not on the threads.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +13,12 @@ import numpy as np
 from mfspark.columns import ITEM, USER
 from mfspark.engine.alternate import Outcome
 from mfspark.engine.descend import Rates, descend
-from mfspark.engine.index import initial_keys
 from mfspark.engine.one_task import Indexed
-from mfspark.kernels.csr import Csr, Float32s, Int64s, build_block
+from mfspark.engine.strata import cut_strata, draw_key, draw_meetings
+from mfspark.kernels.csr import Csr, Float32s, Int64s
 from mfspark.kernels.half_step import squared_error
-from mfspark.kernels.initialise import initial_rows
 from mfspark.kernels.problem import HalfStepMetrics, Problem
-from mfspark.kernels.sgd import Entries, SGDSide, entries_of, shuffle, split, visit
+from mfspark.kernels.sgd import Entries, SGDSide, shuffle, visit
 
 SIDES = (USER, ITEM)
 
@@ -51,15 +47,8 @@ class ThreadedSGD:
         self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
     ) -> Outcome[Float32s]:
         """See ``Learner``."""
-        block = build_block(
-            ratings.positions[USER],
-            ratings.positions[ITEM],
-            ratings.rating,
-            ratings.held_out,
-            len(ratings.ids[USER]),
-            len(ratings.ids[ITEM]),
-        )
-        strata = make_strata(block.train, self.n_blocks)
+        block = ratings.block(USER, ITEM)
+        strata = cut_strata(block.train, self.n_blocks)
         start = State(*(self._start(ratings, side) for side in SIDES))
         deviations = block.train.values.astype(np.float64) - self.problems[USER].mean
         done = descend(
@@ -76,7 +65,7 @@ class ThreadedSGD:
         return Outcome(users, items, done.history, done.best_iteration, done.stopped)
 
     def _start(self, ratings: Indexed, side: str) -> SGDSide:
-        rows = initial_rows(initial_keys(ratings.ids[side], side, self.seed), self.rank)
+        rows = ratings.start(side, self.rank, self.seed)
         exponent = self.problems[side].penalty.exponent
         return SGDSide.start(rows, ratings.n_ratings[side], exponent)
 
@@ -109,34 +98,3 @@ class ThreadedSGD:
         n_ratings = sum(len(entries.rows) for row in strata for entries in row)
         missed = squared_error(validation, rows[0], state.items.at, problems[0].mean)
         return state, HalfStepMetrics(error, n_ratings, penalty, missed, validation.n_entries)
-
-
-def make_strata(train: Csr, n_blocks: int) -> list[list[Entries]]:
-    """Training ratings by block of users and block of items: every rating is in one of them.
-
-    Positions go by popularity, so dealing them out in turn balances the blocks.
-    """
-    entries = entries_of(train)
-    stratum = (entries.rows % n_blocks) * n_blocks + entries.columns % n_blocks
-    parts = split(entries, stratum, n_blocks**2)
-    return [parts[row * n_blocks : (row + 1) * n_blocks] for row in range(n_blocks)]
-
-
-def draw_meetings(n_blocks: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-    """Sub-epochs of an epoch: which block of items each block of users meets.
-
-    A Latin square with its rows, columns and symbols drawn anew each epoch: every pair of blocks
-    meets once, and no sub-epoch has a block twice.
-    """
-    rng = np.random.default_rng((seed % 2**63, epoch))
-    users, items, turns = (rng.permutation(n_blocks) for _ in range(3))
-    return [
-        [(int(users[b]), int(items[(b + turn) % n_blocks])) for b in range(n_blocks)]
-        for turn in turns
-    ]
-
-
-def draw_key(seed: int, epoch: int, user_block: int, item_block: int) -> int:
-    """What the order of visits in a meeting is drawn from, 64 bits."""
-    words = np.random.SeedSequence((seed % 2**63, epoch, user_block, item_block))
-    return int(words.generate_state(1, np.uint64)[0])

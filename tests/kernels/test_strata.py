@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfspark.engine.threaded_sgd import draw_meetings, make_strata
+from mfspark.engine.strata import cut_strata, draw_meetings
 from mfspark.kernels.csr import build_block
 
 
@@ -24,7 +24,7 @@ def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
     # The rating tells which one it is.
     rating = np.arange(n).astype(np.float32)
     held_out = rng.random(n) < 0.2
-    strata = make_strata(build_block(users, items, rating, held_out, 40, 20).train, n_blocks)
+    strata = cut_strata(build_block(users, items, rating, held_out, 40, 20).train, n_blocks)
     visited = []
     for meetings in draw_meetings(n_blocks, seed, epoch):
         met = [strata[users][items] for users, items in meetings]

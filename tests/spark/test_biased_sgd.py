@@ -10,7 +10,7 @@ from pyspark.ml.evaluation import RegressionEvaluator
 
 from mfspark import BiasedALS, BiasedSGD, FactorModel
 from mfspark.engine import meetings
-from mfspark.engine.blocks import delete_file
+from mfspark.engine.files import delete_file
 from mfspark.errors import ConfigError, DivergenceError
 
 SETTINGS = {

@@ -12,8 +12,10 @@ from pyspark.sql import functions as F
 
 from mfspark import BiasedALS
 from mfspark.engine import half_step
-from mfspark.engine.blocks import build_blocks, delete_file, open_block
-from mfspark.engine.index import count_ids, index_sides, initial_keys, place_heaviest_first
+from mfspark.engine.blocks import build_blocks, open_block
+from mfspark.engine.files import delete_file
+from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
+from mfspark.engine.start import initial_keys
 from mfspark.engine.stopping import StopRule
 from mfspark.engine.workspace import Workspace
 
@@ -79,12 +81,16 @@ def read_blocks(side) -> dict[int, tuple]:
 
     def locate(batches, files=side.files):
         for batch in batches:
-            paths = [str(files.path(block)) for block in batch.column("block").to_pylist()]
-            yield batch.append_column("path", pa.array(paths, pa.string()))
+            folders = [str(files.path(block).parent) for block in batch.column("block").to_pylist()]
+            yield batch.append_column("folder", pa.array(folders, pa.string()))
 
-    paths = side.places.mapInArrow(locate, "block int, path string").collect()
-    blocks = {row["block"]: open_block(row["path"]) for row in paths}
-    assert len(blocks) == len(paths)
+    places = side.places.mapInArrow(locate, "block int, folder string").collect()
+    blocks = {}
+    for place in places:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SPARK_LOCAL_DIRS", place["folder"])
+            blocks[place["block"]] = open_block(side.files, place["block"])
+    assert len(blocks) == len(places)
     return blocks
 
 
