@@ -76,6 +76,11 @@ class FactorisationSettings(PredictorSettings):
         None, description="boolean column; true rows are not fitted but decide when to stop"
     )
     seed: int = Field(0, description="seed of the initial factors")
+    initial_model: str | None = Field(
+        None,
+        description="folder of a saved model of the same rank to begin with; ids that it does not "
+        "know begin with random factors",
+    )
 
 
 class ALSSettings(FactorisationSettings):

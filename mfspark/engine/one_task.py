@@ -124,9 +124,8 @@ def fit_in_one_task(
         ]
     )
     cells = ratings.mapInArrow(_pack, "cell binary")
-    for side, table in known.items():
-        rows = table.select(F.col(side).cast(types[side]), BIAS, FACTORS)
-        cells = cells.union(rows.mapInArrow(_pack_known, "cell binary"))
+    for table in known.values():
+        cells = cells.union(table.mapInArrow(_pack_known, "cell binary"))
     result = workspace.cut(cells.repartition(1).mapInArrow(partial(_fit, task=task), schema))
     facts = result.where(F.col("facts").isNotNull()).select("facts").collect()
     if not facts:

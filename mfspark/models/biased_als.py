@@ -46,6 +46,6 @@ class BiasedALS(
         assert isinstance(settings, ALSSettings)
         return settings
 
-    def run_fit(self, ratings: DataFrame) -> Fit:
+    def run_fit(self, ratings: DataFrame, known: dict[str, DataFrame]) -> Fit:
         """See ``Factorisation``."""
-        return fit_als(ratings, self.settings())
+        return fit_als(ratings, self.settings(), known)

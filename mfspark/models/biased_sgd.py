@@ -46,6 +46,6 @@ class BiasedSGD(
         assert isinstance(settings, SGDSettings)
         return settings
 
-    def run_fit(self, ratings: DataFrame) -> Fit:
+    def run_fit(self, ratings: DataFrame, known: dict[str, DataFrame]) -> Fit:
         """See ``Factorisation``."""
-        return fit_sgd(ratings, self.settings())
+        return fit_sgd(ratings, self.settings(), known)

@@ -7,10 +7,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, NumericType, StringType
 
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.alternate import HISTORY_SCHEMA
 from mfspark.engine.fit import Fit
-from mfspark.errors import DataError
+from mfspark.errors import ConfigError, DataError
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
 from mfspark.models.params import FactorisationParams
@@ -24,8 +24,9 @@ class Factorisation(Estimator[FactorModel], FactorisationParams):
         super().__init__()
         self.set_params(arguments)
 
-    def run_fit(self, ratings: DataFrame) -> Fit:
-        """Fit to ratings under the names of :mod:`mfspark.columns`."""
+    def run_fit(self, ratings: DataFrame, known: dict[str, DataFrame]) -> Fit:
+        """Fit to ratings under the names of :mod:`mfspark.columns`; ``known``: id, bias and factors
+        to start from, by side."""
         raise NotImplementedError
 
     def settings(self) -> FactorisationSettings:
@@ -36,8 +37,31 @@ class Factorisation(Estimator[FactorModel], FactorisationParams):
 
     def _fit(self, dataset: DataFrame) -> FactorModel:
         settings = self.settings()
-        result = self.run_fit(select_ratings(dataset, settings, settings.validation_indicator_col))
+        ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
+        result = self.run_fit(ratings, _known_factors(ratings, settings))
         return self._copyValues(model_of(result, dataset, settings, settings.rank, type(self)))
+
+
+def _known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[str, DataFrame]:
+    """Id, bias and factors that the initial model has of users and items, by side."""
+    if settings.initial_model is None:
+        return {}
+    model = FactorModel.load(settings.initial_model)
+    if model.rank != settings.rank:
+        raise ConfigError(
+            f"initialModel {settings.initial_model} has rank {model.rank}, which factors of rank "
+            f"{settings.rank} cannot begin with; set rank to {model.rank} or train without it"
+        )
+    if bool(model.global_mean) and not settings.fit_biases:
+        raise ConfigError(
+            f"initialModel {settings.initial_model} has biases, but fitBiases is false: "
+            "its factors fit what biases leave; train without it"
+        )
+    tables = {USER: model.user_factors, ITEM: model.item_factors}
+    return {
+        side: table.select(F.col(side).cast(ratings.schema[side].dataType), BIAS, FACTORS)
+        for side, table in tables.items()
+    }
 
 
 def model_of(

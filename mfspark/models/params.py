@@ -69,6 +69,7 @@ class FactorisationArguments(PredictorArguments, total=False):
     tol: float
     validationIndicatorCol: str | None
     seed: int
+    initialModel: str | None
 
 
 class BiasedALSArguments(FactorisationArguments, total=False):
@@ -183,6 +184,7 @@ class FactorisationParams(PredictorParams):
     tol: Param[float] = _param("tol")
     validationIndicatorCol: Param[str] = _param("validation_indicator_col")
     seed: Param[int] = _param("seed")
+    initialModel: Param[str] = _param("initial_model")
 
 
 class BiasedALSParams(FactorisationParams):
