@@ -13,7 +13,13 @@ from mfspark.data.synthetic import SyntheticSettings
 from mfspark.data.validate import Checks
 from mfspark.errors import ConfigError
 from mfspark.interpretation.tables import InterpretSettings
-from mfspark.settings import ALSSettings
+from mfspark.settings import (
+    ALSSettings,
+    BiasOnlySettings,
+    KNNSettings,
+    PredictorSettings,
+    SGDSettings,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,6 +88,57 @@ class CrossValidationSettings(BaseModel):
     seed: int = Field(0, description="seed of the folds")
 
 
+ModelKind = Literal[
+    "als", "sgd", "global_mean", "bias_only", "item_knn", "user_knn", "mllib", "blend"
+]
+
+
+class MllibSettings(BaseModel):
+    """``pyspark.ml`` ALS as a peer; what is not here is at its own default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int | None = Field(None, ge=1, description="number of factors; not set: that of [als]")
+    max_iter: int = Field(10, ge=1, description="iterations")
+    reg_param: float = Field(0.1, ge=0, description="λ, scaled by the number of ratings")
+    seed: int = Field(0, description="seed of the initial factors")
+
+
+class BlendSettings(BaseModel):
+    """A linear blend of models, fitted to the validation ratings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    members: list[str] = Field(
+        ["als", "sgd", "item_knn", "user_knn"],
+        min_length=1,
+        description="models to blend, by name or kind; those that are not compared are left out",
+    )
+    reg_param: float = Field(
+        0.001, ge=0, description="weight of the ridge penalty on standardised predictions"
+    )
+
+
+class CompareSettings(BaseModel):
+    """Which models to compare, and on what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: list[ModelKind | dict[str, Any]] = Field(
+        ["global_mean", "bias_only", "item_knn", "user_knn", "mllib", "als", "sgd", "blend"],
+        min_length=1,
+        description="kinds, with the settings of the sections of these names; or tables of a kind, "
+        'a name and settings of their own: { kind = "als", name = "ALS 8", rank = 8 }',
+    )
+    folds: int | None = Field(
+        None, ge=2, description="compare by k-fold cross-validation; not set: by the split"
+    )
+    resamples: int = Field(
+        1000, ge=100, description="bootstrap resamples of the users, for intervals of differences"
+    )
+    seed: int = Field(0, description="seed of the folds and of the resamples")
+
+
 class BenchmarkSettings(BaseModel):
     """What the benchmark job measures, and against whom."""
 
@@ -108,9 +165,17 @@ class Config(BaseModel):
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
     split: SplitSettings = Field(default_factory=SplitSettings)
     als: ALSSettings = Field(default_factory=ALSSettings)
+    sgd: SGDSettings = Field(default_factory=SGDSettings)
+    global_mean: PredictorSettings = Field(default_factory=PredictorSettings)
+    bias_only: BiasOnlySettings = Field(default_factory=BiasOnlySettings)
+    item_knn: KNNSettings = Field(default_factory=KNNSettings)
+    user_knn: KNNSettings = Field(default_factory=KNNSettings)
+    mllib: MllibSettings = Field(default_factory=MllibSettings)
+    blend: BlendSettings = Field(default_factory=BlendSettings)
     interpret: InterpretSettings = Field(default_factory=InterpretSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
+    compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
 
 
@@ -130,7 +195,7 @@ def load_config(path: str, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from None
+        raise ConfigError(f"{path}: {explain(error, Config)}") from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -150,13 +215,14 @@ def _apply(content: dict[str, Any], override: str) -> None:
     section[parts[-1]] = value
 
 
-def _explain(error: ValidationError) -> str:
-    """The first problem, with the key as it is written and the nearest known key."""
+def explain(error: ValidationError, model: type[BaseModel], place: str = "") -> str:
+    """The first problem of ``model``, with the key as it is written and the nearest known key;
+    ``place`` is where the model stands in the file."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
-    name = ".".join(location)
+    name = ".".join([place, *location] if place else location)
     if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(model, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"unknown key {name!r}; {hint}"
@@ -167,8 +233,7 @@ def _explain(error: ValidationError) -> str:
     return f"{name}{shown} is not allowed: {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(sections: list[str]) -> list[str]:
-    model: Any = Config
+def _known_keys(model: Any, sections: list[str]) -> list[str]:
     for section in sections:
         model = model.model_fields[section].annotation
     return list(model.model_fields)

@@ -6,10 +6,9 @@ import math
 import os
 import platform
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.memory import IS_MEASURED, Memory, machine_bytes, watch_memory
 from mfspark.app.peers import Data, Peer, make_peers
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import checked_ratings
@@ -28,32 +28,27 @@ from mfspark.engine.machine import machine_of
 from mfspark.errors import ConfigError
 from mfspark.models.factor_model import FactorModel
 
-try:
-    import psutil
-except ImportError:
-    psutil = None
-
 logger = logging.getLogger("mfspark")
 
 # A model without a history tells the cost of its iterations by a second fit of this length.
 _SHORT = 2
 _TEST_FOLDS = 50
 _LISTED = 10
-_SAMPLES_PER_SECOND = 20
 
 
 @dataclass
 class Timings:
-    """Seconds of each round, by what was timed; peak memory in MiB; test RMSE. What a peer does not
-    do, or what cannot be told apart, stays empty."""
+    """Seconds of each round, by what was timed; peak memory of the last; test RMSE.
+
+    What a peer does not do, or what cannot be told apart, stays empty.
+    """
 
     fit: list[float] = field(default_factory=list)
     iteration: list[float] = field(default_factory=list)
     transform: list[float] = field(default_factory=list)
     recommend: list[float] = field(default_factory=list)
     rmse: float = math.nan
-    jvm_mib: float = 0.0
-    workers_mib: float = 0.0
+    memory: Memory = field(default_factory=Memory)
 
     def figures(self, iterations: int, rounds: slice = slice(None)) -> dict[str, float | None]:
         """Medians over the given rounds."""
@@ -69,14 +64,14 @@ class Timings:
             "transform": median(self.transform),
             "recommend": median(self.recommend),
             "rmse": self.rmse,
-            "jvm_mib": self.jvm_mib or None,
-            "workers_mib": self.workers_mib or None,
+            "jvm_mib": self.memory.jvm_mib or None,
+            "workers_mib": self.memory.workers_mib or None,
         }
 
 
 def benchmark(spark: SparkSession, run: RunDirectory) -> None:
     """Fit, predict and recommend with every peer; writes benchmark.json and prints a table."""
-    if psutil is None:
+    if not IS_MEASURED:
         raise ConfigError("memory is measured with psutil, which is not here; pip install psutil")
     settings = run.config.benchmark
     results = []
@@ -140,7 +135,7 @@ def _measure(
     for number in range(settings.rounds):
         for name, peer in peers.items():
             noted = timings[name]
-            with _watch_memory(noted) if peer.on_spark else nullcontext():
+            with watch_memory() if peer.on_spark else nullcontext(Memory()) as noted.memory:
                 seconds, model = _seconds(peer.fit, rank, settings.iterations)
                 noted.fit.append(seconds)
                 if isinstance(model, FactorModel):
@@ -172,50 +167,11 @@ def _run(table: DataFrame) -> None:
     table.write.format("noop").mode("overwrite").save()
 
 
-@contextmanager
-def _watch_memory(timings: Timings) -> Iterator[None]:
-    """Note the peak resident memory of the JVM and of all Python workers together.
-
-    A JVM keeps what it once took, so its figure is that of the hungriest work so far.
-    """
-    done = threading.Event()
-    jvm = _jvm()
-
-    def watch() -> None:
-        while not done.wait(1 / _SAMPLES_PER_SECOND):
-            workers = [p for p in jvm.children(recursive=True) if p.pid != os.getpid()]
-            timings.jvm_mib = max(timings.jvm_mib, _resident_mib([jvm]))
-            timings.workers_mib = max(timings.workers_mib, _resident_mib(workers))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-
-
-def _jvm() -> Any:
-    """The driver's JVM: under spark-submit it started this process, otherwise it is a child."""
-    own = psutil.Process()
-    family = [*own.parents(), *own.children(recursive=True)]
-    return next(process for process in family if process.name() == "java")
-
-
-def _resident_mib(processes: list[Any]) -> float:
-    total = 0
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
-    return total / 2**20
-
-
 def _machine() -> dict[str, Any]:
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(machine_bytes() / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
     }

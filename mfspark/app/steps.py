@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.estimators import make_estimator
 from mfspark.app.run_directory import RunDirectory
 from mfspark.columns import ITEM, N_RATINGS, RATING, TIMESTAMP, USER
 from mfspark.data.fetch import fetch
@@ -26,11 +27,10 @@ from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
 from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, make_plan
-from mfspark.errors import ConfigError, DataError
+from mfspark.errors import DataError
 from mfspark.evaluation.ratings import MODEL, evaluate, rating_metrics
 from mfspark.interpretation.explain import explain
 from mfspark.interpretation.tables import interpret
-from mfspark.models.biased_als import BiasedALS
 from mfspark.models.factor_model import FactorModel
 from mfspark.report.render import write_report
 
@@ -146,7 +146,7 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
             fitted = fitted.withColumn(indicator, F.lit(False)).unionByName(
                 held_out.withColumn(indicator, F.lit(True))
             )
-        als = _estimator(run).setParams(validationIndicatorCol=indicator)
+        als = make_estimator("als", settings, indicator)
         logger.info("%s", _plan(spark, run).describe())
         model = als.fit(fitted)
         model.save(run.of("model"), overwrite=run.config.run.overwrite)
@@ -166,23 +166,6 @@ def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
         counts["split"]["train"], counts["users"], counts["items"], run.config.als.rank
     )
     return make_plan(workload, run.config.als, machine_of(spark))
-
-
-def _estimator(run: RunDirectory) -> BiasedALS:
-    fixed = {
-        "user_col": USER,
-        "item_col": ITEM,
-        "rating_col": RATING,
-        "validation_indicator_col": None,
-    }
-    settings = run.config.als
-    for name, value in fixed.items():
-        if getattr(settings, name) != value:
-            raise ConfigError(
-                f"als.{name} = {getattr(settings, name)!r} has no effect in jobs, which have "
-                "columns of their own; set data.columns, and split.validation for early stopping"
-            )
-    return BiasedALS(**settings.model_dump(by_alias=True))
 
 
 def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
@@ -264,7 +247,7 @@ def report(run: RunDirectory) -> str:
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     """ingest → train → evaluate → interpret → report, and the headline at the end."""
-    with _kernels_compiled():
+    with kernels_compiled():
         ingest(spark, run)
     train(spark, run)
     rmse = evaluate_model(spark, run)
@@ -277,7 +260,7 @@ def pipeline(spark: SparkSession, run: RunDirectory) -> None:
 
 
 @contextmanager
-def _kernels_compiled() -> Iterator[None]:
+def kernels_compiled() -> Iterator[None]:
     """Compile the kernels, in a process beside the work inside, into this machine's cache."""
     # Elsewhere they are compiled when first called, so a failure here means nothing.
     compiler = subprocess.Popen(
@@ -306,7 +289,9 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
         with checked_ratings(spark, run) as (checked, _, origin):
             folded = checked.clean.withColumn("fold", fold(settings.seed, settings.folds))
             for number in range(settings.folds):
-                model = _estimator(run).fit(folded.where(F.col("fold") != number))
+                model = make_estimator("als", run.config.als).fit(
+                    folded.where(F.col("fold") != number)
+                )
                 scored = model.transform(folded.where(F.col("fold") == number)).select(
                     USER, RATING, F.lit("all").alias("slice"), F.lit("all").alias("value"),
                     F.lit(MODEL).alias("predictor"), F.col(_prediction(run)).alias("predicted"),

@@ -22,27 +22,29 @@ from mfspark.settings import ALSSettings
 
 logger = logging.getLogger("mfspark")
 
-_NAME = "ALS"
-
 
 def fit_als(
-    ratings: DataFrame, settings: ALSSettings, known: dict[str, DataFrame] | None = None
+    ratings: DataFrame,
+    settings: ALSSettings,
+    known: dict[str, DataFrame] | None = None,
+    name: str | None = "ALS",
 ) -> Fit:
     """Fit the biased model to ``ratings`` (user, item, rating, and maybe held_out boolean).
 
     Rows with ``held_out`` true are not fitted; their error is measured inside each half-step and
-    decides when to stop. ``known``: id, bias and factors to start from, by side. Raises
-    ``DataError`` for ids or ratings that are null or not finite.
+    decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is for
+    progress; without one there is none. Raises ``DataError`` for ids or ratings that are null or
+    not finite.
     """
 
     def learner(problems: dict[str, Problem]) -> ThreadedALS:
         return ThreadedALS(settings.rank, problems, settings.max_iter, settings.tol, settings.seed)
 
-    distributed = partial(_fit_distributed, settings)
-    return run_fit(_NAME, ratings, settings, known or {}, learner, distributed)
+    distributed = partial(_fit_distributed, settings, name)
+    return run_fit(name, ratings, settings, known or {}, learner, distributed)
 
 
-def _fit_distributed(settings: ALSSettings, training: Training) -> dict[str, Any]:
+def _fit_distributed(settings: ALSSettings, name: str | None, training: Training) -> dict[str, Any]:
     """Fields of ``Fit``."""
     workspace, problems = training.workspace, training.problems
     n_ratings, rank = training.summary.n_ratings, settings.rank
@@ -67,7 +69,7 @@ def _fit_distributed(settings: ALSSettings, training: Training) -> dict[str, Any
         workspace, indices[ITEM], training.known.get(ITEM), ITEM, problems[ITEM], rank,
         settings.seed,
     )  # fmt: skip
-    with Progress(settings.max_iter, _NAME) as progress:
+    with Progress(settings.max_iter, name) as progress:
         outcome = alternate(
             solver(USER, ITEM),
             solver(ITEM, USER),

@@ -86,7 +86,7 @@ class Training:
 
 
 def run_fit(
-    name: str,
+    name: str | None,
     ratings: DataFrame,
     settings: FactorisationSettings,
     known: dict[str, DataFrame],
@@ -94,9 +94,9 @@ def run_fit(
     fit_distributed: Callable[[Training], dict[str, Any]],
 ) -> Fit:
     """Fit ``ratings`` (user, item, rating, and maybe held_out boolean) in one task with the learner
-    made for the problems of both sides, or distributed; ``name`` is for progress.
+    made for the problems of both sides, or distributed.
 
-    Raises ``DataError`` for ids or ratings that are null or not finite.
+    ``name`` is for progress; without one there is none. Raises ``DataError`` for ids or ratings that are null or not finite.
     """
     with Workspace(ratings.sparkSession) as workspace:
         summary = summarise(ratings)
@@ -122,14 +122,15 @@ def run_fit(
 
 
 def _fit_in_one_task(
-    name: str, training: Training, learner: Learner, most_bytes: int | None
+    name: str | None, training: Training, learner: Learner, most_bytes: int | None
 ) -> dict[str, Any] | None:
     """Fields of ``Fit``; None when users and items turn out too many for one task."""
     task = OneTask(learner, training.machine.task_cores, most_bytes)
     fitted = fit_in_one_task(training.workspace, training.ratings, training.known, task)
     if fitted is None:
         return None
-    log_history(fitted.facts["history"], name)
+    if name is not None:
+        log_history(fitted.facts["history"], name)
     return {
         "users": fitted.users,
         "items": fitted.items,

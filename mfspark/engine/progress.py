@@ -15,14 +15,17 @@ _FIGURES = ("objective", "train_rmse", "validation_rmse")
 
 
 class Progress:
-    """Reports iterations with their figures and the time left."""
+    """Reports iterations with their figures and the time left; without a title, nothing."""
 
-    def __init__(self, n_iterations: int, title: str) -> None:
+    def __init__(self, n_iterations: int, title: str | None) -> None:
         self._n_iterations = n_iterations
         self._title = title
         self._started = time.perf_counter()
         self._bar = tqdm(
-            total=n_iterations, desc=title, unit="iteration", disable=not sys.stderr.isatty()
+            total=n_iterations,
+            desc=title,
+            unit="iteration",
+            disable=title is None or not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> "Progress":
@@ -39,6 +42,8 @@ class Progress:
     def iteration(self, row: dict[str, Any]) -> None:
         """Report the end of an iteration, by its last row of the history."""
         number = row["iteration"]
+        if self._title is None:
+            return
         if not self._bar.disable:
             self._bar.set_postfix(_figures(row), refresh=False)
             self._bar.update()

@@ -239,7 +239,7 @@ def _storage(model: FactorModel) -> DataFrame:
     """What the model stores against the matrix it stands for, both in float32."""
     meta = model.metadata
     cells = meta.n_users * meta.n_items
-    parameters = (meta.n_users + meta.n_items) * (meta.rank + 1) + 1
+    parameters = model.n_parameters
     rows = {
         "users": meta.n_users,
         "items": meta.n_items,

@@ -53,6 +53,11 @@ class MeanModel(Model, DefaultParamsReadable["MeanModel"], DefaultParamsWritable
         super().__init__()
         self._set(mean=mean, predictionCol=prediction_col)
 
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the model: μ."""
+        return 1
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
         value = F.lit(float(self.getOrDefault(self.mean)))
         return dataset.withColumn(self.getOrDefault(self.predictionCol), value)
@@ -94,7 +99,7 @@ def _joint(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
         rank=0, bias_reg_param=settings.damping, reg_exponent=0.0, tol=_TOL,
         max_iter=_MOST_ITERATIONS,
     )  # fmt: skip
-    return fit_als(ratings, als)
+    return fit_als(ratings, als, name=None)
 
 
 def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:

@@ -50,6 +50,11 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         return self.metadata.global_mean
 
     @property
+    def n_parameters(self) -> int:
+        """Numbers in the model: factors and biases of all users and items, and μ."""
+        return (self.rank + 1) * (self.metadata.n_users + self.metadata.n_items) + 1
+
+    @property
     def userFactors(self) -> DataFrame:
         """``user_factors`` under the name that ``pyspark.ml`` gives it."""
         return self.user_factors

@@ -41,6 +41,19 @@ class KNNModel(Model, FactorModelParams):
         self.neighbourhood, self.biases, self.side, self.k = neighbourhood, biases, side, k
         self.means = means
 
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the model: neighbours and similarities, what was rated and how, biases."""
+        n = self.biases.n_parameters
+        for table, column in (
+            (self.neighbourhood.neighbours, "neighbours"),
+            (self.neighbourhood.rated, "positions"),
+        ):
+            # Two lists of four bytes for each number.
+            row = table.agg(F.sum(F.octet_length(column)) / 2).first()
+            n += int(row[0] or 0) if row is not None else 0
+        return n
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
         columns = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         prediction = self.getOrDefault(self.predictionCol)

@@ -2,17 +2,20 @@
 
 import base64
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
+_SERIES = BLUE, ORANGE, "#4b8b5b", "#7a5195", GREY
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -46,6 +49,61 @@ def rmse_chart(metrics: pd.DataFrame) -> str:
         axes.set_xlim(0, rows["rmse_high"].max() * 1.12)
         axes.set_xlabel("RMSE (stars; lower is better)")
         axes.grid(visible=False, axis="y")
+    return result[0]
+
+
+def models_chart(models: pd.DataFrame) -> str:
+    """RMSE of every model with its 95 % interval; the axis does not begin at zero."""
+    rows = models.sort_values("rmse", ascending=False)
+    with _figure(6.4, 0.36 * len(rows) + 0.8) as (axes, result):
+        places = range(len(rows))
+        spans = [rows["rmse"] - rows["rmse_low"], rows["rmse_high"] - rows["rmse"]]
+        axes.errorbar(rows["rmse"], places, xerr=spans, fmt="none", ecolor=GREY, capsize=3, lw=1.4)
+        colors = [*[GREY] * (len(rows) - 1), BLUE]
+        axes.scatter(rows["rmse"], places, color=colors, zorder=3, s=34)
+        for place, value in zip(places, rows["rmse"], strict=True):
+            axes.text(value, place + 0.2, f"{value:.4f}", ha="center", fontsize=8)
+        axes.set_yticks(list(places), [_plain(name) for name in rows["predictor"]])
+        axes.set_ylim(-0.6, len(rows) - 0.2)
+        axes.margins(x=0.08)
+        axes.set_xlabel("RMSE (stars; lower is better)")
+    return result[0]
+
+
+def cost_chart(models: pd.DataFrame) -> str:
+    """RMSE against the time to fit, a point for each model."""
+    with _figure(6.4, 3.2) as (axes, result):
+        axes.scatter(models["fit_seconds"], models["rmse"], color=BLUE, s=26)
+        height = (models["rmse"].max() - models["rmse"].min()) or 1.0
+        taken: list[tuple[float, float]] = []
+        for row in models.sort_values("rmse").itertuples():
+            x, y = math.log(row.fit_seconds), row.rmse / height
+            # Names side by side would cover each other: the next one goes below its point.
+            is_free = all(abs(x - a) > 0.8 or abs(y - b) > 0.08 for a, b in taken)
+            taken.append((x, y))
+            axes.annotate(_plain(row.predictor), (row.fit_seconds, row.rmse),
+                          xytext=(5, -11 if is_free else 4), textcoords="offset points",
+                          fontsize=8)  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.margins(x=0.2, y=0.12)
+        axes.set_xlabel("seconds to fit (logarithmic)")
+        axes.set_ylabel("RMSE (stars)")
+    return result[0]
+
+
+def curves_chart(curves: pd.DataFrame, along: str) -> str:
+    """RMSE of each model after each pass, against ``along``: passes or seconds."""
+    with _figure(5.2, 3.0) as (axes, result):
+        for (name, rows), color in zip(curves.groupby("predictor"), cycle(_SERIES)):
+            axes.plot(rows[along], rows["rmse"], color=color, marker=".", label=_plain(str(name)))
+        best = curves["rmse"].min()
+        # The first passes are far off, and would press the rest together.
+        axes.set_ylim(best - 0.01, min(curves["rmse"].max(), 1.15 * best) + 0.01)
+        axes.set_xlabel("passes over the ratings" if along == "passes" else "seconds")
+        axes.set_ylabel("RMSE (stars)")
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False)
     return result[0]
 
 

@@ -6,10 +6,11 @@ from importlib.resources import files as resources
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mfspark import files
 from mfspark.report import charts
+from mfspark.report.comparison import comparison_section
+from mfspark.report.environment import make_environment
 
 _SLICES = ("user activity", "item popularity", "rating value", "cold start")
 _N_PANELS = 8
@@ -24,6 +25,7 @@ class RunTables:
     ingest: dict[str, Any]
     metadata: dict[str, Any]
     tables: dict[str, pd.DataFrame]
+    comparison: dict[str, Any] | None
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.tables[name]
@@ -56,6 +58,7 @@ def read_run(uri: str) -> RunTables:
         document("ingest.json"),
         document("model/metadata.json"),
         {name: pd.read_parquet(f"{base}/{path}") for name, path in _TABLES.items()},
+        comparison_section(f"{base}/comparison") if files.exists(f"{base}/comparison") else None,
     )
 
 
@@ -66,42 +69,38 @@ def write_report(run_uri: str, target: str) -> None:
 
 def render(run: RunTables) -> str:
     """The report as HTML. All text from the data is escaped."""
-    environment = Environment(
-        loader=PackageLoader("mfspark.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["signed"] = _signed
     metrics = run["metrics"]
     overall = metrics[metrics["slice"] == "all"].set_index("predictor", drop=False)
     best_baseline = overall.drop("model")["rmse"].idxmin()
-    return environment.get_template("report.html").render(
-        css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
-        run=run.run,
-        ingest=run.ingest,
-        meta=run.metadata,
-        overall=overall.sort_values("rmse").to_dict("records"),
-        model=overall.loc["model"].to_dict(),
-        best_baseline=overall.loc[best_baseline].to_dict(),
-        gain=1 - overall.loc["model", "rmse"] / overall.loc[best_baseline, "rmse"],
-        slices=_slices(metrics),
-        factors=_factor_panels(run),
-        share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
-        biases=_bias_lists(run["biases"]),
-        similar=_similar(run["similar_items"]),
-        storage=run["storage"].set_index("quantity")["value"].to_dict(),
-        explained=_explained(run),
-        charts={
-            "rmse": charts.rmse_chart(overall),
-            "training": charts.training_chart(run["history"], run.metadata["best_iteration"]),
-            "histogram": charts.histogram_chart(run["histogram"]),
-            "share": charts.share_chart(run["factors"]),
-            "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
-            "explanation": charts.explanation_chart(run["explanation"]),
-        },
+    return (
+        make_environment()
+        .get_template("report.html")
+        .render(
+            css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
+            run=run.run,
+            ingest=run.ingest,
+            meta=run.metadata,
+            overall=overall.sort_values("rmse").to_dict("records"),
+            model=overall.loc["model"].to_dict(),
+            best_baseline=overall.loc[best_baseline].to_dict(),
+            gain=1 - overall.loc["model", "rmse"] / overall.loc[best_baseline, "rmse"],
+            slices=_slices(metrics),
+            factors=_factor_panels(run),
+            share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
+            biases=_bias_lists(run["biases"]),
+            similar=_similar(run["similar_items"]),
+            storage=run["storage"].set_index("quantity")["value"].to_dict(),
+            explained=_explained(run),
+            comparison=run.comparison,
+            charts={
+                "rmse": charts.rmse_chart(overall),
+                "training": charts.training_chart(run["history"], run.metadata["best_iteration"]),
+                "histogram": charts.histogram_chart(run["histogram"]),
+                "share": charts.share_chart(run["factors"]),
+                "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
+                "explanation": charts.explanation_chart(run["explanation"]),
+            },
+        )
     )
 
 
@@ -191,13 +190,3 @@ def _explained(run: RunTables) -> dict[str, Any]:
         "item": _item_name(title.iloc[0] if len(title) else None, item),
         "prediction": parts.loc["prediction", "value"],
     }
-
-
-def _number(value: float, digits: int = 0) -> str:
-    """Thousands apart by thin spaces."""
-    return f"{value:,.{digits}f}".replace(",", "\u2009")
-
-
-def _signed(value: float) -> str:
-    """Two decimals with a sign, the minus as long as the plus is wide."""
-    return f"{value:+.2f}".replace("-", "\u2212")

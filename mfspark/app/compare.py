@@ -1,0 +1,191 @@
+"""The compare job: the configured models on the same ratings, one after another."""
+
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark import files
+from mfspark.app.estimators import contenders, members
+from mfspark.app.memory import IS_MEASURED
+from mfspark.app.run_directory import RunDirectory
+from mfspark.app.steps import ingest, kernels_compiled
+from mfspark.app.trial import TEST, VALIDATION, Entry, Fold, run_entry, train_of, warm_up
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.data.split import PARTS, fold, uniform
+from mfspark.errors import DataError
+from mfspark.evaluation.comparison import compare
+from mfspark.report.comparison import write_comparison
+
+logger = logging.getLogger("mfspark")
+
+_WARM_UP_RATINGS = 3000
+
+_MODELS_SCHEMA = (
+    "predictor string, kind string, state string, reason string, fit_seconds double, "
+    "predict_seconds double, parameters double, jvm_mib double, workers_mib double"
+)
+_CURVES_SCHEMA = "predictor string, fold int, passes int, seconds double, part string, rmse double"
+_WEIGHTS_SCHEMA = "predictor string, fold int, member string, weight double"
+
+
+def compare_models(spark: SparkSession, run: RunDirectory) -> None:
+    """Fit and measure every model of ``compare.models``: comparison/, and a table at the end.
+
+    The ratings are those of an earlier ingest into this run, or ingested now.
+    """
+    entries = _entries(run)
+    if not files.exists(run.of("ratings")):
+        with kernels_compiled():
+            ingest(spark, run)
+    if not IS_MEASURED:
+        logger.info("memory is not measured: psutil is not here (pip install psutil)")
+    with run.step("compare") as facts, run.output("comparison") as target:
+        parts = f"{target}/parts"
+        for number, each in enumerate(_folds(spark, run)):
+            if number == 0:
+                _warm_up(entries, each)
+            for entry in entries:
+                if entry.reason is None:
+                    run_entry(entry, each, parts)
+            each.ratings.unpersist()
+        facts["rmse"] = _write_tables(spark, run, target, entries)
+        files.remove(parts)
+        write_comparison(run.of(""), target, f"{target}/index.html")
+    print(_table(run))
+    print(f"Report: {run.path}/comparison/index.html")
+
+
+def _entries(run: RunDirectory) -> list[Entry]:
+    """Entries in the order they run: blends after their members."""
+    listed = contenders(run.config)
+    models = {each.name: Entry(each) for each in listed if each.kind != "blend"}
+    blends = [
+        Entry(each, tuple(models[name] for name in members(each, list(listed))))
+        for each in listed
+        if each.kind == "blend"
+    ]
+    return [*models.values(), *blends]
+
+
+def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
+    """The split of the run, or k folds of all its ratings."""
+    parts = {part: spark.read.parquet(run.of(f"ratings/{part}")) for part in PARTS}
+    settings = run.config.compare
+    if settings.folds is None:
+        yield _fold(0, *(parts[part].select(USER, ITEM, RATING) for part in PARTS))
+        return
+    everything = parts["train"].unionByName(parts["validation"]).unionByName(parts["test"])
+    rows = everything.select(USER, ITEM, RATING, fold(settings.seed, settings.folds).alias("fold"))
+    # Numbers of their own, so that validation rows are drawn from all folds alike.
+    is_validation = uniform(settings.seed + 1) < run.config.split.validation
+    for number in range(settings.folds):
+        rest = rows.where(F.col("fold") != number).drop("fold")
+        test = rows.where(F.col("fold") == number).drop("fold")
+        yield _fold(number, rest.where(~is_validation), rest.where(is_validation), test)
+
+
+def _fold(number: int, train: DataFrame, validation: DataFrame, test: DataFrame) -> Fold:
+    for name, rows in (("training", train), ("test", test)):
+        if rows.isEmpty():
+            raise DataError(
+                f"there are no {name} ratings in fold {number + 1}: there is nothing to compare; "
+                "check [split] and compare.folds"
+            )
+    ratings = train.withColumn(HELD_OUT, F.lit(False)).unionByName(
+        validation.withColumn(HELD_OUT, F.lit(True))
+    )
+    parts = {TEST: test} if validation.isEmpty() else {VALIDATION: validation, TEST: test}
+    return Fold(number, ratings.persist(), parts)
+
+
+def _warm_up(entries: list[Entry], each: Fold) -> None:
+    few = train_of(each).limit(_WARM_UP_RATINGS).persist()
+    for entry in entries:
+        if entry.contender.kind != "blend":
+            warm_up(entry, few)
+    few.unpersist()
+
+
+def _write_tables(
+    spark: SparkSession, run: RunDirectory, target: str, entries: list[Entry]
+) -> dict[str, float]:
+    """predictions, models, differences, folds, curves, weights; returns the RMSE of each model."""
+    settings = run.config.compare
+    alive = [entry for entry in entries if entry.reason is None]
+    if not alive:
+        reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in entries)
+        raise DataError(f"every model failed, so there is nothing to compare: {reasons}")
+    paths = [
+        entry.path(f"{target}/parts", number, TEST)
+        for entry in alive
+        for number in range(settings.folds or 1)
+    ]
+    spark.read.parquet(*paths).write.parquet(f"{target}/predictions")
+    predictions = spark.read.parquet(f"{target}/predictions")
+    result = compare(predictions, settings.resamples, settings.seed)
+    error = F.col("predicted") - F.col(RATING)
+    by_fold = predictions.where(~F.isnan("predicted")).groupBy("predictor", "fold")
+
+    def rows(schema: str, of_entry: Any) -> DataFrame:
+        return spark.createDataFrame([row for entry in entries for row in of_entry(entry)], schema)
+
+    tables = {
+        "models": rows(_MODELS_SCHEMA, _model_rows).join(result.metrics, "predictor", "left"),
+        "differences": result.differences,
+        "folds": by_fold.agg(F.sqrt(F.avg(error * error)).alias("rmse")),
+        "curves": rows(_CURVES_SCHEMA, lambda entry: entry.curves),
+        "weights": rows(_WEIGHTS_SCHEMA, lambda entry: entry.weights),
+    }
+    for name, table in tables.items():
+        table.coalesce(1).write.parquet(f"{target}/{name}")
+    found = spark.read.parquet(f"{target}/models").where("state = 'succeeded'")
+    return {row["predictor"]: row["rmse"] for row in found.collect()}
+
+
+def _model_rows(entry: Entry) -> list[tuple[Any, ...]]:
+    """A row of ``_MODELS_SCHEMA``; means over folds, of memory the highest."""
+    name, kind = entry.name, entry.contender.kind
+    if entry.reason is not None:
+        return [(name, kind, "failed", entry.reason, *5 * [None])]
+    means = [
+        sum(figures) / len(figures)
+        for figures in (entry.fit_seconds, entry.predict_seconds, entry.parameters)
+    ]
+    peaks = [
+        max((getattr(memory, what) for memory in entry.memory), default=0.0) or None
+        for what in ("jvm_mib", "workers_mib")
+    ]
+    return [(name, kind, "succeeded", None, *means, *peaks)]
+
+
+def _table(run: RunDirectory) -> str:
+    """Models by RMSE, and the verdicts between each and the next."""
+    models: Any = pd.read_parquet(run.of("comparison/models")).sort_values("rmse")
+    differences = pd.read_parquet(run.of("comparison/differences"))
+    succeeded = models[models["state"] == "succeeded"]
+    shown = pd.DataFrame(
+        {
+            "model": succeeded["predictor"],
+            "RMSE": succeeded["rmse"].map("{:.4f}".format),
+            "95 %": [
+                f"{low:.4f} to {high:.4f}"
+                for low, high in zip(succeeded["rmse_low"], succeeded["rmse_high"], strict=True)
+            ],
+            "MAE": succeeded["mae"].map("{:.4f}".format),
+            "unscored": succeeded["n_unscored"].map("{:.0f}".format),
+            "fit s": succeeded["fit_seconds"].map("{:.2f}".format),
+            "parameters": succeeded["parameters"].map("{:,.0f}".format),
+        }
+    )
+    lines = ["", shown.to_string(index=False), ""]
+    names = list(succeeded["predictor"])
+    verdicts = differences.set_index(["better", "worse"])["verdict"]
+    lines += [verdicts[pair] for pair in pairwise(names)]
+    failed = models[models["state"] == "failed"]
+    lines += [f"{row.predictor} failed: {row.reason}" for row in failed.itertuples()]
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""Estimators as the configuration describes them."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pyspark.ml import Estimator
+from pyspark.ml.recommendation import ALS
+
+from mfspark.columns import ITEM, RATING, USER
+from mfspark.config import BlendSettings, Config, MllibSettings, ModelKind, explain
+from mfspark.errors import ConfigError
+from mfspark.models.baselines import BiasOnly, GlobalMean
+from mfspark.models.biased_als import BiasedALS
+from mfspark.models.biased_sgd import BiasedSGD
+from mfspark.models.knn import ItemKNN, UserKNN
+from mfspark.settings import ALSSettings, FactorisationSettings
+
+_ESTIMATORS: dict[str, Any] = {
+    "als": BiasedALS,
+    "sgd": BiasedSGD,
+    "global_mean": GlobalMean,
+    "bias_only": BiasOnly,
+    "item_knn": ItemKNN,
+    "user_knn": UserKNN,
+}
+_NAMES = {
+    "als": "ALS",
+    "sgd": "SGD",
+    "global_mean": "global mean",
+    "bias_only": "bias only",
+    "item_knn": "item kNN",
+    "user_knn": "user kNN",
+    "mllib": "pyspark.ml ALS",
+    "blend": "blend",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to compare: its name in tables, its kind, its settings."""
+
+    name: str
+    kind: str
+    settings: BaseModel
+
+
+def contenders(config: Config) -> list[Contender]:
+    """What ``compare.models`` lists; ``ConfigError`` for a bad setting or two of one name."""
+    found = []
+    for n, entry in enumerate(config.compare.models):
+        given = {"kind": entry} if isinstance(entry, str) else dict(entry)
+        kind = given.pop("kind", None)
+        if kind not in _NAMES:
+            raise ConfigError(
+                f"compare.models[{n}] has the kind {kind!r}; known are "
+                f"{', '.join(get_args(ModelKind))}"
+            )
+        name = given.pop("name", _NAMES[kind])
+        section = getattr(config, kind)
+        try:
+            settings = type(section).model_validate(section.model_dump() | given)
+        except ValidationError as error:
+            place = f"compare.models[{n}]"
+            raise ConfigError(explain(error, type(section), place)) from None
+        if isinstance(settings, MllibSettings) and settings.rank is None:
+            settings = settings.model_copy(update={"rank": config.als.rank})
+        found.append(Contender(str(name), kind, settings))
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"compare.models has {name!r} more than once; give one of them another name"
+            )
+    return found
+
+
+def members(blend: Contender, others: list[Contender]) -> list[str]:
+    """Names of the models that a blend is made of."""
+    settings = blend.settings
+    assert isinstance(settings, BlendSettings)
+    wanted = set(settings.members)
+    found = [each.name for each in others if {each.name, each.kind} & wanted]
+    if not found:
+        raise ConfigError(
+            f"none of the members of {blend.name!r} ({', '.join(settings.members)}) is among "
+            "compare.models; list one there, or leave the blend out"
+        )
+    return found
+
+
+def make_estimator(kind: str, settings: BaseModel, validation: str | None = None) -> Estimator[Any]:
+    """The estimator of a kind, for columns under the names of :mod:`mfspark.columns`.
+
+    ``validation``: the column of validation rows, for the kinds that learn from them when to stop.
+    """
+    if isinstance(settings, MllibSettings):
+        return ALS(
+            rank=settings.rank or ALSSettings().rank,
+            maxIter=settings.max_iter,
+            regParam=settings.reg_param,
+            seed=settings.seed,
+            coldStartStrategy="nan",
+            userCol=USER,
+            itemCol=ITEM,
+            ratingCol=RATING,
+        )
+    fixed = {"user_col": USER, "item_col": ITEM, "rating_col": RATING}
+    for name, value in {**fixed, "validation_indicator_col": None}.items():
+        if getattr(settings, name, value) != value:
+            raise ConfigError(
+                f"{kind}.{name} = {getattr(settings, name)!r} has no effect in jobs, which have "
+                "columns of their own; set data.columns, and split.validation for early stopping"
+            )
+    arguments = settings.model_dump(by_alias=True)
+    if isinstance(settings, FactorisationSettings):
+        arguments["validationIndicatorCol"] = validation
+    estimator: Estimator[Any] = _ESTIMATORS[kind](**arguments)
+    return estimator

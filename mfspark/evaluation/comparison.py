@@ -1,0 +1,133 @@
+"""Several models on the same test rows: errors, and differences of errors with intervals.
+
+Models are compared on the rows that all of them can score. Differences are paired: the users are
+drawn with replacement, and of each draw all models' RMSEs are taken (the bootstrap of Efron and
+Tibshirani 1993, with users as the units, as ratings of one user err together). Weights of the draw
+are Poisson(1) for each user, which needs no count of the users and no draw in common (Chamandy,
+Muralidharan, Najmi, Naidu: Estimating uncertainty for massive data streams, 2012).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from scipy.stats import poisson
+
+from mfspark.columns import ITEM, RATING, USER
+from mfspark.engine.start import initial_keys
+from mfspark.evaluation.ratings import rating_metrics
+from mfspark.kernels.initialise import random_bits
+
+# Weights beyond this many are as likely as two equal random numbers of 64 bits.
+_MOST_DRAWS = 20
+_TAILS = (2.5, 97.5)
+_USERS_PER_STEP = 5000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``metrics``: predictor, n, n_unscored, and on the rows that all models score n_common, rmse,
+    rmse_low, rmse_high, mae, mae_low, mae_high. ``differences``: for each two models better, worse,
+    difference (of their RMSEs), low, high, is_clear, verdict."""
+
+    metrics: DataFrame
+    differences: DataFrame
+
+
+def compare(predictions: DataFrame, resamples: int, seed: int) -> Comparison:
+    """Compare predictions of models on the same rows: fold, user, item, rating, predictor,
+    predicted (double; null or NaN: not scored)."""
+    spark = predictions.sparkSession
+    names = sorted(row[0] for row in predictions.select("predictor").distinct().collect())
+    row_key = ["fold", USER, ITEM]
+    is_scored = F.col("predicted").isNotNull() & ~F.isnan("predicted")
+    scored_by = predictions.groupBy(*row_key).agg(F.count_if(is_scored).alias("n_models"))
+    common = predictions.join(scored_by.where(F.col("n_models") == len(names)), row_key, "semi")
+    own = _metrics(predictions).select("predictor", "n", "n_unscored")
+    shared = _metrics(common).drop("n_unscored").withColumnRenamed("n", "n_common")
+    error = F.col("predicted") - F.col(RATING)
+    squares = [F.sum(F.when(F.col("predictor") == name, error * error)) for name in names]
+    sums = common.groupBy(USER).agg(
+        F.count_if(F.col("predictor") == names[0]).cast("double").alias("n"),
+        F.array(*squares).alias("squares"),
+    )
+    samples = resample(sums, len(names), resamples, seed)
+    return Comparison(
+        own.join(shared, "predictor", "left"), _differences(spark, names, shared, samples)
+    )
+
+
+def _metrics(predictions: DataFrame) -> DataFrame:
+    sliced = predictions.select(
+        USER, RATING, F.lit("all").alias("slice"), F.lit("all").alias("value"), "predictor",
+        "predicted",
+    )  # fmt: skip
+    return rating_metrics(sliced).drop("slice", "value")
+
+
+def resample(sums: DataFrame, n_models: int, resamples: int, seed: int) -> npt.NDArray[np.float64]:
+    """RMSE of each model in each resample of the users, float64 [resamples, n_models].
+
+    ``sums``: user, n double, squares array<double> (Σ e² of each model over the user's rows). Only
+    sums over users come to the driver. The weights depend on seed and user alone.
+    """
+    parts = sums.mapInArrow(
+        partial(_resample, n_models=n_models, resamples=resamples, seed=seed), "sums binary"
+    ).collect()
+    total = np.zeros((resamples, n_models + 1))
+    for part in parts:
+        total += np.frombuffer(part[0]).reshape(total.shape)
+    return np.sqrt(total[:, 1:] / np.maximum(total[:, :1], 1))
+
+
+def _resample(
+    batches: Iterator[pa.RecordBatch], n_models: int, resamples: int, seed: int
+) -> Iterator[pa.RecordBatch]:
+    steps = poisson.cdf(np.arange(_MOST_DRAWS), 1)
+    total = np.zeros((resamples, n_models + 1))
+    for batch in batches:
+        keys = initial_keys(batch.column(0), "bootstrap", seed)
+        squares = np.asarray(batch.column(2).flatten()).reshape(-1, n_models)
+        values = np.column_stack([batch.column(1).to_numpy(), squares])
+        for first in range(0, len(keys), _USERS_PER_STEP):
+            at = slice(first, first + _USERS_PER_STEP)
+            uniform = (random_bits(keys[at], resamples) >> np.uint64(11)) / 2.0**53
+            total += np.searchsorted(steps, uniform, side="right").T @ values[at]
+    yield pa.RecordBatch.from_arrays([pa.array([total.tobytes()])], names=["sums"])
+
+
+def _differences(
+    spark: SparkSession, names: list[str], metrics: DataFrame, samples: npt.NDArray[np.float64]
+) -> DataFrame:
+    rmse = {row["predictor"]: row["rmse"] for row in metrics.collect()}
+    rows = []
+    for pair in combinations(range(len(names)), 2):
+        better, worse = sorted(pair, key=lambda place: rmse[names[place]])
+        low, high = np.percentile(samples[:, worse] - samples[:, better], _TAILS)
+        rows.append(_verdict(names[better], names[worse], rmse, float(low), float(high)))
+    schema = (
+        "better string, worse string, difference double, low double, high double, "
+        "is_clear boolean, verdict string"
+    )
+    frame = pd.DataFrame(rows, columns=[part.split()[0] for part in schema.split(", ")])
+    return spark.createDataFrame(frame, schema)
+
+
+def _verdict(
+    better: str, worse: str, rmse: dict[str, float], low: float, high: float
+) -> tuple[str, str, float, float, float, bool, str]:
+    difference = rmse[worse] - rmse[better]
+    interval = f"95 %: {low:.4f} to {high:.4f}".replace("-", "\u2212")
+    is_clear = low > 0
+    if is_clear:
+        text = f"{better} is better than {worse}: RMSE lower by {difference:.4f} ({interval})"
+    else:
+        text = f"no clear difference between {better} and {worse}: {difference:.4f} ({interval})"
+    return better, worse, difference, low, high, is_clear, text

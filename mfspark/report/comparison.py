@@ -1,0 +1,99 @@
+"""Tables of a comparison → a page of its own, and a section of the run's report."""
+
+import json
+from importlib.resources import files as resources
+from typing import Any
+
+import pandas as pd
+
+from mfspark import files
+from mfspark.report import charts
+from mfspark.report.environment import make_environment
+
+_TABLES = ("models", "differences", "folds", "curves", "weights")
+# A model with so much more error than the best would press the others together in a picture.
+_FAR = 1.12
+
+
+def comparison_section(uri: str) -> dict[str, Any]:
+    """What the template ``comparison_section.html`` shows of the comparison at ``uri``."""
+    tables = {name: pd.read_parquet(f"{uri}/{name}") for name in _TABLES}
+    models, curves = tables["models"].sort_values("rmse"), tables["curves"]
+    succeeded = models[models["state"] == "succeeded"]
+    first = curves[curves["fold"] == 0]
+    near = succeeded[succeeded["rmse"] < _FAR * succeeded["rmse"].min()]
+    return {
+        "models": succeeded.to_dict("records"),
+        "failed": models[models["state"] == "failed"].to_dict("records"),
+        "headline": _headline(succeeded, tables["differences"]),
+        "differences": _differences(succeeded, tables["differences"]),
+        "folds": _folds(tables["folds"], succeeded),
+        "weights": _weights(tables["weights"]),
+        "far": succeeded.drop(near.index).to_dict("records"),
+        "knows_memory": bool(succeeded["workers_mib"].notna().any()),
+        "curve_part": first["part"].iloc[0] if len(first) else None,
+        "charts": {
+            "models": charts.models_chart(near),
+            "cost": charts.cost_chart(near),
+            "passes": charts.curves_chart(first, "passes") if len(first) else None,
+            "seconds": charts.curves_chart(first, "seconds") if len(first) else None,
+        },
+    }
+
+
+def write_comparison(run_uri: str, comparison_uri: str, target: str) -> None:
+    """Render the comparison at ``comparison_uri`` into the HTML file ``target``."""
+    base = run_uri.rstrip("/")
+    ingest = json.loads(files.read_text(f"{base}/ingest.json"))
+    html = (
+        make_environment()
+        .get_template("comparison.html")
+        .render(
+            css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
+            name=base.rsplit("/", 1)[-1],
+            ingest=ingest,
+            comparison=comparison_section(comparison_uri),
+        )
+    )
+    files.write_text(target, html)
+
+
+def _headline(models: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """The verdict between the best two."""
+    if len(models) < 2:
+        return f"{models['predictor'].iloc[0]} is alone"
+    verdicts = differences.set_index(["better", "worse"])["verdict"]
+    return str(verdicts[tuple(models["predictor"].iloc[:2])])
+
+
+def _differences(models: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, Any]]:
+    """All pairs, those of the best models first."""
+    places = {name: place for place, name in enumerate(models["predictor"])}
+    ordered = differences.assign(
+        first=differences["better"].map(places), second=differences["worse"].map(places)
+    )
+    rows: list[dict[str, Any]] = ordered.sort_values(["first", "second"]).to_dict("records")
+    return rows
+
+
+def _folds(folds: pd.DataFrame, models: pd.DataFrame) -> list[dict[str, Any]]:
+    """RMSE by fold and its mean, for each model; empty when there is one fold."""
+    table = folds.pivot_table(index="predictor", columns="fold", values="rmse")
+    if len(table.columns) < 2:
+        return []
+    return [
+        {"predictor": name, "rmse": list(table.loc[name]), "mean": float(table.loc[name].mean())}
+        for name in models["predictor"]
+    ]
+
+
+def _weights(weights: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean weights over folds, by blend."""
+    means = weights.groupby(["predictor", "member"], sort=False)["weight"].mean()
+    return [
+        {
+            "predictor": predictor,
+            "members": [{"name": member, "weight": weight} for (_, member), weight in rows.items()],
+        }
+        for predictor, rows in means.groupby(level=0, sort=False)
+    ]
