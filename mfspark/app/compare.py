@@ -42,6 +42,8 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
     if not files.exists(run.of("ratings")):
         with kernels_compiled():
             ingest(spark, run)
+    else:
+        logger.info("ratings: those of an earlier ingest, %s", run.of("ratings"))
     if not IS_MEASURED:
         logger.info("memory is not measured: psutil is not here (pip install psutil)")
     with run.step("compare") as facts, run.output("comparison") as target:

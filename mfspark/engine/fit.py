@@ -96,7 +96,8 @@ def run_fit(
     """Fit ``ratings`` (user, item, rating, and maybe held_out boolean) in one task with the learner
     made for the problems of both sides, or distributed.
 
-    ``name`` is for progress; without one there is none. Raises ``DataError`` for ids or ratings that are null or not finite.
+    ``name`` is for progress; without one there is none. Raises ``DataError`` for ids or ratings
+    that are null or not finite.
     """
     with Workspace(ratings.sparkSession) as workspace:
         summary = summarise(ratings)

@@ -7,6 +7,7 @@ of its block alone, so that nobody ever holds a table of all pairs.
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,6 +58,7 @@ def find_neighbours(deviations: DataFrame, side: str, wanted: Nearest) -> Neighb
     other = ITEM if side == USER else USER
     spark = deviations.sparkSession
     with Workspace(spark) as workspace:
+        deviations = workspace.pin(deviations)
         n_ratings = deviations.count()
         counted = count_ids(workspace, deviations, {side: 64}, n_ratings)
         n_ids = counted[side].n_ids
@@ -87,8 +89,11 @@ def find_neighbours(deviations: DataFrame, side: str, wanted: Nearest) -> Neighb
                 "deviations binary",
             )
         )
-        # Eager: the tables must be whole before the workspace lets go of what they are made of.
-        return Neighbourhood(neighbours.localCheckpoint(), rated.localCheckpoint())
+        with ThreadPoolExecutor(2) as pool:
+            # Eager: the tables must be whole before the workspace lets go of what they are made of.
+            return Neighbourhood(
+                *pool.map(lambda table: table.localCheckpoint(), (neighbours, rated))
+            )
 
 
 def _pack_columns(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.RecordBatch]:

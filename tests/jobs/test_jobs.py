@@ -2,55 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def run_job(name: str, config: Path, *settings: str) -> subprocess.CompletedProcess:
-    """``spark-submit`` of this environment, as in the README."""
-    submit = Path(sys.executable).parent / "spark-submit"
-    overrides = [part for setting in settings for part in ("--set", setting)]
-    return subprocess.run(
-        [str(submit), "--properties-file", str(ROOT / "conf/local.conf"), "--master", "local[2]",
-         "--conf", "spark.driver.memory=2g",
-         str(ROOT / "jobs" / f"{name}.py"), "--config", str(config), *overrides],
-        # spark-submit passes the driver's standard error on to its own standard output.
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        cwd=config.parent,
-        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
-    )  # fmt: skip
-
-
-def make_ratings(path: Path, n: int = 3000, sep: str = ",", user: str = "user") -> Path:
-    """Ratings with string ids, Windows line ends, half stars and an odd title."""
-    lines = [sep.join([user, "item", "rating"])]
-    for k in range(n):
-        u, i = (k * 37) % 101, (k * 53 + k // 101) % 61
-        lines.append(sep.join([f"u{u}", f"i-{i}", str(1 + ((u * i + k) % 9) / 2)]))
-    path.write_bytes(("\r\n".join(dict.fromkeys(lines)) + "\r\n").encode())
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """A pipeline run on a user's own CSV file."""
-    folder = tmp_path_factory.mktemp("user")
-    make_ratings(folder / "ratings.csv")
-    items = [f"i-{n},Title {n},{1950 + n},A|B" for n in range(61)]
-    items[0] = 'i-0,"<script>alert(1)</script> & Co. $x$",2000,A'
-    (folder / "items.csv").write_text("item,title,year,genres\n" + "\n".join(items) + "\n")
-    (folder / "run.toml").write_text(
-        '[run]\nname = "mine"\n[data]\npath = "ratings.csv"\nitems_path = "items.csv"\n'
-        'duplicates = "mean"\n[split]\nvalidation = 0.1\n[als]\nrank = 3\nmax_iter = 3\n'
-        '[interpret]\nsimilar_to = ["i-0"]\n'
-    )
-    return folder, run_job("pipeline", folder / "run.toml")
+from running import ROOT, make_ratings, run_job
 
 
 def test_pipeline_ends_with_headline_and_report(finished):
@@ -139,6 +95,23 @@ def test_notebook_runs_on_the_files(finished, tmp_path):
         for cell in notebook.cells
         for output in cell.get("outputs", [])
     )
+
+
+def test_notebook_on_transitive_inference_runs(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "notebooks/02_transitive_inference.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    tables = [
+        output["data"]["text/html"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    ]
+    assert any("correlation with the truth" in table for table in tables)
 
 
 BAD = {

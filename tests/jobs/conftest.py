@@ -1,0 +1,23 @@
+"""A pipeline run that several tests look at; who changes it takes a copy."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from running import make_ratings, run_job
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A pipeline run on a user's own CSV file."""
+    folder = tmp_path_factory.mktemp("user")
+    make_ratings(folder / "ratings.csv")
+    items = [f"i-{n},Title {n},{1950 + n},A|B" for n in range(61)]
+    items[0] = 'i-0,"<script>alert(1)</script> & Co. $x$",2000,A'
+    (folder / "items.csv").write_text("item,title,year,genres\n" + "\n".join(items) + "\n")
+    (folder / "run.toml").write_text(
+        '[run]\nname = "mine"\n[data]\npath = "ratings.csv"\nitems_path = "items.csv"\n'
+        'duplicates = "mean"\n[split]\nvalidation = 0.1\n[als]\nrank = 3\nmax_iter = 3\n'
+        '[interpret]\nsimilar_to = ["i-0"]\n'
+    )
+    return folder, run_job("pipeline", folder / "run.toml")

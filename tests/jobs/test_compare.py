@@ -1,0 +1,136 @@
+"""The compare job as users run it, on ratings with string ids and Windows line ends."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+from running import make_ratings, run_job
+
+CONFIG = """
+[run]
+name = "mine"
+[data]
+path = "ratings.csv"
+[split]
+validation = 0.15
+[als]
+rank = 2
+max_iter = 4
+[compare]
+resamples = 200
+models = [
+  "global_mean", "bias_only", "item_knn", "als", "mllib", "blend",
+  { kind = "sgd", name = "SGD, three epochs", rank = 2, max_iter = 3 },
+]
+[blend]
+members = ["als", "item_knn", "mllib"]
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    make_ratings(folder / "ratings.csv")
+    (folder / "run.toml").write_text(CONFIG)
+    return folder, run_job("compare", folder / "run.toml")
+
+
+def test_tables_and_headline(compared):
+    folder, result = compared
+    assert result.returncode == 0, result.stdout[-3000:]
+    comparison = folder / "runs/mine/comparison"
+    left = {entry.name for entry in comparison.iterdir()}
+    assert left == {
+        "predictions", "models", "differences", "folds", "curves", "weights", "index.html",
+    }  # fmt: skip
+    models = pd.read_parquet(comparison / "models").set_index("predictor")
+    alive = models[models["state"] == "succeeded"]
+    assert set(alive.index) == {
+        "global mean", "bias only", "item kNN", "ALS", "SGD, three epochs", "blend",
+    }  # fmt: skip
+    assert (alive["n_common"] == len(pd.read_parquet(folder / "runs/mine/ratings/test"))).all()
+    assert (alive[["fit_seconds", "predict_seconds", "parameters"]] > 0).all(axis=None)
+    n_rows = models.loc["bias only", "parameters"] - 1
+    assert models.loc["ALS", "parameters"] == 3 * n_rows + 1
+    assert len(pd.read_parquet(comparison / "differences")) == 15
+    predictions = pd.read_parquet(comparison / "predictions")
+    assert (predictions.groupby("predictor").size() == alive["n"].iloc[0]).all()
+    assert "Report: runs/mine/comparison/index.html" in result.stdout
+    assert "better than global mean" in result.stdout
+
+
+def test_a_model_that_fails_says_why_and_takes_no_other_along(compared):
+    folder, result = compared
+    models = pd.read_parquet(folder / "runs/mine/comparison/models").set_index("predictor")
+    # pyspark.ml ALS has no string ids.
+    assert models.loc["pyspark.ml ALS", "state"] == "failed"
+    reason = models.loc["pyspark.ml ALS", "reason"]
+    assert "user" in reason
+    assert pd.isna(models.loc["pyspark.ml ALS", "rmse"])
+    assert f"pyspark.ml ALS failed: {reason}" in result.stdout
+    weights = pd.read_parquet(folder / "runs/mine/comparison/weights")
+    assert list(weights["member"]) == ["intercept", "item kNN", "ALS"]
+    page = (folder / "runs/mine/comparison/index.html").read_text()
+    assert "<b>pyspark.ml ALS failed.</b>" in page
+
+
+def test_curves_count_passes_over_the_ratings(compared):
+    folder, _ = compared
+    curves = pd.read_parquet(folder / "runs/mine/comparison/curves")
+    by_model = curves.groupby("predictor")
+    passes = by_model["passes"].agg(list).to_dict()
+    assert passes["SGD, three epochs"] == [1, 2, 3]
+    # Two half-steps for each iteration, as many as validation allowed.
+    assert passes["ALS"] == list(range(1, len(passes["ALS"]) + 1))
+    assert len(passes["ALS"]) in (4, 6, 8)
+    assert set(curves["part"]) == {"validation"}
+    assert by_model["seconds"].apply(lambda seconds: seconds.is_monotonic_increasing).all()
+
+
+def test_folds_and_the_section_in_the_report(finished, tmp_path):
+    """A comparison in the run of a pipeline uses its ratings and becomes part of its report."""
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    settings = ['compare.models=["als","global_mean"]', "compare.folds=2"]
+    result = run_job("compare", folder / "run.toml", *settings)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "ingest:" not in result.stdout
+    folds = pd.read_parquet(folder / "runs/mine/comparison/folds")
+    assert sorted(map(tuple, folds[["predictor", "fold"]].to_numpy())) == [
+        ("ALS", 0), ("ALS", 1), ("global mean", 0), ("global mean", 1),
+    ]  # fmt: skip
+    predictions = pd.read_parquet(folder / "runs/mine/comparison/predictions")
+    n_clean = json.loads((folder / "runs/mine/ingest.json").read_text())["rows_clean"]
+    ours = predictions[predictions["predictor"] == "ALS"]
+    assert len(ours) == n_clean == len(ours[["user", "item"]].drop_duplicates())
+    result = run_job("report", folder / "run.toml", "run.overwrite=true")
+    assert result.returncode == 0, result.stdout[-3000:]
+    page = (folder / "runs/mine/report/index.html").read_text()
+    assert "<h2>Comparison</h2>" in page
+    assert "RMSE by fold" in page
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ('["als","als"]', "compare.models has 'ALS' more than once"),
+        ('["blend","als"]', None),
+        ('[{kind="alls"}]', "compare.models[0] has the kind 'alls'; known are als, sgd"),
+        ('[{kind="als",rnk=3}]', "unknown key 'compare.models[0].rnk'; did you mean 'rank'?"),
+        ('["blend","bias_only"]', "none of the members of 'blend'"),
+    ],
+)
+def test_models_are_checked_before_anything_runs(tmp_path, models, message):
+    from mfspark.app.compare import _entries
+    from mfspark.app.run_directory import RunDirectory
+    from mfspark.config import load_config
+    from mfspark.errors import ConfigError
+
+    (tmp_path / "run.toml").write_text(CONFIG)
+    run = RunDirectory(load_config(str(tmp_path / "run.toml"), [f"compare.models={models}"]))
+    if message is None:
+        assert [entry.name for entry in _entries(run)] == ["ALS", "blend"]
+        return
+    with pytest.raises(ConfigError) as error:
+        _entries(run)
+    assert message in str(error.value)
