@@ -5,28 +5,44 @@
 The names below are loaded on first use, so that ``import mfspark.kernels`` needs no Spark.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mfspark.models.baselines import BiasOnly, GlobalMean, MeanModel
     from mfspark.models.biased_als import BiasedALS
     from mfspark.models.biased_sgd import BiasedSGD
     from mfspark.models.factor_model import FactorModel
+    from mfspark.models.knn import ItemKNN, KNNModel, UserKNN
 
 __version__ = "0.1.0"
-__all__ = ["BiasedALS", "BiasedSGD", "FactorModel", "__version__"]
+__all__ = [
+    "BiasOnly",
+    "BiasedALS",
+    "BiasedSGD",
+    "FactorModel",
+    "GlobalMean",
+    "ItemKNN",
+    "KNNModel",
+    "MeanModel",
+    "UserKNN",
+    "__version__",
+]
+
+_MODULES = {
+    "BiasOnly": "baselines",
+    "BiasedALS": "biased_als",
+    "BiasedSGD": "biased_sgd",
+    "FactorModel": "factor_model",
+    "GlobalMean": "baselines",
+    "ItemKNN": "knn",
+    "KNNModel": "knn",
+    "MeanModel": "baselines",
+    "UserKNN": "knn",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BiasedALS":
-        from mfspark.models.biased_als import BiasedALS
-
-        return BiasedALS
-    if name == "BiasedSGD":
-        from mfspark.models.biased_sgd import BiasedSGD
-
-        return BiasedSGD
-    if name == "FactorModel":
-        from mfspark.models.factor_model import FactorModel
-
-        return FactorModel
+    if name in _MODULES:
+        return getattr(import_module(f"mfspark.models.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'mfspark' has no attribute {name!r}")

@@ -16,6 +16,7 @@ from mfspark.interpretation.tables import InterpretSettings
 from mfspark.settings import (
     ALSSettings,
     BiasOnlySettings,
+    FactorisationSettings,
     KNNSettings,
     PredictorSettings,
     SGDSettings,
@@ -148,11 +149,16 @@ class BenchmarkSettings(BaseModel):
     ranks: list[int] = Field([10, 64], description="ranks to fit")
     iterations: int = Field(10, ge=3, description="iterations of each fit")
     rounds: int = Field(3, ge=1, description="times that everything is measured; medians count")
-    peers: list[Literal["mllib", "libmf", "cmfrec", "cmfrec_cg"]] = Field(
+    peers: list[Literal["mllib", "sgd", "libmf", "cmfrec", "cmfrec_cg"]] = Field(
         ["mllib"],
-        description="whom to measure beside mfspark; all but mllib are packages to install first",
+        description="whom to measure beside mfspark's ALS: mllib, sgd (its own), or libmf, cmfrec and "
+        "cmfrec_cg, which are packages to install first",
     )
     mllib_reg_param: float = Field(0.05, ge=0, description="regParam of pyspark.ml ALS")
+
+
+# Keys of [als] that [sgd] takes over; how long to go on is a matter of each.
+SHARED_WITH_SGD = set(FactorisationSettings.model_fields) - {"max_iter", "tol", "seed"}
 
 
 class Config(BaseModel):
@@ -177,6 +183,14 @@ class Config(BaseModel):
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sgd_follows_als(cls, content: Any) -> Any:
+        """Both fit the same model: what [als] says of it holds for [sgd], unless that says else."""
+        als, sgd = (content.get(name, {}) for name in ("als", "sgd"))
+        shared = {name: als[name] for name in SHARED_WITH_SGD if name in als}
+        return {**content, "sgd": {**shared, **sgd}}
 
 
 def load_config(path: str, overrides: list[str]) -> Config:

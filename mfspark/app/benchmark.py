@@ -83,7 +83,9 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
                 cached.where(HELD_OUT).drop(HELD_OUT),
             )
             n_train, n_test = data.train.count(), data.test.count()
-            peers = make_peers(settings, run.config.als, data, machine_of(spark).cores)
+            peers = make_peers(
+                settings, run.config.als, run.config.sgd, data, machine_of(spark).cores
+            )
             for rank in settings.ranks:
                 logger.info("%s: %d ratings, rank %d", name, n_train, rank)
                 measured = _measure(peers, data, rank, run)

@@ -18,7 +18,8 @@ from mfspark.config import BenchmarkSettings
 from mfspark.errors import ConfigError
 from mfspark.kernels.csr import Float32s, Float64s, Int64s
 from mfspark.models.biased_als import BiasedALS
-from mfspark.settings import ALSSettings
+from mfspark.models.biased_sgd import BiasedSGD
+from mfspark.settings import ALSSettings, FactorisationSettings, SGDSettings
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ class _SparkPeer(Peer):
 
 
 class Mfspark(_SparkPeer):
-    """``BiasedALS``, run to the end; test rows it cannot score are left out, as by its peers."""
+    """Our own, run to the end; test rows it cannot score are left out, as by its peers."""
 
-    def __init__(self, data: Data, cores: int, settings: ALSSettings) -> None:
+    estimator: ClassVar[Any] = BiasedALS
+
+    def __init__(self, data: Data, cores: int, settings: FactorisationSettings) -> None:
         super().__init__(data, cores)
         self._chosen = {
             **settings.model_dump(by_alias=True),
@@ -69,7 +72,13 @@ class Mfspark(_SparkPeer):
     def fit(self, rank: int, iterations: int) -> Any:
         """See ``Peer``."""
         arguments = {**self._chosen, "rank": rank, "maxIter": iterations}
-        return BiasedALS(**arguments).fit(self._data.train)  # type: ignore[arg-type]
+        return self.estimator(**arguments).fit(self._data.train)
+
+
+class MfsparkSGD(Mfspark):
+    """``BiasedSGD``; an iteration is an epoch."""
+
+    estimator = BiasedSGD
 
 
 class Mllib(_SparkPeer):
@@ -183,7 +192,7 @@ _PACKAGES = {"libmf": "libmf", "cmfrec": "cmfrec", "cmfrec_cg": "cmfrec"}
 
 
 def make_peers(
-    settings: BenchmarkSettings, als: ALSSettings, data: Data, cores: int
+    settings: BenchmarkSettings, als: ALSSettings, sgd: SGDSettings, data: Data, cores: int
 ) -> dict[str, Peer]:
     """mfspark first; the others as configured. Raises ``ConfigError`` for one not installed."""
     kinds: dict[str, type[Libmf | _Cmfrec]] = {
@@ -201,6 +210,8 @@ def make_peers(
             )
         if name == "mllib":
             peers[name] = Mllib(data, cores, settings.mllib_reg_param)
+        elif name == "sgd":
+            peers[name] = MfsparkSGD(data, cores, sgd)
         else:
             peers[name] = kinds[name](data, cores)
     return peers

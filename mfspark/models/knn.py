@@ -5,12 +5,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from pyspark.ml.base import Estimator, Model
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import (
+    DefaultParamsReadable,
+    DefaultParamsWritable,
+    MLReadable,
+    MLWritable,
+)
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from typing_extensions import Unpack
 
+from mfspark import files
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.engine.cells import values
 from mfspark.engine.neighbours import Nearest, Neighbourhood, find_neighbours
@@ -19,13 +25,19 @@ from mfspark.kernels.neighbours import Lists, corrections
 from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import select_ratings
+from mfspark.models.knn_storage import (
+    KNNModelReader,
+    KNNModelWriter,
+    read_content,
+    write_content,
+)
 from mfspark.models.params import FactorModelParams, KNNArguments, KNNParams
 from mfspark.settings import KNNSettings
 
 _BASE = "_base"
 
 
-class KNNModel(Model, FactorModelParams):
+class KNNModel(Model, FactorModelParams, MLWritable, MLReadable["KNNModel"]):
     """r̂(u, i) = base + Σ_j s_ij (r_uj − base_uj) / Σ_j s_ij over the k nearest rated neighbours j.
 
     (Items as neighbours; with users it is the mirror image.) ``neighbourhood`` has the similarities
@@ -53,6 +65,33 @@ class KNNModel(Model, FactorModelParams):
             row = table.agg(F.sum(F.octet_length(column)) / 2).first()
             n += int(row[0] or 0) if row is not None else 0
         return n
+
+    def save(self, path: str, overwrite: bool = False) -> None:
+        """Write the model directory ``path``: neighbours, rated, means and biases, and knn.json.
+
+        It appears whole or not at all; ``OutputExistsError`` when it exists and ``overwrite`` is
+        false.
+        """
+        with files.staged_directory(path, overwrite) as stage:
+            write_content(self, stage)
+
+    def write(self) -> KNNModelWriter:
+        """Writer for ``pyspark.ml`` pipelines."""
+        return KNNModelWriter(self)
+
+    @classmethod
+    def read(cls) -> KNNModelReader:
+        """Reader for ``pyspark.ml`` pipelines."""
+        return KNNModelReader()
+
+    @classmethod
+    def load(cls, path: str) -> "KNNModel":
+        """Read a model directory; ``ModelFormatError`` says what is wrong with it."""
+        content = read_content(path)
+        params = content.pop("params")
+        model = cls(**content)
+        model._set(**params)
+        return model
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         columns = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}

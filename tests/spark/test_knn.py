@@ -1,10 +1,14 @@
 """Neighbourhood methods against a plain-Python twin on dense data."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.ml import PipelineModel
 
-from mfspark.models.knn import ItemKNN, UserKNN
+from mfspark.errors import ModelFormatError, OutputExistsError
+from mfspark.models.knn import ItemKNN, KNNModel, UserKNN
 
 
 def twin(frame: pd.DataFrame, pairs: list, side: str, settings: dict, base_of) -> list:
@@ -92,3 +96,39 @@ def test_cold_pairs_go_by_the_strategy(spark, ratings):
     assert nan.isna().tolist().count(True) == 2
     dropped = model.copy({model.coldStartStrategy: "drop"}).transform(pairs)
     assert dropped.count() == 1
+
+
+@pytest.mark.parametrize("centring", ["bias", "mean"])
+def test_a_saved_model_predicts_the_same(ratings, tmp_path, centring):
+    model = UserKNN(k=4, centring=centring, clipPredictions=True).fit(ratings)
+    path = str(tmp_path / "model")
+    model.save(path)
+    with pytest.raises(OutputExistsError):
+        model.save(path)
+    pipeline = PipelineModel([model])
+    pipeline.write().overwrite().save(str(tmp_path / "pipeline"))
+    expected = model.transform(ratings).orderBy("user", "item").toPandas()
+    for loaded in (KNNModel.load(path), PipelineModel.load(str(tmp_path / "pipeline")).stages[0]):
+        assert loaded.getOrDefault(loaded.clipPredictions)
+        found = loaded.transform(ratings).orderBy("user", "item").toPandas()
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_damaged_model_is_refused(ratings, tmp_path):
+    with pytest.raises(ModelFormatError, match=r"it has no knn\.json"):
+        KNNModel.load(str(tmp_path))
+    path = tmp_path / "model"
+    ItemKNN(k=4).fit(ratings).save(str(path))
+    document = (path / "knn.json").read_text()
+    for text, message in (
+        (document.replace('"schema_version": 1', '"schema_version": 7'), "schema version 7"),
+        (document.replace('"k": 4', '"k": "four"'), "damaged at 'k'"),
+        (document[:20], "is damaged"),
+    ):
+        (path / "knn.json").write_text(text)
+        with pytest.raises(ModelFormatError, match=message):
+            KNNModel.load(str(path))
+    (path / "knn.json").write_text(document)
+    shutil.rmtree(path / "rated")
+    with pytest.raises(ModelFormatError, match=r"a table of model .* is missing"):
+        KNNModel.load(str(path))

@@ -1,0 +1,61 @@
+"""The reference of the configuration, made from the settings themselves.
+
+python -m mfspark.app.reference > docs/configuration.md
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from mfspark.config import Config
+
+_HEAD = """# Configuration
+
+A TOML file with the sections below; `--set section.key=value` overrides single values. Unknown keys
+are errors. This page is printed by `python -m mfspark.app.reference`.
+"""
+
+
+def reference() -> str:
+    """All sections as Markdown: a table of keys, defaults and meanings each."""
+    parts = [_HEAD]
+    fields_of_als = dict(_keys(Config.model_fields["als"].annotation))
+    for section, field in Config.model_fields.items():
+        own: Any = field.annotation
+        rows, shared = [], []
+        for name, key in _keys(own):
+            known = fields_of_als.get(name)
+            if section != "als" and known is not None and _row(name, known) == _row(name, key):
+                shared.append(f"`{name}`")
+            else:
+                rows.append(_row(name, key))
+        # The first sentence of the class, as a sentence about the section.
+        parts.append(f"## [{section}]\n\n{(own.__doc__ or '').strip().splitlines()[0]}\n")
+        if rows:
+            parts.append("| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n")
+        if shared:
+            # SGD's hyper-parameters are those of ALS, not just keys of the same names.
+            start = "Taken from `[als]` when not set" if section == "sgd" else "As in `[als]`"
+            parts.append(f"{start}: {', '.join(shared)}.\n")
+    return "\n".join(parts)
+
+
+def _keys(model: Any, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    default = "not set" if value is None else f"`{json.dumps(value)}`"
+    meaning = (field.description or "").replace("|", "\\|")
+    return f"| `{name}` | {default} | {meaning} |"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,125 @@
+"""A neighbourhood model on disk: Parquet tables, the model of its biases, and one JSON file."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pyspark.ml.util import DefaultParamsWriter, MLReader, MLWriter
+from pyspark.sql import SparkSession
+
+from mfspark import files
+from mfspark.engine.neighbours import Neighbourhood
+from mfspark.errors import ModelFormatError, one_line
+from mfspark.models.factor_model import FactorModel
+from mfspark.spark_errors import SPARK_ERRORS
+
+if TYPE_CHECKING:
+    from mfspark.models.knn import KNNModel
+
+# Raised whenever a reader of the previous version would misread a table.
+_SCHEMA_VERSION = 1
+
+
+class KNNMetadata(BaseModel):
+    """``knn.json``: which ids are neighbours (user or item), how many count, Params of the model.
+
+    ``has_means``: whether predictions start from means, in a table of their own, and not from the
+    biases.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = _SCHEMA_VERSION
+    side: str
+    k: int
+    has_means: bool
+    params: dict[str, Any]
+
+
+def write_content(model: "KNNModel", directory: str) -> None:
+    """Tables, biases and ``knn.json`` into a directory."""
+    model.neighbourhood.neighbours.write.parquet(f"{directory}/neighbours")
+    model.neighbourhood.rated.write.parquet(f"{directory}/rated")
+    if model.means is not None:
+        model.means.write.parquet(f"{directory}/means")
+    model.biases.save(f"{directory}/biases")
+    params = {param.name: value for param, value in model.extractParamMap().items()}
+    metadata = KNNMetadata(
+        side=model.side, k=model.k, has_means=model.means is not None, params=params
+    )
+    files.write_text(f"{directory}/knn.json", metadata.model_dump_json(indent=2) + "\n")
+
+
+def read_content(path: str) -> dict[str, Any]:
+    """What ``KNNModel`` is made of, and its ``params``; ``ModelFormatError`` says what is wrong."""
+    metadata = _read_metadata(path)
+    spark, uri = SparkSession.active(), files.as_uri(path)
+    try:
+        tables = [spark.read.parquet(f"{uri}/{name}") for name in ("neighbours", "rated")]
+        means = spark.read.parquet(f"{uri}/means") if metadata.has_means else None
+    except SPARK_ERRORS as error:
+        raise ModelFormatError(
+            f"a table of model {path} is missing or damaged ({one_line(error)}); restore it from a "
+            "copy or train again"
+        ) from None
+    return {
+        "neighbourhood": Neighbourhood(*tables),
+        "biases": FactorModel.load(f"{path}/biases"),
+        "side": metadata.side,
+        "k": metadata.k,
+        "means": means,
+        "params": metadata.params,
+    }
+
+
+def _read_metadata(path: str) -> KNNMetadata:
+    name = f"{path}/knn.json"
+    try:
+        content = json.loads(files.read_text(name))
+    except FileNotFoundError:
+        raise ModelFormatError(
+            f"{path} is not the directory of a neighbourhood model: it has no knn.json; give the "
+            "directory that KNNModel.save wrote"
+        ) from None
+    except ValueError as error:
+        raise ModelFormatError(
+            f"{name} is damaged ({error}); restore it from a copy or train again"
+        ) from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != _SCHEMA_VERSION:
+        raise ModelFormatError(
+            f"{path} has schema version {version}, but this mfspark reads version "
+            f"{_SCHEMA_VERSION}; train the model again or install the mfspark that wrote it"
+        )
+    try:
+        return KNNMetadata.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ModelFormatError(
+            f"{name} is damaged at {where!r}; restore it from a copy or train again"
+        ) from None
+
+
+class KNNModelWriter(MLWriter):
+    """Writer for ``pyspark.ml`` pipelines: the model directory, and Spark's own ``metadata/``."""
+
+    def __init__(self, model: "KNNModel") -> None:
+        super().__init__()
+        self._model = model
+
+    def save(self, path: str) -> None:
+        """Write to ``path``; needs ``overwrite()`` when it exists."""
+        with files.staged_directory(path, self.shouldOverwrite) as stage:
+            write_content(self._model, stage)
+            spark = self._model.biases.sparkSession
+            DefaultParamsWriter.saveMetadata(self._model, stage, spark)
+
+
+class KNNModelReader(MLReader["KNNModel"]):
+    """Reader for ``pyspark.ml`` pipelines."""
+
+    def load(self, path: str) -> "KNNModel":
+        """Read the model directory ``path``."""
+        from mfspark.models.knn import KNNModel
+
+        return KNNModel.load(path)
