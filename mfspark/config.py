@@ -151,8 +151,8 @@ class BenchmarkSettings(BaseModel):
     rounds: int = Field(3, ge=1, description="times that everything is measured; medians count")
     peers: list[Literal["mllib", "sgd", "libmf", "cmfrec", "cmfrec_cg"]] = Field(
         ["mllib"],
-        description="whom to measure beside mfspark's ALS: mllib, sgd (its own), or libmf, cmfrec and "
-        "cmfrec_cg, which are packages to install first",
+        description="whom to measure beside our own ALS: mllib, sgd (also our own), or libmf, "
+        "cmfrec and cmfrec_cg, which are packages to install first",
     )
     mllib_reg_param: float = Field(0.05, ge=0, description="regParam of pyspark.ml ALS")
 
