@@ -29,12 +29,7 @@ def _lower_dot(context: Any, builder: Any, signature: Any, arguments: Any) -> An
     left, width = _row(context, builder, signature, arguments, 0)
     right, _ = _row(context, builder, signature, arguments, 2)
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
-    entry = builder.block
-    loop, after = builder.append_basic_block("columns"), builder.append_basic_block("sum")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    place = builder.phi(width.type)
-    place.add_incoming(ir.Constant(width.type, 0), entry)
+    entry, loop, after, place = _enter_loop(builder, width)
     sums = builder.phi(_VECTOR)
     sums.add_incoming(zero, entry)
     added = builder.call(fma, [_load(builder, left, place), _load(builder, right, place), sums])
@@ -63,12 +58,7 @@ def _lower_step(context: Any, builder: Any, signature: Any, arguments: Any) -> A
     keep_left, add_left, keep_right, add_right = (
         _splat(builder, argument) for argument in arguments[4:]
     )
-    entry = builder.block
-    loop, after = builder.append_basic_block("columns"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    place = builder.phi(width.type)
-    place.add_incoming(ir.Constant(width.type, 0), entry)
+    _, loop, after, place = _enter_loop(builder, width)
     old_left, old_right = _load(builder, left, place), _load(builder, right, place)
     for pointer, own, other, keep, add in (
         (left, old_left, old_right, keep_left, add_left),
@@ -123,6 +113,18 @@ def _splat(builder: Any, value: Any) -> Any:
     undefined = ir.Constant(_VECTOR, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, lanes)
+
+
+def _enter_loop(builder: Any, width: Any) -> tuple[Any, Any, Any, Any]:
+    """A loop over the vectors of a row: the block before, its own, the one behind, and the place of
+    the first lane. The builder is left at the beginning of the loop."""
+    entry = builder.block
+    loop, after = builder.append_basic_block("columns"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    place = builder.phi(width.type)
+    place.add_incoming(ir.Constant(width.type, 0), entry)
+    return entry, loop, after, place
 
 
 def _next_vector(builder: Any, place: Any, width: Any, loop: Any, after: Any) -> None:

@@ -76,8 +76,8 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
             seen.append(left_behind())
             raise RuntimeError("on purpose")
 
-        at = {"one_task": "fit_in_one_task", "distributed": "find_rotation"}[execution]
-        monkeypatch.setattr(f"mfspark.engine.als.{at}", fail)
+        at = {"one_task": "fit.fit_in_one_task", "distributed": "tables.find_rotation"}[execution]
+        monkeypatch.setattr(f"mfspark.engine.{at}", fail)
         with pytest.raises(RuntimeError, match="on purpose"):
             BiasedALS(rank=2, maxIter=1, execution=execution).fit(ratings)
         assert left_behind() == before
