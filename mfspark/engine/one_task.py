@@ -8,7 +8,7 @@ nothing to ship.
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -68,6 +68,20 @@ class Indexed:
             self.held_out,
             len(self.ids[own]),
             len(self.ids[other]),
+        )
+
+    def ordered(self, order: dict[str, Int64s]) -> "Indexed":
+        """The same ratings with the positions of each side in another order."""
+        places = {}
+        for side, old in order.items():
+            places[side] = np.empty(len(old), np.int32)
+            places[side][old] = np.arange(len(old), dtype=np.int32)
+        return replace(
+            self,
+            ids={side: ids.take(pa.array(order[side])) for side, ids in self.ids.items()},
+            n_ratings={side: n[order[side]] for side, n in self.n_ratings.items()},
+            positions={side: places[side][at] for side, at in self.positions.items()},
+            known={side: rows.take(pa.array(order[side])) for side, rows in self.known.items()},
         )
 
     def start(self, side: str, rank: int, seed: int) -> Float32s:

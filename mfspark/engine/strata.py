@@ -19,7 +19,7 @@ from mfspark.engine.blocks import assemble_whole, pack_ratings, place_chunks
 from mfspark.engine.files import Arrays, BlockFiles, make_files, unique_name
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Csr, Int64s
+from mfspark.kernels.csr import Csr, Int32s, Int64s
 from mfspark.kernels.sgd import Entries, entries_of, split
 
 # In the file of a block of users: where each of its strata ends, their entries one after another,
@@ -47,15 +47,30 @@ def draw_key(seed: int, epoch: int, user_block: int, item_block: int) -> int:
     return int(words.generate_state(1, np.uint64)[0])
 
 
-def cut_strata(train: Csr, n_blocks: int) -> list[list[Entries]]:
+def deal_out(n_rows: int, n_blocks: int) -> Int64s:
+    """Positions in the order of the blocks that they are dealt out to in turn, int64 [n_rows].
+
+    Positions go by popularity, so blocks are of about equal weight; in this order the rows of a
+    block lie side by side in memory.
+    """
+    return np.concatenate([np.arange(block, n_rows, n_blocks) for block in range(n_blocks)])
+
+
+def cut_strata(train: Csr, n_columns: int, n_blocks: int) -> list[list[Entries]]:
     """Training ratings by block of users and block of items: every rating is in one of them.
 
-    Positions go by popularity, so dealing them out in turn balances the blocks.
+    Rows and columns are in the order of :func:`deal_out`.
     """
     entries = entries_of(train)
-    stratum = (entries.rows % n_blocks) * n_blocks + entries.columns % n_blocks
-    parts = split(entries, stratum, n_blocks**2)
+    user_block = _dealt_to(entries.rows, train.n_rows, n_blocks)
+    item_block = _dealt_to(entries.columns, n_columns, n_blocks)
+    parts = split(entries, user_block * n_blocks + item_block, n_blocks**2)
     return [parts[row * n_blocks : (row + 1) * n_blocks] for row in range(n_blocks)]
+
+
+def _dealt_to(places: Int32s, n_rows: int, n_blocks: int) -> Int64s:
+    sizes = [len(range(block, n_rows, n_blocks)) for block in range(n_blocks)]
+    return np.repeat(np.arange(n_blocks), sizes)[places]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mfspark.columns import ITEM, USER
 from mfspark.engine.alternate import Outcome
 from mfspark.engine.descend import Rates, descend
 from mfspark.engine.one_task import Indexed
-from mfspark.engine.strata import cut_strata, draw_key, draw_meetings
+from mfspark.engine.strata import cut_strata, deal_out, draw_key, draw_meetings
 from mfspark.kernels.csr import Csr, Float32s, Int64s
 from mfspark.kernels.half_step import squared_error
 from mfspark.kernels.problem import HalfStepMetrics, Problem
@@ -47,8 +47,10 @@ class ThreadedSGD:
         self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
     ) -> Outcome[Float32s]:
         """See ``Learner``."""
+        order = {side: deal_out(len(ratings.ids[side]), self.n_blocks) for side in SIDES}
+        ratings = ratings.ordered(order)
         block = ratings.block(USER, ITEM)
-        strata = cut_strata(block.train, self.n_blocks)
+        strata = cut_strata(block.train, len(order[ITEM]), self.n_blocks)
         start = State(*(self._start(ratings, side) for side in SIDES))
         deviations = block.train.values.astype(np.float64) - self.problems[USER].mean
         done = descend(
@@ -61,7 +63,11 @@ class ThreadedSGD:
             0,
             lambda _: None,
         )
-        users, items = (side.rows for side in done.state)
+        users, items = (
+            # Back in the order of positions.
+            reached.rows[np.argsort(order[side])]
+            for side, reached in zip(SIDES, done.state, strict=True)
+        )
         return Outcome(users, items, done.history, done.best_iteration, done.stopped)
 
     def _start(self, ratings: Indexed, side: str) -> SGDSide:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Int32s, Int64s
-from mfspark.kernels.initialise import random_bits
 from mfspark.kernels.problem import FixedSide, Problem
 from mfspark.kernels.ridge import jit
 from mfspark.kernels.vectors import dot, prefetch, step
@@ -126,6 +125,8 @@ def _visit(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     width, last = p.shape[1], len(rows) - 1
     total = 0.0
+    # Numba makes doubles of float32 and integers together.
+    one, two, inverse_rank = np.float32(1), np.float32(2), np.float32(1 / max(rank, 1))
     user_rate = item_rate = user_bias_rate = item_bias_rate = rate
     for t in range(len(rows)):
         later = min(t + _AHEAD, last)
@@ -142,16 +143,17 @@ def _visit(  # type: ignore[no-untyped-def]
             item_rate = rate / np.sqrt(item_squares[i, 0])
             pp, qq = dot(p, u, p, u), dot(q, i, q, i)
             # |e q − s p|² without a pass of its own.
-            mixed = 2 * e * product
-            user_squares[u, 0] += (
-                e * e * qq - shrink_user * mixed + shrink_user * shrink_user * pp
-            ) / max(rank, 1)
-            item_squares[i, 0] += (
-                e * e * pp - shrink_item * mixed + shrink_item * shrink_item * qq
-            ) / max(rank, 1)
+            mixed, squared = two * e * product, e * e
+            user_squares[u, 0] += inverse_rank * (
+                squared * qq - shrink_user * mixed + shrink_user * shrink_user * pp
+            )
+            item_squares[i, 0] += inverse_rank * (
+                squared * pp - shrink_item * mixed + shrink_item * shrink_item * qq
+            )
         step(
             p, u, q, i,
-            1 - user_rate * shrink_user, user_rate * e, 1 - item_rate * shrink_item, item_rate * e,
+            one - user_rate * shrink_user, user_rate * e,
+            one - item_rate * shrink_item, item_rate * e,
         )  # fmt: skip
         if fit_biases:
             user_slope = e - user_bias_reg * user_weights[u] * user_bias[u]
@@ -169,17 +171,20 @@ def _visit(  # type: ignore[no-untyped-def]
 def shuffle(entries: Entries, key: int) -> None:
     """Put the entries into an order drawn from ``key``, in place (Fisher and Yates 1938).
 
-    ``key`` has 64 bits and should look random itself.
+    ``key`` has 64 bits. Draws are those of SplitMix64 (Steele, Lea, Flood 2014), brought into range
+    by a product in place of a remainder (Lemire 2019); its bias is below n / 2³².
     """
-    # A draw for each place; the bias of its remainder is below n / 2⁶⁴.
-    draws = random_bits(np.array([key], np.uint64), len(entries.rows))
-    _shuffle(*entries, draws[0])
+    _shuffle(*entries, np.uint64(key))
 
 
 @jit
-def _shuffle(rows, columns, values, draws):  # type: ignore[no-untyped-def]
+def _shuffle(rows, columns, values, state):  # type: ignore[no-untyped-def]
     for t in range(len(rows) - 1, 0, -1):
-        other = np.int64(draws[t] % np.uint64(t + 1))
+        state += np.uint64(0x9E3779B97F4A7C15)
+        z = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+        other = np.int64((z * np.uint64(t + 1)) >> np.uint64(32))
         rows[t], rows[other] = rows[other], rows[t]
         columns[t], columns[other] = columns[other], columns[t]
         values[t], values[other] = values[other], values[t]

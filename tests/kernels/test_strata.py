@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfspark.engine.strata import cut_strata, draw_meetings
+from mfspark.engine.strata import cut_strata, deal_out, draw_meetings
 from mfspark.kernels.csr import build_block
 
 
@@ -19,12 +19,14 @@ def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
     n, n_blocks, seed, epoch
 ):
     rng = np.random.default_rng(seed)
-    users = rng.integers(0, 40, n).astype(np.int32)
-    items = rng.integers(0, 20, n).astype(np.int32)
+    n_users, n_items = 40, 17
+    users = rng.integers(0, n_users, n).astype(np.int32)
+    items = rng.integers(0, n_items, n).astype(np.int32)
     # The rating tells which one it is.
     rating = np.arange(n).astype(np.float32)
     held_out = rng.random(n) < 0.2
-    strata = cut_strata(build_block(users, items, rating, held_out, 40, 20).train, n_blocks)
+    block = build_block(users, items, rating, held_out, n_users, n_items)
+    strata = cut_strata(block.train, n_items, n_blocks)
     visited = []
     for meetings in draw_meetings(n_blocks, seed, epoch):
         met = [strata[users][items] for users, items in meetings]
@@ -43,3 +45,13 @@ def test_the_order_of_strata_is_drawn_anew_each_epoch():
     drawn = {str(draw_meetings(6, 1, epoch)) for epoch in range(1, 9)}
     assert len(drawn) == 8
     assert draw_meetings(6, 1, 3) == draw_meetings(6, 1, 3)
+
+
+@given(n=st.integers(0, 60), n_blocks=st.integers(1, 9))
+def test_positions_are_dealt_out_in_turn_block_by_block(n, n_blocks):
+    order = deal_out(n, n_blocks)
+    assert sorted(order) == list(range(n))
+    blocks = order % n_blocks
+    assert (np.diff(blocks) >= 0).all()
+    counts = np.bincount(blocks, minlength=n_blocks)
+    assert counts.max() - counts.min() <= 1
