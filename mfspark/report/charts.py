@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
 _SERIES = BLUE, ORANGE, "#4b8b5b", "#7a5195", GREY
@@ -85,7 +85,9 @@ def cost_chart(models: pd.DataFrame) -> str:
                           xytext=(5, -11 if is_free else 4), textcoords="offset points",
                           fontsize=8)  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2, y=0.12)
         axes.set_xlabel("seconds to fit (logarithmic)")
         axes.set_ylabel("RMSE (stars)")
