@@ -1,15 +1,15 @@
 """A neighbourhood model on disk: Parquet tables, the model of its biases, and one JSON file."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pyspark.ml.util import DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
-from mfspark import files
+from mfspark import __version__, files
 from mfspark.engine.neighbours import Neighbourhood
 from mfspark.errors import ModelFormatError, one_line
+from mfspark.models.documents import read_document
 from mfspark.models.factor_model import FactorModel
 from mfspark.spark_errors import SPARK_ERRORS
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Raised whenever a reader of the previous version would misread a table.
 _SCHEMA_VERSION = 1
+_NAME = "knn.json"
 
 
 class KNNMetadata(BaseModel):
@@ -30,6 +31,7 @@ class KNNMetadata(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = _SCHEMA_VERSION
+    mfspark_version: str = __version__
     side: str
     k: int
     has_means: bool
@@ -47,12 +49,12 @@ def write_content(model: "KNNModel", directory: str) -> None:
     metadata = KNNMetadata(
         side=model.side, k=model.k, has_means=model.means is not None, params=params
     )
-    files.write_text(f"{directory}/knn.json", metadata.model_dump_json(indent=2) + "\n")
+    files.write_text(f"{directory}/{_NAME}", metadata.model_dump_json(indent=2) + "\n")
 
 
 def read_content(path: str) -> dict[str, Any]:
     """What ``KNNModel`` is made of, and its ``params``; ``ModelFormatError`` says what is wrong."""
-    metadata = _read_metadata(path)
+    metadata = read_document(path, _NAME, KNNMetadata, _SCHEMA_VERSION, "KNNModel.save")
     spark, uri = SparkSession.active(), files.as_uri(path)
     try:
         tables = [spark.read.parquet(f"{uri}/{name}") for name in ("neighbours", "rated")]
@@ -70,34 +72,6 @@ def read_content(path: str) -> dict[str, Any]:
         "means": means,
         "params": metadata.params,
     }
-
-
-def _read_metadata(path: str) -> KNNMetadata:
-    name = f"{path}/knn.json"
-    try:
-        content = json.loads(files.read_text(name))
-    except FileNotFoundError:
-        raise ModelFormatError(
-            f"{path} is not the directory of a neighbourhood model: it has no knn.json; give the "
-            "directory that KNNModel.save wrote"
-        ) from None
-    except ValueError as error:
-        raise ModelFormatError(
-            f"{name} is damaged ({error}); restore it from a copy or train again"
-        ) from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != _SCHEMA_VERSION:
-        raise ModelFormatError(
-            f"{path} has schema version {version}, but this mfspark reads version "
-            f"{_SCHEMA_VERSION}; train the model again or install the mfspark that wrote it"
-        )
-    try:
-        return KNNMetadata.model_validate(content)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ModelFormatError(
-            f"{name} is damaged at {where!r}; restore it from a copy or train again"
-        ) from None
 
 
 class KNNModelWriter(MLWriter):

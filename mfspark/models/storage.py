@@ -1,15 +1,14 @@
 """A model on disk: Parquet tables and one JSON file, readable without mfspark."""
 
-import json
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
 from pyspark.ml.util import DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.errors import ModelFormatError, one_line
+from mfspark.models.documents import read_document
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata
 from mfspark.spark_errors import SPARK_ERRORS
 
@@ -44,32 +43,9 @@ def load_model(
 
 def read_metadata(path: str) -> ModelMetadata:
     """The checked content of ``metadata.json``; errors as in :func:`load_model`."""
-    name = f"{path}/metadata.json"
-    try:
-        content = json.loads(files.read_text(name))
-    except FileNotFoundError:
-        raise ModelFormatError(
-            f"{path} is not a model directory: it has no metadata.json; "
-            "give the directory that FactorModel.save or the train job wrote"
-        ) from None
-    except ValueError as error:
-        raise ModelFormatError(
-            f"{name} is damaged ({error}); restore it from a copy or train again"
-        ) from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ModelFormatError(
-            f"{path} has model schema version {version}, but this mfspark reads version "
-            f"{SCHEMA_VERSION}; train the model again or install the mfspark that wrote it "
-            f"({content.get('mfspark_version', 'unknown') if isinstance(content, dict) else '?'})"
-        )
-    try:
-        return ModelMetadata.model_validate(content)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ModelFormatError(
-            f"{name} is damaged at {where!r}; restore it from a copy or train again"
-        ) from None
+    return read_document(
+        path, "metadata.json", ModelMetadata, SCHEMA_VERSION, "FactorModel.save or the train job"
+    )
 
 
 def _write_content(model: "FactorModel", directory: str) -> None:

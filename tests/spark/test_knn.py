@@ -121,7 +121,7 @@ def test_a_damaged_model_is_refused(ratings, tmp_path):
     ItemKNN(k=4).fit(ratings).save(str(path))
     document = (path / "knn.json").read_text()
     for text, message in (
-        (document.replace('"schema_version": 1', '"schema_version": 7'), "schema version 7"),
+        (document.replace('"schema_version": 1', '"schema_version": 7'), "schema version 7, but"),
         (document.replace('"k": 4', '"k": "four"'), "damaged at 'k'"),
         (document[:20], "is damaged"),
     ):
