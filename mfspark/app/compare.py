@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.app.estimators import contenders, members
+from mfspark.app.estimators import contenders, mark_validation, members
 from mfspark.app.memory import IS_MEASURED
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import ingest, kernels_compiled
@@ -98,9 +98,7 @@ def _fold(number: int, train: DataFrame, validation: DataFrame, test: DataFrame)
                 f"there are no {name} ratings in fold {number + 1}: there is nothing to compare; "
                 "check [split] and compare.folds"
             )
-    ratings = train.withColumn(HELD_OUT, F.lit(False)).unionByName(
-        validation.withColumn(HELD_OUT, F.lit(True))
-    )
+    ratings = mark_validation(train, validation, HELD_OUT)
     parts = {TEST: test} if validation.isEmpty() else {VALIDATION: validation, TEST: test}
     return Fold(number, ratings.persist(), parts)
 
@@ -130,8 +128,6 @@ def _write_tables(
     spark.read.parquet(*paths).write.parquet(f"{target}/predictions")
     predictions = spark.read.parquet(f"{target}/predictions")
     result = compare(predictions, settings.resamples, settings.seed)
-    error = F.col("predicted") - F.col(RATING)
-    by_fold = predictions.where(~F.isnan("predicted")).groupBy("predictor", "fold")
 
     def rows(schema: str, of_entry: Any) -> DataFrame:
         return spark.createDataFrame([row for entry in entries for row in of_entry(entry)], schema)
@@ -139,7 +135,7 @@ def _write_tables(
     tables = {
         "models": rows(_MODELS_SCHEMA, _model_rows).join(result.metrics, "predictor", "left"),
         "differences": result.differences,
-        "folds": by_fold.agg(F.sqrt(F.avg(error * error)).alias("rmse")),
+        "folds": result.folds,
         "curves": rows(_CURVES_SCHEMA, lambda entry: entry.curves),
         "weights": rows(_WEIGHTS_SCHEMA, lambda entry: entry.weights),
     }

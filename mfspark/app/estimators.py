@@ -6,6 +6,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pyspark.ml import Estimator
 from pyspark.ml.recommendation import ALS
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.config import BlendSettings, Config, MllibSettings, ModelKind, explain
@@ -14,7 +16,7 @@ from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.biased_als import BiasedALS
 from mfspark.models.biased_sgd import BiasedSGD
 from mfspark.models.knn import ItemKNN, UserKNN
-from mfspark.settings import ALSSettings, FactorisationSettings
+from mfspark.settings import FactorisationSettings
 
 _ESTIMATORS: dict[str, Any] = {
     "als": BiasedALS,
@@ -89,14 +91,23 @@ def members(blend: Contender, others: list[Contender]) -> list[str]:
     return found
 
 
+def mark_validation(train: DataFrame, validation: DataFrame, column: str) -> DataFrame:
+    """Rows of both, with a boolean ``column`` that is true for those of ``validation``."""
+    return train.withColumn(column, F.lit(False)).unionByName(
+        validation.withColumn(column, F.lit(True))
+    )
+
+
 def make_estimator(kind: str, settings: BaseModel, validation: str | None = None) -> Estimator[Any]:
     """The estimator of a kind, for columns under the names of :mod:`mfspark.columns`.
 
     ``validation``: the column of validation rows, for the kinds that learn from them when to stop.
     """
     if isinstance(settings, MllibSettings):
+        # contenders() has set the rank.
+        assert settings.rank is not None
         return ALS(
-            rank=settings.rank or ALSSettings().rank,
+            rank=settings.rank,
             maxIter=settings.max_iter,
             regParam=settings.reg_param,
             seed=settings.seed,

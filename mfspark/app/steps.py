@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.app.estimators import make_estimator
+from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.run_directory import RunDirectory
 from mfspark.columns import ITEM, N_RATINGS, RATING, TIMESTAMP, USER
 from mfspark.data.fetch import fetch
@@ -143,9 +143,7 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
         indicator = None
         if not held_out.isEmpty():
             indicator = _VALIDATION
-            fitted = fitted.withColumn(indicator, F.lit(False)).unionByName(
-                held_out.withColumn(indicator, F.lit(True))
-            )
+            fitted = mark_validation(fitted, held_out, indicator)
         als = make_estimator("als", settings, indicator)
         logger.info("%s", _plan(spark, run).describe())
         model = als.fit(fitted)

@@ -146,13 +146,6 @@ def held_out_of(table: pa.Table) -> Any:
     return pa.chunked_array([pa.array(np.zeros(table.num_rows, np.bool_))])
 
 
-def assemble(chunks: pa.Table, files: BlockFiles) -> tuple[RatingBlock, Int32s]:
-    """The block that all its chunks make, and the positions of the fixed rows that it needs, which
-    its columns refer to."""
-    needed, columns = compact(_joined(chunks, "others", np.int32), files.n_fixed)
-    return _assemble(chunks, files, columns, len(needed)), needed
-
-
 def assemble_whole(chunks: pa.Table, files: BlockFiles) -> RatingBlock:
     """The block that all its chunks make; its columns are positions on the fixed side."""
     return _assemble(chunks, files, _joined(chunks, "others", np.int32), files.n_fixed)
@@ -180,8 +173,9 @@ _DTYPES = (np.int32, *2 * (np.int64, np.int32, np.float32))
 
 
 def block_arrays(chunks: pa.Table, files: BlockFiles) -> Arrays:
-    """What the file of a block holds."""
-    content, needed = assemble(chunks, files)
+    """What the file of a block holds; its columns refer to the fixed rows that it needs."""
+    needed, columns = compact(_joined(chunks, "others", np.int32), files.n_fixed)
+    content = _assemble(chunks, files, columns, len(needed))
     return [needed, *content.train, *content.validation]
 
 

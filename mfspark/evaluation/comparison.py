@@ -23,7 +23,7 @@ from scipy.stats import poisson
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.engine.start import initial_keys
 from mfspark.evaluation.ratings import rating_metrics
-from mfspark.kernels.initialise import random_bits
+from mfspark.kernels.initialise import uniform
 
 # Weights beyond this many are as likely as two equal random numbers of 64 bits.
 _MOST_DRAWS = 20
@@ -35,10 +35,12 @@ _USERS_PER_STEP = 5000
 class Comparison:
     """``metrics``: predictor, n, n_unscored, and on the rows that all models score n_common, rmse,
     rmse_low, rmse_high, mae, mae_low, mae_high. ``differences``: for each two models better, worse,
-    difference (of their RMSEs), low, high, is_clear, verdict."""
+    difference (of their RMSEs), low, high, is_clear, verdict. ``folds``: predictor, fold, rmse on
+    all rows that the model scores."""
 
     metrics: DataFrame
     differences: DataFrame
+    folds: DataFrame
 
 
 def compare(predictions: DataFrame, resamples: int, seed: int) -> Comparison:
@@ -59,8 +61,13 @@ def compare(predictions: DataFrame, resamples: int, seed: int) -> Comparison:
         F.array(*squares).alias("squares"),
     )
     samples = resample(sums, len(names), resamples, seed)
+    # The verdicts need the figures as well: computed once, a row for each model.
+    metrics = own.join(shared, "predictor", "left").localCheckpoint()
+    folds = predictions.where(is_scored).groupBy("predictor", "fold")
     return Comparison(
-        own.join(shared, "predictor", "left"), _differences(spark, names, shared, samples)
+        metrics,
+        _differences(spark, names, metrics, samples),
+        folds.agg(F.sqrt(F.avg(error * error)).alias("rmse")),
     )
 
 
@@ -98,8 +105,8 @@ def _resample(
         values = np.column_stack([batch.column(1).to_numpy(), squares])
         for first in range(0, len(keys), _USERS_PER_STEP):
             at = slice(first, first + _USERS_PER_STEP)
-            uniform = (random_bits(keys[at], resamples) >> np.uint64(11)) / 2.0**53
-            total += np.searchsorted(steps, uniform, side="right").T @ values[at]
+            weights = np.searchsorted(steps, uniform(keys[at], resamples), side="right")
+            total += weights.T @ values[at]
     yield pa.RecordBatch.from_arrays([pa.array([total.tobytes()])], names=["sums"])
 
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mfspark.kernels.csr import Float32s, Float64s, Int64s
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+# What one draw adds to the state of the generator.
+GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
@@ -21,27 +22,28 @@ def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
     same place, but on MovieLens the first iterations then learn little more than biases.
     """
     rows = np.zeros((len(keys), rank + 1), np.float32)
-    rows[:, :rank] = (_uniform(keys, rank) - 0.5) * np.sqrt(12 / max(rank, 1))
+    rows[:, :rank] = (uniform(keys, rank) - 0.5) * np.sqrt(12 / max(rank, 1))
     return rows
 
 
 def hashed_uniform(seed: int, what: str, ids: Int64s, n: int) -> Float64s:
     """Numbers in [0, 1), float64 [len(ids), n], for integer ids; ``what`` keeps uses apart."""
-    salt = _mix(np.array([(seed * 2**32 + zlib.crc32(what.encode())) % 2**64], np.uint64))
-    return _uniform(_mix(ids.astype(np.uint64) * _GAMMA ^ salt), n)
+    salt = mix(np.array([(seed * 2**32 + zlib.crc32(what.encode())) % 2**64], np.uint64))
+    return uniform(mix(ids.astype(np.uint64) * GAMMA ^ salt), n)
 
 
-def _uniform(keys: npt.NDArray[np.uint64], n: int) -> Float64s:
-    return (random_bits(keys, n) >> np.uint64(11)).astype(np.float64) / 2.0**53
+def uniform(keys: npt.NDArray[np.uint64], n: int) -> Float64s:
+    """Numbers in [0, 1), float64 [len(keys), n]; the keys should look random themselves."""
+    return (_random_bits(keys, n) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
-def random_bits(keys: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.uint64]:
-    """``n`` draws for each key, uint64 [len(keys), n]; the keys should look random themselves."""
-    draws = np.arange(1, n + 1, dtype=np.uint64) * _GAMMA
-    return _mix(keys[:, None] + draws[None, :])
+def _random_bits(keys: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.uint64]:
+    draws = np.arange(1, n + 1, dtype=np.uint64) * GAMMA
+    return mix(keys[:, None] + draws[None, :])
 
 
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The draws of states, all 64 bits."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

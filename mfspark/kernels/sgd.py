@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mfspark.kernels.csr import Csr, Float32s, Int32s, Int64s
+from mfspark.kernels.initialise import GAMMA, mix
 from mfspark.kernels.problem import FixedSide, Problem
 from mfspark.kernels.ridge import jit
 from mfspark.kernels.vectors import dot, prefetch, step
@@ -171,20 +172,22 @@ def _visit(  # type: ignore[no-untyped-def]
 def shuffle(entries: Entries, key: int) -> None:
     """Put the entries into an order drawn from ``key``, in place (Fisher and Yates 1938).
 
-    ``key`` has 64 bits. Draws are those of SplitMix64 (Steele, Lea, Flood 2014), brought into range
-    by a product in place of a remainder (Lemire 2019); its bias is below n / 2³².
+    ``key`` has 64 bits. Draws are those of :mod:`mfspark.kernels.initialise`, brought into range by
+    a product in place of a remainder (Lemire 2019); its bias is below n / 2³².
     """
     _shuffle(*entries, np.uint64(key))
+
+
+# The same function for one number, inside compiled code.
+_mix_one = jit(mix)
 
 
 @jit
 def _shuffle(rows, columns, values, state):  # type: ignore[no-untyped-def]
     for t in range(len(rows) - 1, 0, -1):
-        state += np.uint64(0x9E3779B97F4A7C15)
-        z = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
-        other = np.int64((z * np.uint64(t + 1)) >> np.uint64(32))
+        state += GAMMA
+        draw = _mix_one(state) >> np.uint64(32)
+        other = np.int64((draw * np.uint64(t + 1)) >> np.uint64(32))
         rows[t], rows[other] = rows[other], rows[t]
         columns[t], columns[other] = columns[other], columns[t]
         values[t], values[other] = values[other], values[t]

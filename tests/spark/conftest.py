@@ -35,3 +35,16 @@ def ratings(spark: SparkSession, ratings_frame: pd.DataFrame) -> DataFrame:
 @pytest.fixture(scope="session")
 def model(ratings: DataFrame) -> FactorModel:
     return BiasedALS(rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1).fit(ratings)
+
+
+@pytest.fixture(scope="session")
+def noise(spark: SparkSession, ratings_frame: pd.DataFrame) -> DataFrame:
+    """Noise alone, so that the more is fitted the worse is the validation; a fifth of the rows is
+    ``held`` out, and one more of a user without training ratings."""
+    rng = np.random.default_rng(1)
+    frame = ratings_frame.assign(
+        rating=3 + rng.normal(0, 1, len(ratings_frame)),
+        held=rng.random(len(ratings_frame)) < 0.2,
+    )
+    cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
+    return spark.createDataFrame(pd.concat([frame, cold])).cache()

@@ -166,15 +166,7 @@ def test_agrees_with_pyspark_als_without_biases(spark, tmp_path):
     )
 
 
-def test_validation_rows_are_measured_but_not_fitted(spark, ratings_frame):
-    rng = np.random.default_rng(1)
-    # Noise alone: the more is fitted, the worse the validation.
-    frame = ratings_frame.assign(
-        rating=3 + rng.normal(0, 1, len(ratings_frame)),
-        held=rng.random(len(ratings_frame)) < 0.2,
-    )
-    cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
-    data = spark.createDataFrame(pd.concat([frame, cold]))
+def test_validation_rows_are_measured_but_not_fitted(noise):
     als = BiasedALS(
         rank=8,
         maxIter=30,
@@ -183,25 +175,26 @@ def test_validation_rows_are_measured_but_not_fitted(spark, ratings_frame):
         tol=1e-3,
         validationIndicatorCol="held",
     )
-    model = als.fit(data)
+    model = als.fit(noise)
     history = model.history.where("side = 'item'").orderBy("iteration").toPandas()
     best = int(history["validation_rmse"].idxmin()) + 1
     assert model.metadata.stopped == "validation"
     assert model.metadata.best_iteration == best < len(history)
     assert model.metadata.n_cold_validation == 1
-    distributed = als.copy({als.execution: "distributed"}).fit(data)
+    distributed = als.copy({als.execution: "distributed"}).fit(noise)
     assert distributed.metadata.n_cold_validation == 1
     np.testing.assert_allclose(
         distributed.history.where("side = 'item'").toPandas()["validation_rmse"],
         history["validation_rmse"],
         rtol=1e-5,
     )
-    found = predictions(model, spark.createDataFrame(frame[frame["held"]]))
-    given = frame[frame["held"]].set_index(["user", "item"])["rating"].sort_index()
+    warm = noise.where("held and user > 0")
+    found = predictions(model, warm)
+    given = warm.toPandas().set_index(["user", "item"])["rating"].sort_index()
     assert math.sqrt(np.mean((found - given) ** 2)) == pytest.approx(
         history["validation_rmse"].min(), rel=1e-5
     )
-    without = BiasedALS(rank=2, maxIter=1).fit(spark.createDataFrame(frame[~frame["held"]]))
+    without = BiasedALS(rank=2, maxIter=1).fit(noise.where("not held"))
     assert model.global_mean == pytest.approx(without.global_mean)
 
 

@@ -4,7 +4,6 @@ import math
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 from pyspark.ml.evaluation import RegressionEvaluator
 
@@ -119,23 +118,16 @@ def test_hopeless_ratings_end_in_a_clear_error(spark):
 
 
 @pytest.mark.parametrize("execution", ["one_task", "distributed"])
-def test_validation_rows_decide_when_to_stop(spark, ratings_frame, execution):
-    rng = np.random.default_rng(1)
-    frame = ratings_frame.assign(
-        rating=3 + rng.normal(0, 1, len(ratings_frame)),
-        held=rng.random(len(ratings_frame)) < 0.2,
-    )
-    cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
-    data = spark.createDataFrame(pd.concat([frame, cold]))
+def test_validation_rows_decide_when_to_stop(noise, execution):
     fitted = BiasedSGD(
         rank=8, regParam=0.01, biasRegParam=0.01, maxIter=50, tol=1e-3,
         validationIndicatorCol="held", execution=execution,
-    ).fit(data)  # fmt: skip
+    ).fit(noise)  # fmt: skip
     history = fitted.history.orderBy("iteration").toPandas()
     assert fitted.metadata.stopped == "validation"
     assert fitted.metadata.n_cold_validation == 1
     assert fitted.metadata.best_iteration == history["validation_rmse"].idxmin() + 1
-    warm = data.where("held and user > 0")
+    warm = noise.where("held and user > 0")
     assert rmse(fitted, warm) == pytest.approx(history["validation_rmse"].min(), rel=1e-5)
 
 
