@@ -22,7 +22,7 @@ demo: check-java $(VENV)/.mfspark ## real ratings → model → report (DATASET=
 		--config conf/demo.toml --set data.dataset=$(DATASET)
 
 test: check-java $(VENV)/.mfspark-test ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.mfspark-lint ## formatting, style, types and import contracts
 	$(BIN)/ruff check .

@@ -52,10 +52,12 @@ def _known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[
             f"initialModel {settings.initial_model} has rank {model.rank}, which factors of rank "
             f"{settings.rank} cannot begin with; set rank to {model.rank} or train without it"
         )
-    if bool(model.global_mean) and not settings.fit_biases:
+    has_biases = model.metadata.hyper_parameters.get("fitBiases", True)
+    if has_biases != settings.fit_biases:
         raise ConfigError(
-            f"initialModel {settings.initial_model} has biases, but fitBiases is false: "
-            "its factors fit what biases leave; train without it"
+            f"initialModel {settings.initial_model} was fitted with fitBiases = {has_biases}, this "
+            f"fit has {settings.fit_biases}: factors beside biases and factors alone stand for "
+            "different things; set fitBiases alike or train without it"
         )
     tables = {USER: model.user_factors, ITEM: model.item_factors}
     return {

@@ -70,11 +70,18 @@ def peak():
 FIT = """
 import json, sys
 import pyarrow as pa
+from mfspark.engine.descend import Rates
 from mfspark.engine.threaded_als import ThreadedALS
+from mfspark.engine.threaded_sgd import ThreadedSGD
 from mfspark.engine.one_task import OneTask, _fit
 from mfspark.kernels.problem import Penalty, Problem
 problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
-task = OneTask(ThreadedALS(16, {"user": problem, "item": problem}, 2, 0.0, 0), 2, None)
+problems = {"user": problem, "item": problem}
+learners = {
+    "als": ThreadedALS(16, problems, 2, 0.0, 0),
+    "sgd": ThreadedSGD(16, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 16),
+}
+task = OneTask(learners[sys.argv[2]], 2, None)
 with pa.OSFile(sys.argv[1]) as source:
     rows = list(_fit(iter(pa.ipc.open_stream(source)), task))
 facts = json.loads(rows[-1].column("facts")[0].as_py())
@@ -83,7 +90,8 @@ print(peak(), facts["n_users"], facts["n_items"])
 
 
 @LINUX
-def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng):
+@pytest.mark.parametrize("learner", ["als", "sgd"])
+def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
     n = 3_000_000
     table = pa.table(
         {
@@ -100,7 +108,10 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng):
     # A compiler would need more memory than the fit.
     subprocess.run([sys.executable, "-m", "mfspark.kernels.warm"], check=True)
     result = subprocess.run(
-        [sys.executable, "-c", PEAK + FIT, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PEAK + FIT, str(path), learner],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     measured, n_users, n_items = map(int, result.stdout.split())
     estimate = one_task_bytes(Workload(n, n_users, n_items, 16))

@@ -61,7 +61,11 @@ def test_new_ids_begin_at_random_and_gone_ids_are_gone(spark, ratings, trained, 
 def test_what_cannot_be_a_start(ratings, trained, tmp_path):
     with pytest.raises(ConfigError, match="has rank 3, which factors of rank 4 cannot begin with"):
         BiasedALS(rank=4, initialModel=trained).fit(ratings)
-    with pytest.raises(ConfigError, match="has biases, but fitBiases is false"):
+    with pytest.raises(ConfigError, match="was fitted with fitBiases = True, this fit has False"):
         BiasedALS(rank=3, fitBiases=False, initialModel=trained).fit(ratings)
+    plain = str(tmp_path / "plain")
+    BiasedALS(rank=3, maxIter=1, fitBiases=False).fit(ratings).save(plain)
+    with pytest.raises(ConfigError, match="was fitted with fitBiases = False, this fit has True"):
+        BiasedSGD(rank=3, initialModel=plain).fit(ratings)
     with pytest.raises(ModelFormatError, match="is not a model directory"):
         BiasedALS(rank=3, initialModel=str(tmp_path)).fit(ratings)
