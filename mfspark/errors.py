@@ -17,6 +17,10 @@ class DivergenceError(MfsparkError):
     """Gradient descent left all bounds, at whatever learning rate."""
 
 
+class FitError(MfsparkError):
+    """Spark gave up in the middle of a fit; the message names the cause and the remedy."""
+
+
 class ModelFormatError(MfsparkError):
     """A model directory is missing, corrupt, or of another schema version."""
 

@@ -1,51 +1,170 @@
 """Files beside Spark's own: JSON documents, and directories that appear whole or not at all.
 
-A path may be a plain path of this machine or a URI (``hdfs://``, ``s3://``, ``gs://``, ``abfs://``)
-that both Spark and pyarrow understand.
+A path is a path of this machine, or a URI (``hdfs://``, ``s3://``, ``gs://``, ``abfs://``) that
+both Spark and pyarrow understand. Its characters mean themselves, in Spark as elsewhere: there are
+no patterns and no escapes, so ``my ratings [2024] 100%.csv`` is the file of that very name.
 """
 
+import re
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
+from pyarrow import parquet as pq
 
-from mfspark.errors import OutputExistsError
+from mfspark.errors import DataError, OutputExistsError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_PARTIAL, _REPLACED = ".partial", ".replaced"
 
 
-def as_uri(path: str) -> str:
-    """``path`` with a scheme; plain paths mean this machine's file system, also on a cluster."""
-    return path if "://" in path else Path(path).expanduser().absolute().as_uri()
+def absolute(path: str) -> str:
+    """``path`` in full; one without a scheme means this machine's file system, also on a cluster.
+
+    ``file:`` URIs become plain paths.
+    """
+    if path.startswith("file:"):
+        path = re.sub("^file:(//)?", "", path)
+    if "://" in path:
+        return path.rstrip("/")
+    return str(Path(path).expanduser().absolute())
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` lies on this machine's file system."""
+    return "://" not in absolute(path)
+
+
+def join(folder: str, *names: str) -> str:
+    """The path of something inside ``folder``."""
+    return "/".join([folder.rstrip("/"), *names])
+
+
+def for_spark(path: str) -> str:
+    """``path`` as Spark's writers want it."""
+    full = absolute(path)
+    return f"file:{full}" if is_local(full) else full
+
+
+def to_read(path: str) -> str:
+    """``path`` as Spark's readers want it, who would take it for a pattern."""
+    full = absolute(path)
+    if is_local(full) and ":" in Path(full).name and Path(full).is_file():
+        # Hadoop cannot list a file of such a name: it takes what is before the colon for a scheme.
+        link = Path(tempfile.mkdtemp(prefix="mfspark-")) / Path(full).name.replace(":", "_")
+        link.symlink_to(full)
+        full = str(link)
+    return re.sub(r"([\\{}\[\]*?])", r"\\\1", for_spark(full))
+
+
+def read_parquet(spark: "SparkSession", *paths: str) -> "DataFrame":
+    """The rows of folders of Parquet files."""
+    return spark.read.parquet(*map(to_read, paths))
+
+
+def write_parquet(table: "DataFrame", path: str) -> None:
+    """Write ``table`` as a folder of Parquet files, over what is there."""
+    table.write.parquet(for_spark(path), mode="overwrite")
 
 
 def _open(path: str) -> tuple[fs.FileSystem, str]:
-    filesystem, inner = fs.FileSystem.from_uri(as_uri(path))
-    return filesystem, inner
+    """The file system of ``path``, and its name there; ``DataError`` when there is none."""
+    full = absolute(path)
+    if is_local(full):
+        return fs.LocalFileSystem(), full
+    scheme, _, rest = full.partition("://")
+    host, _, inner = rest.partition("/")
+    try:
+        # The rest of the path never goes through a parser of URIs.
+        filesystem, root = fs.FileSystem.from_uri(f"{scheme}://{host}/")
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise DataError(
+            f"{path} cannot be reached ({reason}); give a path of this machine, or a URI whose "
+            "scheme this machine is set up for (hdfs needs a Hadoop installation, s3, gs and abfs "
+            "need credentials)"
+        ) from None
+    return filesystem, f"{root.rstrip('/')}/{inner}".rstrip("/") or "/"
 
 
 def exists(path: str) -> bool:
     """Whether a file or directory of that name is there."""
+    return bool(_kind(path) != fs.FileType.NotFound)
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a directory of that name."""
+    return bool(_kind(path) == fs.FileType.Directory)
+
+
+def _kind(path: str) -> fs.FileType:
     filesystem, inner = _open(path)
-    return bool(filesystem.get_file_info(inner).type != fs.FileType.NotFound)
+    try:
+        kind: fs.FileType = filesystem.get_file_info(inner).type
+    except NotADirectoryError:
+        return fs.FileType.NotFound
+    except OSError as error:
+        raise _refused(path, "reached", error) from None
+    return kind
+
+
+def _refused(path: str, what: str, error: OSError) -> DataError:
+    reason = error.strerror or str(error).strip().splitlines()[0]
+    return DataError(f"{path} cannot be {what} ({reason}); check the path and its permissions")
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files and directories directly in ``folder``, sorted; empty without one."""
+    return [name for name, _ in _listed(folder)]
+
+
+def _listed(folder: str) -> list[tuple[str, float | None]]:
+    """Names and times of last change."""
+    filesystem, inner = _open(folder)
+    selector = fs.FileSelector(inner, allow_not_found=True)
+    found = filesystem.get_file_info(selector)
+    return sorted(
+        (Path(info.path).name, info.mtime.timestamp() if info.mtime else None) for info in found
+    )
 
 
 def read_text(path: str) -> str:
     """The UTF-8 text of a file; ``FileNotFoundError`` when it is missing."""
+    return read_bytes(path).decode("utf-8")
+
+
+def read_bytes(path: str, most: int | None = None) -> bytes:
+    """The content of a file, or its first ``most`` bytes, as they are (not decompressed)."""
     filesystem, inner = _open(path)
-    with filesystem.open_input_stream(inner) as stream:
-        return bytes(stream.read()).decode("utf-8")
+    with filesystem.open_input_stream(inner, compression=None) as stream:
+        return bytes(stream.read(most))
+
+
+def read_pandas(path: str) -> Any:
+    """A folder of Parquet files as a pandas DataFrame."""
+    filesystem, inner = _open(path)
+    return pq.read_table(inner, filesystem=filesystem).to_pandas()
 
 
 def write_text(path: str, text: str) -> None:
     """Write a UTF-8 file; it appears whole, replacing the one before."""
     filesystem, inner = _open(path)
     parent = inner.rpartition("/")[0]
-    filesystem.create_dir(parent)
     staged = f"{parent}/.{uuid.uuid4().hex}"
-    with filesystem.open_output_stream(staged) as stream:
-        stream.write(text.encode("utf-8"))
-    filesystem.move(staged, inner)
+    try:
+        filesystem.create_dir(parent)
+        with filesystem.open_output_stream(staged, compression=None) as stream:
+            stream.write(text.encode("utf-8"))
+        filesystem.move(staged, inner)
+    except OSError as error:
+        raise _refused(path, "written", error) from None
 
 
 def remove(path: str) -> None:
@@ -58,26 +177,62 @@ def remove(path: str) -> None:
         filesystem.delete_file(inner)
 
 
+def remove_abandoned(folder: str, prefix: str, seconds: float) -> None:
+    """Remove what in ``folder`` begins with ``prefix`` and was last changed so long ago."""
+    for name, changed in _listed(folder):
+        if name.startswith(prefix) and changed is not None and time.time() - changed > seconds:
+            remove(join(folder, name))
+
+
 @contextmanager
 def staged_directory(path: str, overwrite: bool) -> Iterator[str]:
-    """Yield the URI of a directory to fill; it becomes ``path`` when the block ends well.
+    """Yield the path of a directory to fill; it becomes ``path`` when the block ends well.
 
-    After an exception nothing new is left and what was at ``path`` is untouched. Raises
-    ``OutputExistsError`` when ``path`` exists and ``overwrite`` is false.
+    After an exception nothing new is left and what was at ``path`` is untouched: it is renamed
+    aside before it is replaced, and removed last. Raises ``OutputExistsError`` when ``path`` exists
+    and ``overwrite`` is false, ``DataError`` when it cannot be written.
     """
     if exists(path) and not overwrite:
         raise OutputExistsError(
             f"{path} exists and would be replaced; choose another name or allow overwriting"
         )
-    uri = as_uri(path).rstrip("/")
-    parent, _, name = uri.rpartition("/")
-    stage = f"{parent}/.{name}-{uuid.uuid4().hex[:8]}.partial"
+    folder, _, name = absolute(path).rpartition("/")
+    mark = uuid.uuid4().hex[:8]
+    stage, aside = (f"{folder}/.{name}-{mark}{end}" for end in (_PARTIAL, _REPLACED))
     filesystem, inner_stage = _open(stage)
-    filesystem.create_dir(inner_stage)
+    try:
+        filesystem.create_dir(inner_stage)
+    except OSError as error:
+        raise _refused(path, "written", error) from None
     try:
         yield stage
     except BaseException:
         remove(stage)
         raise
-    remove(path)
-    filesystem.move(inner_stage, _open(path)[1])
+    inner, inner_aside = _open(path)[1], _open(aside)[1]
+    was_there = exists(path)
+    if was_there:
+        filesystem.move(inner, inner_aside)
+    try:
+        filesystem.move(inner_stage, inner)
+    except BaseException:
+        if was_there:
+            filesystem.move(inner_aside, inner)
+        remove(stage)
+        raise
+    if was_there:
+        remove(aside)
+
+
+def settle_replacements(folder: str) -> None:
+    """Tidy up after writers of ``folder`` that were killed: what was set aside comes back where its
+    successor never arrived, unfinished directories go. Nobody may be writing there."""
+    filesystem, inner = _open(folder)
+    for hidden in names_in(folder):
+        found = re.fullmatch(rf"\.(.+)-[0-9a-f]{{8}}({_PARTIAL}|{_REPLACED})", hidden)
+        if not found:
+            continue
+        if found[2] == _REPLACED and not exists(join(folder, found[1])):
+            filesystem.move(f"{inner}/{hidden}", f"{inner}/{found[1]}")
+        else:
+            remove(join(folder, hidden))

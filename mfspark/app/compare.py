@@ -76,7 +76,7 @@ def _entries(run: RunDirectory) -> list[Entry]:
 
 def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
     """The split of the run, or k folds of all its ratings."""
-    parts = {part: spark.read.parquet(run.of(f"ratings/{part}")) for part in PARTS}
+    parts = {part: files.read_parquet(spark, run.of(f"ratings/{part}")) for part in PARTS}
     settings = run.config.compare
     if settings.folds is None:
         yield _fold(0, *(parts[part].select(USER, ITEM, RATING) for part in PARTS))
@@ -125,8 +125,8 @@ def _write_tables(
         for entry in alive
         for number in range(settings.folds or 1)
     ]
-    spark.read.parquet(*paths).write.parquet(f"{target}/predictions")
-    predictions = spark.read.parquet(f"{target}/predictions")
+    files.write_parquet(files.read_parquet(spark, *paths), f"{target}/predictions")
+    predictions = files.read_parquet(spark, f"{target}/predictions")
     result = compare(predictions, settings.resamples, settings.seed)
 
     def rows(schema: str, of_entry: Any) -> DataFrame:
@@ -140,8 +140,8 @@ def _write_tables(
         "weights": rows(_WEIGHTS_SCHEMA, lambda entry: entry.weights),
     }
     for name, table in tables.items():
-        table.coalesce(1).write.parquet(f"{target}/{name}")
-    found = spark.read.parquet(f"{target}/models").where("state = 'succeeded'")
+        files.write_parquet(table.coalesce(1), f"{target}/{name}")
+    found = files.read_parquet(spark, f"{target}/models").where("state = 'succeeded'")
     return {row["predictor"]: row["rmse"] for row in found.collect()}
 
 
@@ -163,8 +163,8 @@ def _model_rows(entry: Entry) -> list[tuple[Any, ...]]:
 
 def _table(run: RunDirectory) -> str:
     """Models by RMSE, and the verdicts between each and the next."""
-    models: Any = pd.read_parquet(run.of("comparison/models")).sort_values("rmse")
-    differences = pd.read_parquet(run.of("comparison/differences"))
+    models: Any = files.read_pandas(run.of("comparison/models")).sort_values("rmse")
+    differences = files.read_pandas(run.of("comparison/differences"))
     succeeded = models[models["state"] == "succeeded"]
     shown = pd.DataFrame(
         {

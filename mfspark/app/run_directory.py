@@ -23,11 +23,11 @@ class RunDirectory:
         self.path = f"{config.run.directory.rstrip('/')}/{config.run.name}"
 
     def of(self, name: str) -> str:
-        """URI of an output of this run, such as ``model`` or ``ratings/train``."""
-        return f"{files.as_uri(self.path)}/{name}"
+        """Path of an output of this run, such as ``model`` or ``ratings/train``."""
+        return files.join(self.path, name)
 
     def require(self, name: str, job: str) -> str:
-        """URI of an output that an earlier job must have left."""
+        """Path of an output that an earlier job must have left."""
         if not files.exists(self.of(name)):
             raise DataError(
                 f"{self.path}/{name} is missing; run the {job} job with this configuration first"
@@ -36,7 +36,7 @@ class RunDirectory:
 
     @contextmanager
     def output(self, name: str) -> Iterator[str]:
-        """URI of a directory to fill; it appears whole or not at all."""
+        """Path of a directory to fill; it appears whole or not at all."""
         with files.staged_directory(self.of(name), self.config.run.overwrite) as stage:
             yield stage
 

@@ -110,14 +110,14 @@ def _write_ratings(
         with run.output("ratings") as target:
             for part in PARTS:
                 rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
-                rows.write.parquet(f"{target}/{part}")
+                files.write_parquet(rows, f"{target}/{part}")
     finally:
         split.unpersist()
     with run.output("quarantine") as target:
-        checked.quarantine.coalesce(1).write.parquet(target, mode="overwrite")
+        files.write_parquet(checked.quarantine.coalesce(1), target)
     if items is not None:
         with run.output("items") as target:
-            items.coalesce(1).write.parquet(target, mode="overwrite")
+            files.write_parquet(items.coalesce(1), target)
     facts = {
         "origin": origin,
         "rows_read": checked.n_read,
@@ -137,8 +137,8 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
     """Fit the model to ratings/train, stopping by ratings/validation: model/."""
     with run.step("train") as facts:
         ratings = run.require("ratings", "ingest")
-        fitted = spark.read.parquet(f"{ratings}/train")
-        held_out = spark.read.parquet(f"{ratings}/validation")
+        fitted = files.read_parquet(spark, f"{ratings}/train")
+        held_out = files.read_parquet(spark, f"{ratings}/validation")
         settings = run.config.als
         indicator = None
         if not held_out.isEmpty():
@@ -171,15 +171,16 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
     with run.step("evaluate") as facts:
         model = FactorModel.load(run.require("model", "train"))
         ratings = run.require("ratings", "ingest")
-        test = spark.read.parquet(f"{ratings}/test")
+        test = files.read_parquet(spark, f"{ratings}/test")
         if test.isEmpty():
             raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
-        result = evaluate(model, spark.read.parquet(f"{ratings}/train"), test)
+        result = evaluate(model, files.read_parquet(spark, f"{ratings}/train"), test)
         with run.output("evaluation") as target:
-            result.metrics.coalesce(1).write.parquet(f"{target}/metrics")
-            result.histogram.coalesce(1).write.parquet(f"{target}/histogram")
-        metrics = spark.read.parquet(run.of("evaluation/metrics")).where(F.col("slice") == "all")
-        rmse = {row["predictor"]: row["rmse"] for row in metrics.collect()}
+            files.write_parquet(result.metrics.coalesce(1), f"{target}/metrics")
+            files.write_parquet(result.histogram.coalesce(1), f"{target}/histogram")
+        metrics = files.read_parquet(spark, run.of("evaluation/metrics"))
+        overall = metrics.where(F.col("slice") == "all").collect()
+        rmse = {row["predictor"]: row["rmse"] for row in overall}
         facts["rmse"] = rmse
         return rmse
 
@@ -190,12 +191,12 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
         model = FactorModel.load(run.require("model", "train"))
         items = None
         if files.exists(run.of("items")):
-            items = spark.read.parquet(run.of("items"))
+            items = files.read_parquet(spark, run.of("items"))
         result = interpret(model, items, run.config.interpret)
         with run.output("interpretation") as target:
             for name, table in result.tables().items():
-                table.coalesce(1).write.parquet(f"{target}/{name}")
-            _example(spark, model).coalesce(1).write.parquet(f"{target}/explanation")
+                files.write_parquet(table.coalesce(1), f"{target}/{name}")
+            files.write_parquet(_example(spark, model).coalesce(1), f"{target}/explanation")
 
 
 def _example(spark: SparkSession, model: FactorModel) -> DataFrame:
@@ -225,12 +226,12 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
         model = FactorModel.load(run.require("model", "train"))
         seen = None
         if settings.exclude_seen:
-            seen = spark.read.parquet(f"{run.require('ratings', 'ingest')}/train")
+            seen = files.read_parquet(spark, f"{run.require('ratings', 'ingest')}/train")
         for_users = settings.lists == "items_for_users"
         method = model.recommendForAllUsers if for_users else model.recommendForAllItems
         with run.output("recommendations") as target:
-            method(settings.n, seen).write.parquet(target, mode="overwrite")
-        facts["lists"] = spark.read.parquet(run.of("recommendations")).count()
+            files.write_parquet(method(settings.n, seen), target)
+        facts["lists"] = files.read_parquet(spark, run.of("recommendations")).count()
 
 
 def report(run: RunDirectory) -> str:
@@ -300,7 +301,7 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
                 logger.info("fold %d of %d: RMSE %.4f", number + 1, settings.folds, row["rmse"])
         schema = "fold int, rmse double, mae double, n long, n_unscored long"
         with run.output("cross_validation") as target:
-            spark.createDataFrame(rows, schema).coalesce(1).write.parquet(target, mode="overwrite")
+            files.write_parquet(spark.createDataFrame(rows, schema).coalesce(1), target)
         mean = sum(row[1] for row in rows) / len(rows)
         facts["mean_rmse"] = mean
     print(f"\n{settings.folds}-fold cross-validation on {origin}, seed {settings.seed}:")

@@ -8,6 +8,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mfspark import files
 from mfspark.app.estimators import Contender, make_estimator
 from mfspark.app.memory import Memory, watch_memory
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
@@ -126,7 +127,7 @@ def _write(entry: Entry, fold: Fold, part: str, predictions: DataFrame, target: 
         F.col(RATING).cast("double").alias(RATING),
         F.col(_PREDICTED).cast("double").alias(_PREDICTED),
     )
-    table.write.parquet(entry.path(target, fold.number, part))
+    files.write_parquet(table, entry.path(target, fold.number, part))
 
 
 def _curve(name: str, fold: int, model: FactorModel) -> list[tuple[Any, ...]]:
@@ -162,7 +163,8 @@ def _run_blend(entry: Entry, fold: Fold, target: str) -> None:
     started = time.perf_counter()
 
     def predictions(part: str) -> DataFrame:
-        return spark.read.parquet(*[member.path(target, fold.number, part) for member in alive])
+        paths = [member.path(target, fold.number, part) for member in alive]
+        return files.read_parquet(spark, *paths)
 
     blend = fit_blend(
         predictions(VALIDATION), [member.name for member in alive], settings.reg_param

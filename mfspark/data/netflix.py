@@ -12,17 +12,18 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from mfspark import files
 from mfspark.columns import ITEM, RATING, TIMESTAMP, TITLE, USER, YEAR
 from mfspark.data.source import RawRatings
-from mfspark.data.text import MALFORMED
+from mfspark.data.text import MALFORMED, file_path
 
 _SPLIT = ("origin", "split")
 
 
-def netflix_ratings(spark: SparkSession, files: list[Path]) -> RawRatings:
+def netflix_ratings(spark: SparkSession, paths: list[Path]) -> RawRatings:
     """Ratings of all files; ratings are whole stars, times are days."""
-    lines = spark.read.text([str(file) for file in files]).select(
-        F.col("_metadata.file_path").alias("origin"),
+    lines = spark.read.text([files.to_read(str(path)) for path in paths]).select(
+        file_path().alias("origin"),
         F.col("_metadata.file_block_start").alias("split"),
         F.trim("value").alias("line"),
     )
@@ -62,7 +63,7 @@ def netflix_items(spark: SparkSession, folder: Path) -> DataFrame | None:
             lines = (
                 spark.read.option("encoding", "ISO-8859-1")
                 .option("sep", "\u0001")
-                .csv(str(folder / name), schema="line string")
+                .csv(files.to_read(str(folder / name)), schema="line string")
             )
             fields = F.split("line", ",", 3)
             return lines.select(

@@ -108,14 +108,14 @@ def detect_format(source: RatingsSource) -> str:
 
 
 def _read_table(spark: SparkSession, path: str, kind: str) -> DataFrame:
-    uri = files.as_uri(path)
     if kind in _SEPARATORS:
         separator = _SEPARATORS[kind]
-        names = header_of(spark, uri, separator)
+        names = header_of(spark, path, separator)
         if not names:
             raise DataError(f"{path} is empty: it has no header line; check how it was written")
-        return read_delimited(spark, uri, separator, names, header=True, quoted=True)
-    table = spark.read.parquet(uri) if kind == "parquet" else spark.read.json(uri)
+        return read_delimited(spark, path, separator, names, header=True, quoted=True)
+    read = spark.read.parquet if kind == "parquet" else spark.read.json
+    table = read(files.to_read(path))
     return table.withColumn(MALFORMED, _malformed_json(table))
 
 

@@ -4,6 +4,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from mfspark import files
+
 MALFORMED = "malformed"
 
 
@@ -33,15 +35,24 @@ def read_delimited(
         .option("encoding", encoding)
         .option("mode", "PERMISSIVE")
         .option("columnNameOfCorruptRecord", MALFORMED)
-        .csv(path)
+        .csv(files.to_read(path))
     )
 
 
 def header_of(spark: SparkSession, path: str, separator: str) -> list[str]:
     """The column names in the first line of a delimited file."""
-    return spark.read.option("sep", separator).option("header", True).csv(path).columns
+    return (
+        spark.read.option("sep", separator).option("header", True).csv(files.to_read(path)).columns
+    )
 
 
 def file_path() -> Column:
     """The file that a row was read from."""
-    return F.col("_metadata.file_path")
+    return decoded(F.col("_metadata.file_path"))
+
+
+def decoded(path: Column) -> Column:
+    """A path as it is written, of one as Spark tells it: escaped, and with the scheme of files."""
+    return F.regexp_replace(
+        F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B"))), "^file:(//)?", ""
+    )

@@ -17,6 +17,7 @@ from mfspark.engine.plan import Workload, make_plan
 from mfspark.engine.progress import Progress
 from mfspark.engine.tables import factor_tables
 from mfspark.engine.threaded_als import ThreadedALS
+from mfspark.engine.workspace import where_to_keep
 from mfspark.kernels.problem import Problem
 from mfspark.settings import ALSSettings
 
@@ -57,17 +58,18 @@ def _fit_distributed(settings: ALSSettings, name: str | None, training: Training
         logger.warning("%s", warning)
     indices = index_sides(workspace, counted, plan.n_blocks)
     blocks = build_blocks(workspace, training.ratings, indices)
+    keep = where_to_keep({USER: n_users, ITEM: n_items}, rank)
 
     def solver(side: str, other: str) -> Solver[DataFrame]:
         exchange = make_exchange(
             workspace, blocks[side], indices[other].layout, rank, plan.exchange[side]
         )
-        solved = SolvedSide(blocks[side], exchange, problems[side], rank)
+        solved = SolvedSide(blocks[side], exchange, problems[side], rank, keep[side])
         return Solver(side, partial(run_half_step, workspace, solved), exchange.bytes_shipped)
 
     start = initial_factors(
         workspace, indices[ITEM], training.known.get(ITEM), ITEM, problems[ITEM], rank,
-        settings.seed,
+        settings.seed, keep[ITEM],
     )  # fmt: skip
     with Progress(settings.max_iter, name) as progress:
         outcome = alternate(

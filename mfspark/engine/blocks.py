@@ -14,35 +14,35 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.cells import ROWS_PER_PACK, packs, values
-from mfspark.engine.files import Arrays, BlockFiles, make_files, unique_name
+from mfspark.engine.files import Arrays, BlockFiles, FiledBlocks, file_blocks, unique_name
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
 
 _CHUNK_SCHEMA = "side string, block int, rows binary, others binary, rating binary, held_out binary"
-_NEEDED_SCHEMA = "block int, needed binary, n_needed long, n_held_out long"
+_ABOUT = "needed: binary, n_needed: bigint, n_held_out: bigint"
 
 
 @dataclass(frozen=True)
 class BlockedSide:
-    """The rating blocks of one solved side, a partition per block.
+    """The rating blocks of one solved side.
 
-    ``chunks``: what blocks are assembled of; ``places``: block int, the same partitions without
-    their payload; ``needed``: block int, needed binary (int32, the positions of the fixed rows that
-    the block refers to). All are pinned. ``n_needed`` is the sum over blocks of the fixed rows each
-    needs, ``n_held_out`` the number of validation ratings.
+    Of each block ``blocks.places`` says in ``about.needed`` (int32) the positions of the fixed rows
+    that it refers to. ``n_needed`` is the sum over blocks of the fixed rows each needs,
+    ``n_held_out`` the number of validation ratings.
     """
 
-    chunks: DataFrame
-    places: DataFrame
-    needed: DataFrame
-    files: BlockFiles
+    blocks: FiledBlocks
     n_needed: int
     n_held_out: int
+
+    @property
+    def layout(self) -> Layout:
+        """Where the rows of the side are."""
+        return self.blocks.files.layout
 
 
 def build_blocks(
@@ -60,13 +60,10 @@ def build_blocks(
     def build(side: str) -> BlockedSide:
         other = layouts[ITEM if side == USER else USER]
         files = BlockFiles(f"{name}-{side}", layouts[side], other.n_rows)
-        placed = place_chunks(workspace, packed, side, files.layout.n_blocks)
-        needed = make_files(
-            workspace, placed, files, block_arrays, _describe_needed, _NEEDED_SCHEMA
-        )
-        totals = needed.agg(F.sum("n_needed"), F.sum("n_held_out")).first()
+        blocks = file_blocks(workspace, packed, side, files, block_arrays, _about, _ABOUT)
+        totals = blocks.places.agg(F.sum("about.n_needed"), F.sum("about.n_held_out")).first()
         assert totals is not None
-        return BlockedSide(*placed, needed.select("block", "needed"), files, *totals)
+        return BlockedSide(blocks, *totals)
 
     with ThreadPoolExecutor(len(layouts)) as pool:
         blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
@@ -91,18 +88,6 @@ def pack_ratings(
             partial(_pack, layouts=layouts, sides=sides), _CHUNK_SCHEMA
         )
     )
-
-
-def place_chunks(
-    workspace: Workspace, packed: DataFrame, side: str, n_blocks: int
-) -> tuple[DataFrame, DataFrame]:
-    """Chunks of a side, a partition per block, and ``places``: block int, the same partitions."""
-    chunks = workspace.pin(
-        packed.where(F.col("side") == side).drop("side").repartitionById(n_blocks, F.col("block")),
-        StorageLevel.DISK_ONLY,
-    )
-    # No step in Python: after one, Spark no longer knows that a partition is a block.
-    return chunks, workspace.pin(chunks.select("block").distinct())
 
 
 def _pack(
@@ -179,25 +164,19 @@ def block_arrays(chunks: pa.Table, files: BlockFiles) -> Arrays:
     return [needed, *content.train, *content.validation]
 
 
-def open_block(
-    files: BlockFiles, block: int, chunks: pa.Table | None = None
-) -> tuple[RatingBlock, Int32s] | None:
+def open_block(files: BlockFiles, block: int) -> tuple[RatingBlock, Int32s] | None:
     """The block in a file of this node, memory-mapped, with the positions of the fixed rows that
-    it needs; a file that is not there is made of the chunks, without them the answer is None."""
-    arrays = files.open(block, _DTYPES, chunks, block_arrays)
+    it needs; None where there is no such file."""
+    arrays = files.open(block, _DTYPES)
     if arrays is None:
         return None
     return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
 
 
-def _describe_needed(block: int, arrays: Arrays) -> pa.RecordBatch:
+def _about(arrays: Arrays) -> dict[str, Any]:
     needed, validation = arrays[0], arrays[-1]
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array([block], pa.int32()),
-            pa.array([needed.tobytes()]),
-            pa.array([len(needed)]),
-            pa.array([len(validation)]),
-        ],
-        names=["block", "needed", "n_needed", "n_held_out"],
-    )
+    return {
+        "needed": needed.tobytes(),
+        "n_needed": len(needed),
+        "n_held_out": len(validation),
+    }

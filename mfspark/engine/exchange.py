@@ -4,7 +4,7 @@ broadcast   All fixed rows go to every task as one cell. Right when the fixed si
 routed      Each fixed block sends each solved block just the rows that it needs, at most once.
             Right when both sides are big: no machine ever holds a whole side.
 
-Either way a solved block meets (source, rows), a row for each fixed block that sent something;
+Either way a solved block meets (number, rows), a row for each fixed block that sent something;
 ``gather`` makes of them the matrix that the kernel wants.
 """
 
@@ -39,10 +39,10 @@ class Exchange(Protocol):
         """Bytes of factors sent per half-step."""
 
     def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
-        """``places`` (block int: a partition per block), each row with every (source int, rows
+        """``places`` (block int: a partition per block), each row with every (number int, rows
         binary) that its block is sent.
 
-        ``fixed``: source int, rows binary (float32 [size, rank + 1]).
+        ``fixed``: number int, rows binary (float32 [size, rank + 1]).
         """
 
 
@@ -62,7 +62,8 @@ class Broadcast:
 class Routed:
     """Every block receives the rows it needs; ``links`` says which block sends which rows where.
 
-    ``links``: source int, target int, wanted binary (int32, local indices in the source block).
+    ``links``: number int (of the source), target int, wanted binary (int32, local indices in the
+    source block).
     """
 
     links: DataFrame
@@ -74,12 +75,12 @@ class Routed:
 
     def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
         """See :class:`Exchange`."""
-        by_source = fixed.repartitionById(self.n_fixed_blocks, F.col("source"))
+        by_source = fixed.repartitionById(self.n_fixed_blocks, F.col("number"))
         sent = (
-            self.links.join(by_source.hint("shuffle_hash"), "source")
-            .select("source", "target", "wanted", "rows")
+            self.links.join(by_source.hint("shuffle_hash"), "number")
+            .select("number", "target", "wanted", "rows")
             .mapInArrow(
-                partial(_select_rows, rank=self.rank), "source int, target int, rows binary"
+                partial(_select_rows, rank=self.rank), "number int, target int, rows binary"
             )
             .repartitionById(self.n_solved_blocks, F.col("target"))
         )
@@ -93,15 +94,17 @@ def make_exchange(
     """The exchange for one direction."""
     row_bytes = 4 * (rank + 1)
     if name == "broadcast":
-        return Broadcast(fixed.n_rows * row_bytes * solved.files.layout.n_blocks)
+        return Broadcast(fixed.n_rows * row_bytes * solved.layout.n_blocks)
     links = workspace.pin(
-        solved.needed.mapInArrow(
+        solved.blocks.places.select("block", "about.needed")
+        .mapInArrow(
             partial(_split_needed, offsets=fixed.offsets),
-            "source int, target int, wanted binary",
-        ).repartitionById(len(fixed.sizes), F.col("source"))
+            "number int, target int, wanted binary",
+        )
+        .repartitionById(len(fixed.sizes), F.col("number"))
     )
     return Routed(
-        links, len(fixed.sizes), solved.files.layout.n_blocks, rank, solved.n_needed * row_bytes
+        links, len(fixed.sizes), solved.layout.n_blocks, rank, solved.n_needed * row_bytes
     )
 
 
@@ -137,7 +140,7 @@ def _split_needed(batches: Iterator[pa.RecordBatch], offsets: Int64s) -> Iterato
             wanted = (needed - offsets[source]).astype(np.int32)
             yield pa.RecordBatch.from_pydict(
                 {
-                    "source": pa.array(sources, pa.int32()),
+                    "number": pa.array(sources, pa.int32()),
                     "target": pa.array(
                         [batch.column("block")[row].as_py()] * len(sources), pa.int32()
                     ),
@@ -153,7 +156,7 @@ def _select_rows(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Re
             rows = cell(batch, "rows", row, np.float32).reshape(-1, rank + 1)
             yield pa.RecordBatch.from_pydict(
                 {
-                    "source": batch.column("source").slice(row, 1),
+                    "number": batch.column("number").slice(row, 1),
                     "target": batch.column("target").slice(row, 1),
                     "rows": [rows[wanted].tobytes()],
                 }

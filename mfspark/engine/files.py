@@ -1,15 +1,22 @@
 """Files of blocks: what a node keeps from stage to stage, and work done where it lies.
 
-Reading a block through Spark would move it from the JVM to Python each time. So the node that makes
-a block keeps it in a file, which its tasks map into memory. The table of the chunks that the block
-was made of stands behind the file, for a task that Spark runs on another node.
+Reading a block through Spark would move it from the JVM to Python each time. So the task that
+assembles a block keeps it in a file of its node, which later tasks map into memory. ``places``, the
+table that these tasks make, is persisted: Spark then prefers to run a task of the block on the
+executor that has its file, and where the place is lost with an executor, the task that makes it
+anew makes the file, too. A task that runs without the file all the same (Spark does not wait for a
+busy executor, and files get damaged) says so, and the work on its block is done again from the
+chunks that the block is made of.
 """
 
 import gc
+import logging
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,13 +25,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import DataFrame, Row
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import arrow_udf
+from pyspark.storagelevel import StorageLevel
 
 from mfspark.engine.cells import values
 from mfspark.engine.index import Layout
-from mfspark.engine.workspace import Workspace
+from mfspark.engine.workspace import Keep, Workspace
+from mfspark.errors import FitError
+
+logger = logging.getLogger("mfspark")
 
 Arrays = list[npt.NDArray[Any]]
+
+CHUNK_COLUMNS = ("block", "rows", "others", "rating", "held_out")
+
+_PREFIX = "mfspark-block-"
+# Nobody opened such a file for so long: its fit is dead. Every use makes a file young again.
+_ABANDONED_SECONDS = 24 * 3600
+# Folders that Spark's disk store expects below its own and does not make a second time.
+_STORE_FOLDERS = 64
 
 
 @dataclass(frozen=True)
@@ -36,78 +58,135 @@ class BlockFiles:
     layout: Layout
     n_fixed: int
 
-    def path(self, block: int) -> Path:
-        """Where a node keeps a block: with Spark's own temporary files."""
-        folder = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0]
-        return Path(folder) / f"{self.name}-{block}.arrow"
+    def write(self, block: int, arrays: Arrays) -> None:
+        """Keep the arrays of a block on this node, in the first folder that has room."""
+        for folder in _folders():
+            try:
+                return write_arrays(self._in(folder, block), arrays)
+            except OSError as error:
+                problem = error
+        raise problem
 
-    def open(
-        self,
-        block: int,
-        dtypes: tuple[type, ...],
-        chunks: pa.Table | None,
-        make: Callable[[pa.Table, "BlockFiles"], Arrays],
-    ) -> Arrays | None:
-        """The arrays of a block, memory-mapped; a file that is not there is made of the chunks.
+    def open(self, block: int, dtypes: tuple[type, ...]) -> Arrays | None:
+        """The arrays of a block, memory-mapped; None where this node has no whole file of it."""
+        for folder in _folders():
+            arrays = open_arrays(self._in(folder, block), dtypes)
+            if arrays is not None:
+                return arrays
+        return None
 
-        None when there are no chunks either.
-        """
-        arrays = open_arrays(self.path(block), dtypes)
-        if arrays is None and chunks is not None:
-            write_arrays(self.path(block), make(chunks, self))
-            arrays = open_arrays(self.path(block), dtypes)
-        return arrays
+    def delete(self) -> None:
+        """Delete all files of the side from this node."""
+        for folder in _folders():
+            for path in folder.glob(f"{_PREFIX}{self.name}-*"):
+                path.unlink(missing_ok=True)
+
+    def _in(self, folder: Path, block: int) -> Path:
+        return folder / f"{_PREFIX}{self.name}-{block}.arrow"
+
+
+@dataclass(frozen=True)
+class FiledBlocks:
+    """Blocks of one side, a partition each.
+
+    ``chunks``: what they are made of. ``places``: block int, ``about`` struct (what the maker of
+    the file says of it); both persisted.
+    """
+
+    files: BlockFiles
+    chunks: DataFrame
+    places: DataFrame
+    make_file: Any
+
+    def placed_anew(self, blocks: list[int]) -> DataFrame:
+        """``places`` of some blocks, whose files are made in the task that asks."""
+        chunks = self.chunks.where(F.col("block").isin(blocks))
+        # Who does not look at what the maker says does not have the file made.
+        return _make_places(chunks, self.make_file).where(F.col("about").isNotNull())
 
 
 def unique_name() -> str:
     """What the names of all files of a fit begin with."""
-    return f"mfspark-{uuid.uuid4().hex}"
+    return uuid.uuid4().hex
 
 
-def make_files(
+def _folders() -> list[Path]:
+    """Folders of this executor's temporary files, made again if they were removed; behind them
+    the machine's own."""
+    named = os.environ.get("SPARK_LOCAL_DIRS", "")
+    folders = [Path(folder) for folder in named.split(",") if folder]
+    for folder in folders:
+        if not folder.exists():
+            # Without these Spark's own writes on this executor would fail from now on.
+            for number in range(_STORE_FOLDERS):
+                with suppress(OSError):
+                    (folder / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+    return [*folders, Path(tempfile.gettempdir())]
+
+
+def file_blocks(
     workspace: Workspace,
-    placed: tuple[DataFrame, DataFrame],
+    packed: DataFrame,
+    side: str,
     files: BlockFiles,
     make: Callable[[pa.Table, BlockFiles], Arrays],
-    describe: Callable[[int, Arrays], pa.RecordBatch],
-    schema: str,
-) -> DataFrame:
-    """Have each node make the files of its blocks, until the fit ends; what ``describe`` says of
-    the number and the arrays of each, pinned.
+    describe: Callable[[Arrays], dict[str, Any]],
+    about: str,
+) -> FiledBlocks:
+    """Bring the ``packed`` chunks of a side together and have a file made of each block.
 
-    ``placed``: the chunks and the places of :func:`mfspark.engine.blocks.place_chunks`.
+    ``describe`` makes of a block's arrays a struct of the type ``about``. The files are deleted
+    when the fit ends.
     """
-    chunks, places = placed
-    workspace.on_exit(
-        lambda: places.mapInArrow(partial(delete_file, files=files), "block int").collect()
+    chunks = workspace.pin(
+        packed.where(F.col("side") == side)
+        .drop("side")
+        .repartitionById(files.layout.n_blocks, F.col("block")),
+        StorageLevel.DISK_ONLY,
     )
-    return workspace.pin(
-        chunks.mapInArrow(partial(make_file, files=files, make=make, describe=describe), schema)
-    )
+
+    def make_file(
+        block: pa.Array, rows: pa.Array, others: pa.Array, rating: pa.Array, held_out: pa.Array
+    ) -> pa.Scalar:
+        _remove_abandoned()
+        table = pa.table([block, rows, others, rating, held_out], names=list(CHUNK_COLUMNS))
+        arrays = make(table, files)
+        files.write(block[0].as_py(), arrays)
+        return pa.scalar(describe(arrays))
+
+    # An aggregate: Spark still knows that a partition is a block, after a map it would not.
+    aggregate = arrow_udf(make_file, f"struct<{about}>")  # type: ignore[call-overload]
+    places = workspace.pin(_make_places(chunks, aggregate))
+    delete = partial(_delete_files, files=files)
+    workspace.on_exit(lambda: places.select("block").mapInArrow(delete, "block int").collect())
+    return FiledBlocks(files, chunks, places, aggregate)
 
 
-def make_file(
-    batches: Iterator[pa.RecordBatch],
-    files: BlockFiles,
-    make: Callable[[pa.Table, BlockFiles], Arrays],
-    describe: Callable[[int, Arrays], pa.RecordBatch],
-) -> Iterator[pa.RecordBatch]:
-    """Make the file of the block whose chunks a partition holds."""
-    parts = [batch for batch in batches if batch.num_rows]
-    if not parts:
-        return
-    chunks = pa.Table.from_batches(parts)
-    block, arrays = chunks["block"][0].as_py(), make(chunks, files)
-    write_arrays(files.path(block), arrays)
-    yield describe(block, arrays)
+def _make_places(chunks: DataFrame, make_file: Any) -> DataFrame:
+    return chunks.groupBy("block").agg(make_file(*CHUNK_COLUMNS).alias("about"))
 
 
-def delete_file(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
-    """Delete the files of the blocks in these rows from this node."""
+def _delete_files(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        for block in batch.column("block"):
-            files.path(block.as_py()).unlink(missing_ok=True)
+        files.delete()
         yield batch.slice(0, 0)
+
+
+@cache
+def _remove_abandoned() -> None:
+    """Once per Python worker: delete files that fits of this user left when they were killed."""
+    for folder in _folders():
+        root = folder
+        while root.parent != root and root.name.startswith(("blockmgr-", "executor-", "spark-")):
+            root = root.parent
+        for pattern in ("", "blockmgr-*/", "spark-*/blockmgr-*/", "spark-*/executor-*/blockmgr-*/"):
+            for path in root.glob(f"{pattern}{_PREFIX}*"):
+                # Another task may be faster.
+                with suppress(OSError):
+                    found = path.stat()
+                    is_own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+                    if is_own and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                        path.unlink()
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
@@ -115,18 +194,25 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     batch = pa.RecordBatch.from_pydict({str(n): [part.tobytes()] for n, part in enumerate(arrays)})
     # Two attempts at one task may write at a time.
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    unfinished.replace(path)
+    try:
+        with (
+            pa.OSFile(str(unfinished), "wb") as sink,
+            pa.ipc.new_file(sink, batch.schema) as writer,
+        ):
+            writer.write_batch(batch)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def open_arrays(path: Path, dtypes: tuple[type, ...]) -> Arrays | None:
-    """The arrays in a file of this node, memory-mapped; None when there is no such file."""
+    """The arrays in a file of this node, memory-mapped; None when there is no whole file."""
     try:
-        source = pa.memory_map(str(path))
-    except FileNotFoundError:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        os.utime(path)
+    except (OSError, pa.ArrowInvalid):
         return None
-    batch = pa.ipc.open_file(source).get_batch(0)
     return [
         np.frombuffer(values(column)[0], dtype)
         for column, dtype in zip(batch.columns, dtypes, strict=True)
@@ -135,52 +221,49 @@ def open_arrays(path: Path, dtypes: tuple[type, ...]) -> Arrays | None:
 
 def work_at_files(
     workspace: Workspace,
-    chunks: DataFrame,
-    arrived: DataFrame,
-    work: Callable[..., pa.RecordBatch],
+    blocks: FiledBlocks,
+    deliver: Callable[[DataFrame], DataFrame],
+    work: Callable[[pa.Table], pa.RecordBatch],
     schema: str,
-) -> tuple[DataFrame, list[Row]]:
-    """Do ``work`` on every block where its file is: the rows it makes, and all but their ``rows``.
+    keep: Keep,
+    columns: tuple[str, ...],
+) -> tuple[DataFrame, pa.Table]:
+    """Do ``work`` on every block where its file is: ``columns`` of the rows it makes, kept as
+    ``keep`` says, and all but their ``rows``.
 
-    ``arrived``: block int and what was sent to it, a partition per block. ``work`` is given that as
-    a table; in the rows it makes, ``metrics`` that are null say that the file of the block is not
-    on this node. Then Spark ran a task elsewhere, and everything is done again the slow way, with
-    the block's ``chunks`` as a second argument.
+    ``deliver`` makes of places (block int) what is sent there; ``work`` is given what was sent to
+    one block. In the rows that it makes, ``metrics`` that are null say that the file of the block
+    is not on this node; ``number`` is the block's. Such work is done again where the file is made
+    again.
     """
+    do = partial(_work, work=work)
 
-    def done(made: DataFrame) -> tuple[DataFrame, list[Row]]:
-        made = workspace.cut(made)
-        return made, made.drop("rows").collect()
+    def made(places: DataFrame) -> DataFrame:
+        return deliver(places.select("block")).mapInArrow(do, schema)
 
-    made, rows = done(arrived.mapInArrow(partial(_from_file, work=work), schema))
-    if any(row["metrics"] is None for row in rows):
-        made, rows = done(
-            chunks.groupBy("block")
-            # Two columns that come from one are ambiguous to Spark.
-            .cogroup(arrived.withColumnRenamed("block", "target").groupBy("target"))
-            .applyInArrow(_from_chunks(work), schema)
+    kept, found = workspace.keep(made(blocks.places), keep, columns)
+    missing = found.filter(pc.is_null(found["metrics"]))["number"].to_pylist()
+    if not missing:
+        return kept, found
+    logger.debug("the files of %d blocks are not where they are needed", len(missing))
+    again, found_again = workspace.keep(made(blocks.placed_anew(missing)), keep, columns)
+    if found_again["metrics"].null_count:
+        raise FitError(
+            "a file of ratings that a task had just written was not there for the next step: the "
+            "executors' scratch folders lose files; check their disks (spark.local.dir)"
         )
-    return made, rows
+    kept = kept.where(F.col("rows").isNotNull()).unionByName(again)
+    found = pa.concat_tables([found.filter(pc.is_valid(found["metrics"])), found_again])
+    return kept, found.sort_by("number")
 
 
-def _from_file(
-    batches: Iterator[pa.RecordBatch], work: Callable[..., pa.RecordBatch]
+def _work(
+    batches: Iterator[pa.RecordBatch], work: Callable[[pa.Table], pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     parts = [batch for batch in batches if batch.num_rows]
     if parts:
         yield work(pa.Table.from_batches(parts))
         _spare_libraries()
-
-
-def _from_chunks(
-    work: Callable[..., pa.RecordBatch],
-) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    # Spark looks at the number of parameters, so partial() will not do.
-    def work_from_chunks(chunks: pa.Table, arrived: pa.Table) -> pa.Table:
-        names = ["block" if name == "target" else name for name in arrived.column_names]
-        return pa.Table.from_batches([work(arrived.rename_columns(names), chunks)])
-
-    return work_from_chunks
 
 
 @cache

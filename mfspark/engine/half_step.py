@@ -13,19 +13,23 @@ from mfspark.engine.exchange import Exchange, gather
 from mfspark.engine.files import BlockFiles, work_at_files
 from mfspark.engine.index import SideIndex
 from mfspark.engine.start import start_cells
-from mfspark.engine.workspace import Workspace
+from mfspark.engine.workspace import Keep, Workspace
 from mfspark.kernels.csr import Float32s, Float64s, Int64s
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.problem import HalfStepMetrics, Problem, add_metrics
 from mfspark.settings import Exchange as ExchangeName
 
-# A factor table: the block that the rows belong to (their source, when they are sent), the rows
-# (float32 [size, rank + 1]), and sums that the driver wants: the metrics of the half-step, and the
-# moments of the block's shares in hot rows, float64 [2, n_hot, rank + 2, rank + 2] (training,
-# validation). The schema is narrow because Spark's driver spends a millisecond or two on each
-# column of a plan.
-FACTORS_SCHEMA = "source int, rows binary, metrics array<double>, hot binary"
+# What a half-step makes of each block: its number, its rows (float32 [size, rank + 1]), and sums
+# that the driver wants: the metrics of the half-step, and the moments of the block's shares in hot
+# rows, float64 [2, n_hot, rank + 2, rank + 2] (training, validation). The schema is narrow because
+# Spark's driver spends a millisecond or two on each column of a plan.
+FACTORS_SCHEMA = "number int, rows binary, metrics array<double>, hot binary"
+# Tables that a fit may go back to: the best iteration is the last one or the one before, of either
+# side, and a half-step makes two tables where files were missing.
+_RECENT = 8
+# What of it the next half-step is given.
+FACTORS = ("number", "rows")
 
 
 @dataclass(frozen=True)
@@ -36,59 +40,58 @@ class SolvedSide:
     exchange: Exchange
     problem: Problem
     rank: int
+    keep: Keep
 
 
 def run_half_step(
     workspace: Workspace, side: SolvedSide, fixed: DataFrame
 ) -> tuple[DataFrame, HalfStepMetrics]:
-    """Solve every block of a side, from and to a table of ``FACTORS_SCHEMA``.
+    """Solve every block of a side, from and to a table of the columns ``FACTORS``.
 
-    One Spark job solves, measures and stores the new factors. Only sums come to the driver: the
-    metrics, and of each hot row its moments, from which it is solved here.
+    One Spark job solves, measures and stores the new factors. Only sums come to the driver, unless
+    the factors are kept there: the metrics, and of each hot row its moments, from which it is
+    solved here.
     """
-    blocks, layout = side.blocks, side.blocks.files.layout
+    blocks, layout = side.blocks, side.blocks.layout
     solve = partial(
         _solve,
         problem=side.problem,
-        files=blocks.files,
+        files=blocks.blocks.files,
         exchange=side.exchange.name,
         rank=side.rank,
     )
-    arrived = side.exchange.deliver(fixed, blocks.places)
-    solved, per_block = work_at_files(workspace, blocks.chunks, arrived, solve, FACTORS_SCHEMA)
-    # Blocks come back in the order of their partitions, so the sums are the same in every run.
-    metrics = [row["metrics"] for row in per_block]
+    deliver = partial(side.exchange.deliver, fixed)
+    solved, sums = work_at_files(
+        workspace, blocks.blocks, deliver, solve, FACTORS_SCHEMA, side.keep, FACTORS
+    )
+    workspace.forget(0, workspace.n_kept - _RECENT)
+    # In the order of the blocks, so that the sums are the same in every run.
+    metrics = sums["metrics"].to_pylist()
     if layout.n_hot:
         shape = (2, layout.n_hot, side.rank + 2, side.rank + 2)
         train, validation = np.sum(
-            [np.frombuffer(row["hot"]).reshape(shape) for row in per_block], axis=0
+            [np.frombuffer(part).reshape(shape) for part in values(sums["hot"])], axis=0
         )
         rows, hot_metrics = half_step_of_moments(train, validation, side.problem)
         metrics.append(hot_metrics)
         solved = solved.union(
-            fixed.sparkSession.createDataFrame(
-                [(layout.n_blocks, rows.tobytes(), None, None)], FACTORS_SCHEMA
+            workspace.spark.createDataFrame(
+                [(layout.n_blocks, rows.tobytes())], "number int, rows binary"
             )
         )
     return solved, add_metrics(metrics)
 
 
 def _solve(
-    arrived: pa.Table,
-    chunks: pa.Table | None = None,
-    *,
-    problem: Problem,
-    files: BlockFiles,
-    exchange: ExchangeName,
-    rank: int,
+    arrived: pa.Table, *, problem: Problem, files: BlockFiles, exchange: ExchangeName, rank: int
 ) -> pa.RecordBatch:
-    """Solve the block that the rows of ``arrived`` (block, source, rows) were sent to."""
+    """Solve the block that the rows of ``arrived`` (block, number, rows) were sent to."""
     block, layout = arrived["block"][0].as_py(), files.layout
-    opened = open_block(files, block, chunks)
+    opened = open_block(files, block)
     if opened is None:
         return factors_batch(block)
     ratings, needed = opened
-    sent = zip(arrived["source"].to_pylist(), values(arrived["rows"]), strict=True)
+    sent = zip(arrived["number"].to_pylist(), values(arrived["rows"]), strict=True)
     fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange, rank)
     n_own = int(layout.sizes[block])
     rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)
@@ -111,7 +114,7 @@ def factors_batch(
             pa.array([metrics], pa.list_(pa.float64())),
             pa.array([None if hot is None else hot.tobytes()], pa.binary()),
         ],
-        names=["source", "rows", "metrics", "hot"],
+        names=["number", "rows", "metrics", "hot"],
     )
 
 
@@ -123,11 +126,13 @@ def initial_factors(
     problem: Problem,
     rank: int,
     seed: int,
+    keep: Keep,
 ) -> tuple[DataFrame, float]:
     """Factors that the first half-step is given, and their penalty in the objective."""
     make = partial(_first_factors, problem)
-    start = workspace.cut(start_cells(index, known, side, rank, seed, make, FACTORS_SCHEMA))
-    return start, sum(row["metrics"][0] for row in start.select("metrics").collect())
+    cells = start_cells(index, known, side, rank, seed, make, FACTORS_SCHEMA)
+    start, sums = workspace.keep(cells, keep, FACTORS)
+    return start, sum(metrics[0] for metrics in sums["metrics"].to_pylist())
 
 
 def _first_factors(problem: Problem, block: int, rows: Float32s, counts: Int64s) -> pa.RecordBatch:

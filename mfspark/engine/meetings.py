@@ -22,17 +22,20 @@ from mfspark.engine.half_step import FACTORS_SCHEMA, factors_batch
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.start import start_cells
 from mfspark.engine.strata import Strata, draw_key, draw_meetings, open_user_block
-from mfspark.engine.workspace import Workspace
+from mfspark.engine.workspace import Keep, Workspace
 from mfspark.kernels.csr import Float32s, Int64s
 from mfspark.kernels.half_step import squared_error
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
 from mfspark.kernels.sgd import SGDSide, shuffle, visit
 
-# A table of parameters: side and block that they belong to, and a row [factors, bias, G of the
-# factors, G of the bias, n_ratings] of each user or item, float32. ``metrics`` is what the driver
-# wants: of a meeting [Σ e², n] beside the users and the penalty beside both.
-_CELLS_SCHEMA = "side string, owner int, rows binary, metrics array<double>"
+# A table of parameters: side and number of the block that they belong to, and a row [factors, bias,
+# G of the factors, G of the bias, n_ratings] of each user or item, float32. ``metrics`` is what the
+# driver wants: of a meeting [Σ e², n] beside the users and the penalty beside both.
+_CELLS_SCHEMA = "side string, number int, rows binary, metrics array<double>"
+_CELLS = ("side", "number", "rows")
 _BESIDE_FACTORS = 4
+# Metrics beside the users, who have those of the meeting as well.
+_N_OF_MEETING = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Descending:
     rates: Rates
     rank: int
     seed: int
+    keep: Keep
 
 
 def initial_cells(
@@ -53,6 +57,7 @@ def initial_cells(
     known: dict[str, DataFrame],
     rank: int,
     seed: int,
+    keep: Keep,
 ) -> DataFrame:
     """Parameters that the first epoch begins with, both sides."""
     users, items = (
@@ -61,7 +66,7 @@ def initial_cells(
         )
         for side, index in indices.items()
     )
-    return workspace.cut(users.union(items))
+    return workspace.keep(users.union(items), keep, _CELLS)[0]
 
 
 def _first_cell(side: str, block: int, rows: Float32s, counts: Int64s) -> pa.RecordBatch:
@@ -80,16 +85,23 @@ def run_epoch(
     """Every block of users meets every block of items once, from and to a table of cells."""
     error = penalty = 0.0
     n_ratings = 0
+    first_of_epoch = workspace.n_kept
     for meetings in draw_meetings(descending.items.n_blocks, descending.seed, epoch):
         partners = dict(meetings)
         meet = partial(_meet, descending=descending, partners=partners, rate=rate, epoch=epoch)
-        arrived = _deliver(strata, cells, _receiver(partners))
-        cells, sums = work_at_files(workspace, strata.chunks, arrived, meet, _CELLS_SCHEMA)
-        met = [row["metrics"] for row in sums if row["side"] == USER]
+        kept_before = workspace.n_kept
+        deliver = partial(_deliver, cells, _receiver(partners), descending)
+        cells, sums = work_at_files(
+            workspace, strata.blocks, deliver, meet, _CELLS_SCHEMA, descending.keep, _CELLS
+        )
+        # The start of the epoch stays, since the epoch may be undone, and its end.
+        workspace.forget(first_of_epoch, kept_before)
+        metrics = sums["metrics"].to_pylist()
+        met = [part for part in metrics if len(part) == _N_OF_MEETING]
         error += sum(part[0] for part in met)
         n_ratings += int(sum(part[1] for part in met))
         # Each block takes part in each sub-epoch, so the last ones are those of the epoch's end.
-        penalty = sum(row["metrics"][-1] for row in sums)
+        penalty = sum(part[-1] for part in metrics)
     missed = 0.0
     if strata.n_held_out:
         missed = _validation_error(workspace, strata, descending, cells)
@@ -97,25 +109,30 @@ def run_epoch(
 
 
 def _receiver(partners: dict[int, int]) -> Column:
-    """The block of users whose ratings the owner of a cell meets."""
+    """The block of users whose ratings the block of a cell meets."""
     users_met = {items: users for users, items in partners.items()}
     of_items = F.array(*[F.lit(users_met[block]) for block in range(len(partners))])
-    met = F.element_at(of_items, F.col("owner") + 1)
-    return F.when(F.col("side") == USER, F.col("owner")).otherwise(met)
+    met = F.element_at(of_items, F.col("number") + 1)
+    return F.when(F.col("side") == USER, F.col("number")).otherwise(met)
 
 
-def _deliver(strata: Strata, cells: DataFrame, receiver: Column) -> DataFrame:
-    """(block, side, owner, rows): each cell where the ratings of its receiver are."""
-    sent = cells.select("side", "owner", "rows", receiver.alias("target")).repartitionById(
-        strata.files.layout.n_blocks, F.col("target")
-    )
-    joined = strata.places.hint("shuffle_hash").join(sent, F.col("block") == F.col("target"))
-    return joined.select("block", "side", "owner", "rows")
+def _deliver(
+    cells: DataFrame, receiver: Column, descending: Descending, places: DataFrame
+) -> DataFrame:
+    """(block, side, number, rows): each cell where the ratings of its receiver are."""
+    sent = cells.select("side", "number", "rows", receiver.alias("target"))
+    if descending.keep == "driver":
+        # From the driver, so one stage is enough.
+        sent = F.broadcast(sent)
+    else:
+        sent = sent.repartitionById(descending.files.layout.n_blocks, F.col("target"))
+        places = places.hint("shuffle_hash")
+    joined = places.join(sent, F.col("block") == F.col("target"))
+    return joined.select("block", "side", "number", "rows")
 
 
 def _meet(
     arrived: pa.Table,
-    chunks: pa.Table | None = None,
     *,
     descending: Descending,
     partners: dict[int, int],
@@ -124,13 +141,13 @@ def _meet(
 ) -> pa.RecordBatch:
     """Visit the ratings that a block of users shares with its partner."""
     user_block = arrived["block"][0].as_py()
-    opened = open_user_block(descending.files, descending.items, user_block, chunks)
+    opened = open_user_block(descending.files, user_block)
     if opened is None:
         return _cells([(USER, user_block, None, None)])
     item_block = partners[user_block]
     entries = opened.stratum(item_block)
     shuffle(entries, draw_key(descending.seed, epoch, user_block, item_block))
-    owners = zip(arrived["side"].to_pylist(), arrived["owner"].to_pylist(), strict=True)
+    owners = zip(arrived["side"].to_pylist(), arrived["number"].to_pylist(), strict=True)
     parts = [_parameters(part, descending.rank) for part in values(arrived["rows"])]
     before = dict(zip(owners, parts, strict=True))
     partners_met = (USER, user_block), (ITEM, item_block)
@@ -176,7 +193,7 @@ def _cells(rows: list[_Cell]) -> pa.RecordBatch:
             pa.array(cells, pa.binary()),
             pa.array(metrics, pa.list_(pa.float64())),
         ],
-        names=["side", "owner", "rows", "metrics"],
+        names=["side", "number", "rows", "metrics"],
     )
 
 
@@ -184,25 +201,30 @@ def _validation_error(
     workspace: Workspace, strata: Strata, descending: Descending, cells: DataFrame
 ) -> float:
     """Σ (r − r̂)² over the validation ratings; every block of users is sent all items."""
-    users = _deliver(strata, cells.where(F.col("side") == USER), F.col("owner"))
+    of_users = cells.where(F.col("side") == USER)
     items = cells.where(F.col("side") == ITEM).select(
-        F.col("owner").alias("item_block"), F.col("rows").alias("item_rows")
+        F.col("number").alias("item_block"), F.col("rows").alias("item_rows")
     )
+
+    def deliver(places: DataFrame) -> DataFrame:
+        users = _deliver(of_users, F.col("number"), descending, places)
+        return users.crossJoin(F.broadcast(items))
+
     _, measured = work_at_files(
         workspace,
-        strata.chunks,
-        users.crossJoin(F.broadcast(items)),
+        strata.blocks,
+        deliver,
         partial(_measure, descending=descending),
-        "metrics double",
+        _CELLS_SCHEMA,
+        "driver",
+        _CELLS,
     )
-    return float(sum(row["metrics"] for row in measured))
+    return float(sum(part[0] for part in measured["metrics"].to_pylist()))
 
 
-def _measure(
-    arrived: pa.Table, chunks: pa.Table | None = None, *, descending: Descending
-) -> pa.RecordBatch:
+def _measure(arrived: pa.Table, *, descending: Descending) -> pa.RecordBatch:
     rank, block = descending.rank, arrived["block"][0].as_py()
-    opened = open_user_block(descending.files, descending.items, block, chunks)
+    opened = open_user_block(descending.files, block)
     error = None
     if opened is not None:
         items = FixedSide.zeros(descending.items.n_rows, rank)
@@ -211,8 +233,8 @@ def _measure(
             first = int(descending.items.offsets[source])
             items.fill(first, _parameters(part, rank)[:, : rank + 1])
         users = np.ascontiguousarray(_parameters(values(arrived["rows"])[0], rank)[:, : rank + 1])
-        error = squared_error(opened.validation, users, items, descending.problems[USER].mean)
-    return pa.RecordBatch.from_arrays([pa.array([error], pa.float64())], names=["metrics"])
+        error = [squared_error(opened.validation, users, items, descending.problems[USER].mean)]
+    return _cells([(USER, block, None, error)])
 
 
 def _parameters(cell: pa.Buffer, rank: int) -> Float32s:
@@ -223,7 +245,7 @@ def factors_of(cells: DataFrame, side: str, rank: int) -> DataFrame:
     """Factors and biases of a side as a table of ``FACTORS_SCHEMA``."""
     return (
         cells.where(F.col("side") == side)
-        .select("owner", "rows")
+        .select("number", "rows")
         .mapInArrow(partial(_factors, rank=rank), FACTORS_SCHEMA)
     )
 

@@ -20,7 +20,7 @@ from mfspark.columns import ITEM, USER
 from mfspark.engine.cells import cell
 from mfspark.engine.index import Layout, count_ids, index_sides
 from mfspark.engine.machine import machine_of
-from mfspark.engine.workspace import Workspace
+from mfspark.engine.workspace import Workspace, settled
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.neighbours import N_SUMS, add_common, nearest
 
@@ -90,10 +90,9 @@ def find_neighbours(deviations: DataFrame, side: str, wanted: Nearest) -> Neighb
             )
         )
         with ThreadPoolExecutor(2) as pool:
-            # Eager: the tables must be whole before the workspace lets go of what they are made of.
-            return Neighbourhood(
-                *pool.map(lambda table: table.localCheckpoint(), (neighbours, rated))
-            )
+            # The tables must be whole before the workspace lets go of what they are made of.
+            sizes = 8 * wanted.n * n_ids, 8 * n_ratings
+            return Neighbourhood(*pool.map(settled, (neighbours, rated), sizes))
 
 
 def _pack_columns(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.RecordBatch]:

@@ -33,8 +33,8 @@ from mfspark.engine.blocks import held_out_of
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.start import known_rows, start_rows
-from mfspark.engine.tables import factor_batches
-from mfspark.engine.workspace import Workspace
+from mfspark.engine.tables import factor_batches, table_bytes
+from mfspark.engine.workspace import Workspace, settled
 from mfspark.errors import DivergenceError
 from mfspark.kernels.csr import Float32s, Int32s, Int64s, RatingBlock, build_block
 from mfspark.kernels.rotation import canonical_rotation
@@ -140,7 +140,7 @@ def fit_in_one_task(
     cells = ratings.mapInArrow(_pack, "cell binary")
     for table in known.values():
         cells = cells.union(table.mapInArrow(_pack_known, "cell binary"))
-    result = workspace.cut(cells.repartition(1).mapInArrow(partial(_fit, task=task), schema))
+    result = workspace.pin(cells.repartition(1).mapInArrow(partial(_fit, task=task), schema))
     facts = result.where(F.col("facts").isNotNull()).select("facts").collect()
     if not facts:
         return None
@@ -148,7 +148,10 @@ def fit_in_one_task(
     if isinstance(found, str):
         raise DivergenceError(found)
     users, items = (
-        result.where(F.col(side).isNotNull()).select(side, N_RATINGS, BIAS, FACTORS)
+        settled(
+            result.where(F.col(side).isNotNull()).select(side, N_RATINGS, BIAS, FACTORS),
+            table_bytes(found[f"n_{side}s"], task.learner.rank),
+        )
         for side in (USER, ITEM)
     )
     return OneTaskFit(users, items, found)

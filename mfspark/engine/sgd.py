@@ -10,6 +10,7 @@ from mfspark.engine.descend import Rates, descend
 from mfspark.engine.fit import Fit, Training, run_fit
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.meetings import Descending, factors_of, initial_cells, run_epoch
+from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.engine.progress import Progress
 from mfspark.engine.strata import build_strata
 from mfspark.engine.tables import factor_tables
@@ -64,12 +65,16 @@ def _fit_distributed(settings: SGDSettings, training: Training) -> dict[str, Any
     indices = index_sides(workspace, counted, {USER: n_blocks, ITEM: n_blocks}, deal_out=False)
     strata = build_strata(workspace, training.ratings, indices)
     rank, seed = settings.rank, settings.seed
-    descending = Descending(strata.files, strata.items, problems, _rates(settings), rank, seed)
     n_rows = {side: index.layout.n_rows for side, index in indices.items()}
+    is_small = 4 * sum(n_rows.values()) * (rank + 4) <= BROADCAST_LIMIT
+    descending = Descending(
+        strata.blocks.files, strata.items, problems, _rates(settings), rank, seed,
+        "driver" if is_small else "durable",
+    )  # fmt: skip
     with Progress(settings.max_iter, _NAME) as progress:
         done = descend(
             partial(run_epoch, workspace, strata, descending),
-            initial_cells(workspace, indices, training.known, rank, seed),
+            initial_cells(workspace, indices, training.known, rank, seed, descending.keep),
             descending.rates,
             summary.squared_deviation(problems[USER].mean),
             settings.tol,

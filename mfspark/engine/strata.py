@@ -8,6 +8,7 @@ stochastic gradient descent, KDD 2011).
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER
-from mfspark.engine.blocks import assemble_whole, pack_ratings, place_chunks
-from mfspark.engine.files import Arrays, BlockFiles, make_files, unique_name
+from mfspark.engine.blocks import assemble_whole, pack_ratings
+from mfspark.engine.files import Arrays, BlockFiles, FiledBlocks, file_blocks, unique_name
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, Int64s
@@ -75,12 +76,9 @@ def _dealt_to(places: Int32s, n_rows: int, n_blocks: int) -> Int64s:
 
 @dataclass(frozen=True)
 class Strata:
-    """Ratings by block of users, a partition per block: ``chunks``, what their files are made of,
-    and ``places``, block int, the same partitions; ``n_held_out`` validation ratings."""
+    """Ratings by block of users, with ``n_held_out`` validation ratings."""
 
-    chunks: DataFrame
-    places: DataFrame
-    files: BlockFiles
+    blocks: FiledBlocks
     items: Layout
     n_held_out: int
 
@@ -90,18 +88,16 @@ def build_strata(workspace: Workspace, ratings: DataFrame, indices: dict[str, Si
     users, items = (indices[side].layout for side in (USER, ITEM))
     packed = pack_ratings(workspace, ratings, indices, (USER,))
     files = BlockFiles(unique_name(), users, items.n_rows)
-    placed = place_chunks(workspace, packed, USER, users.n_blocks)
-    made = make_files(
-        workspace, placed, files, partial(_arrays, items=items), _count_held_out, "n_held_out long"
-    )
-    row = made.agg(F.sum("n_held_out")).first()
+    make = partial(_arrays, items=items)
+    blocks = file_blocks(workspace, packed, USER, files, make, _about, "n_held_out: bigint")
+    row = blocks.places.agg(F.sum("about.n_held_out")).first()
     assert row is not None
     workspace.release(packed)
-    return Strata(*placed, files, items, row[0] or 0)
+    return Strata(blocks, items, row[0] or 0)
 
 
-def _count_held_out(_: int, arrays: Arrays) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict({"n_held_out": [len(arrays[-1])]})
+def _about(arrays: Arrays) -> dict[str, Any]:
+    return {"n_held_out": len(arrays[-1])}
 
 
 def _arrays(chunks: pa.Table, files: BlockFiles, items: Layout) -> Arrays:
@@ -132,10 +128,7 @@ class UserBlock:
         return Entries(rows[at].copy(), columns[at].copy(), values[at].copy())
 
 
-def open_user_block(
-    files: BlockFiles, items: Layout, block: int, chunks: pa.Table | None
-) -> UserBlock | None:
-    """The ratings of a block of users; without a file they are made of the chunks, without both
-    the answer is None."""
-    arrays = files.open(block, _DTYPES, chunks, partial(_arrays, items=items))
+def open_user_block(files: BlockFiles, block: int) -> UserBlock | None:
+    """The ratings of a block of users in a file of this node; None where there is no such file."""
+    arrays = files.open(block, _DTYPES)
     return None if arrays is None else UserBlock(arrays[0], Entries(*arrays[1:4]), Csr(*arrays[4:]))

@@ -13,6 +13,7 @@ from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.engine.cells import values
 from mfspark.engine.half_step import matrix
 from mfspark.engine.index import SideIndex
+from mfspark.engine.workspace import settled
 from mfspark.kernels.csr import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
 
@@ -27,12 +28,18 @@ def factor_tables(
     rotation = find_rotation(cells[USER], cells[ITEM], rank)
 
     def table(side: str, matrix: Float64s) -> DataFrame:
-        # Eager: the tables must be whole before the workspace lets go of blocks and ids.
-        return factor_table(cells[side], indices[side], matrix, side).localCheckpoint()
+        # The tables must be whole before the workspace lets go of blocks and ids.
+        n_bytes = table_bytes(indices[side].layout.n_rows, rank)
+        return settled(factor_table(cells[side], indices[side], matrix, side), n_bytes)
 
     with ThreadPoolExecutor(2) as pool:
         users, items = pool.map(table, (USER, ITEM), (rotation.users, rotation.items))
     return users, items, rotation.singular_values.tolist()
+
+
+def table_bytes(n_rows: int, rank: int) -> int:
+    """About what a factor table takes: an id, the number of ratings, bias and factors."""
+    return n_rows * 4 * (rank + 7)
 
 
 def find_rotation(users: DataFrame, items: DataFrame, rank: int) -> Rotation:
@@ -70,7 +77,7 @@ def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Rec
 
 def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: str) -> DataFrame:
     """One row per id: ``name`` (the id), n_ratings, bias float, factors array<float>."""
-    unpacked = cells.select("source", "rows").mapInArrow(
+    unpacked = cells.select("number", "rows").mapInArrow(
         partial(_unpack, rotation=rotation),
         "block int, local int, bias float, factors array<float>",
     )
@@ -82,7 +89,7 @@ def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: s
 def _unpack(batches: Iterator[pa.RecordBatch], rotation: Float64s) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in range(batch.num_rows):
-            block = batch.column("source")[row].as_py()
+            block = batch.column("number")[row].as_py()
             rows = matrix(values(batch.column("rows"))[row], len(rotation))
             for first, bias, factors in factor_batches(rows, rotation):
                 n = len(bias)

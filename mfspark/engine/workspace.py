@@ -1,14 +1,19 @@
-"""What a fit changes in the session and keeps in memory, and how all of it is put back."""
+"""What a fit changes in the session, keeps in memory and keeps safe, and how all is put back."""
 
 import logging
 import threading
+import uuid
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
+from mfspark import files
+from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.spark_errors import SPARK_ERRORS
 
 logger = logging.getLogger("mfspark")
@@ -22,13 +27,21 @@ FIT_SETTINGS = {
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
 }
 
+Keep = Literal["driver", "executors", "durable"]
+
+# Collecting a table of this size takes no longer than persisting it.
+_CHEAP_BYTES = 16 * 2**20
+
+_CHECKPOINT_PREFIX = "mfspark-fit-"
+_ABANDONED_SECONDS = 24 * 3600
+
 
 class Workspace:
-    """Context of one fit: session settings, pinned DataFrames, cut lineages.
+    """Context of one fit: session settings, persisted tables, files of checkpoints.
 
-    On exit, also by an exception, every pinned DataFrame is released and every setting has the
-    value it had before. Fits may run side by side in one session (``CrossValidator`` with
-    ``parallelism``): the first one in sets, the last one out restores.
+    On exit, also by an exception, every pinned table is unpersisted, every checkpoint deleted, and
+    every setting has the value it had before. Fits may run side by side in one session
+    (``CrossValidator`` with ``parallelism``): the first one in sets, the last one out restores.
     """
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
@@ -38,7 +51,8 @@ class Workspace:
         self.spark = spark
         self._pinned: list[DataFrame] = []
         self._last_steps: list[Callable[[], object]] = []
-        self._reliable = bool(spark.conf.get("spark.checkpoint.dir", ""))
+        self._releases: list[Callable[[], object] | None] = []
+        self._checkpoints: str | None = None
 
     def __enter__(self) -> "Workspace":
         with self._lock:
@@ -64,6 +78,8 @@ class Workspace:
                 logger.debug("cleaning up after the fit failed: %s", problem)
         for table in self._pinned:
             table.unpersist()
+        if self._checkpoints is not None:
+            files.remove(self._checkpoints)
         with self._lock:
             users, before = self._active.pop(id(self.spark))
             if users > 1:
@@ -75,7 +91,7 @@ class Workspace:
     def pin(
         self, table: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK
     ) -> DataFrame:
-        """Keep ``table`` until it is released or the fit ends; in memory, spilling to disk."""
+        """Persist ``table`` until it is released or the fit ends; in memory, spilling to disk."""
         self._pinned.append(table.persist(level))
         return table
 
@@ -84,18 +100,92 @@ class Workspace:
         self._last_steps.append(step)
 
     def release(self, table: DataFrame) -> None:
-        """Drop a pinned table that no later step reads."""
+        """Unpersist a pinned table that no later step reads."""
         table.unpersist()
+        self._pinned = [other for other in self._pinned if other is not table]
 
-    def cut(self, table: DataFrame) -> DataFrame:
-        """``table`` without its history, computed once, at the latest by the first action on it.
+    def keep(
+        self, made: DataFrame, keep: Keep, columns: tuple[str, ...]
+    ) -> tuple[DataFrame, pa.Table]:
+        """Compute ``made`` once. Returns some of its ``columns`` as a table with a plan of a length
+        that does not grow from step to step, and all columns but ``rows`` on the driver.
 
-        Without the cut, the plan of iteration 100 would hold the 99 before it. With
-        ``spark.checkpoint.dir`` set, the rows go there and survive the loss of an executor;
-        otherwise they stay on the executors, and Spark drops them once nothing refers to them.
+        driver      collected, so nothing that happens to executors matters
+        executors   persisted; what is lost with an executor is computed again, so what it is made
+                    of must itself be kept on the driver or be durable
+        durable     in files under ``spark.checkpoint.dir``, or else on two executors
         """
-        if self._reliable:
-            # Eager: what is computed for an action is not what a lazy checkpoint writes, so the
-            # rows would be computed twice.
-            return table.checkpoint(eager=True)
-        return table.localCheckpoint(eager=False)
+        if keep == "driver":
+            table = made.toArrow()
+            kept = self.spark.createDataFrame(table.select(columns))
+            self._releases.append(None)
+            return kept, table.drop_columns("rows")
+        if keep == "executors":
+            kept = self.pin(made)
+            self._releases.append(partial(self.release, kept))
+        elif folder := self.spark.conf.get("spark.checkpoint.dir", ""):
+            kept, path = self._in_files(made, str(folder))
+            self._releases.append(partial(files.remove, path))
+        else:
+            # Spark lets go of it when nothing refers to it.
+            kept = made.localCheckpoint(eager=False, storageLevel=replicated_level(self.spark))
+            self._releases.append(None)
+        return kept.select(*columns), kept.drop("rows").toArrow()
+
+    @property
+    def n_kept(self) -> int:
+        """How many tables ``keep`` has made."""
+        return len(self._releases)
+
+    def forget(self, first: int, last: int) -> None:
+        """Let go of the kept tables of the numbers ``first`` … ``last`` − 1, from 0."""
+        for number in range(max(first, 0), last):
+            release, self._releases[number] = self._releases[number], None
+            if release is not None:
+                release()
+
+    def _in_files(self, made: DataFrame, folder: str) -> tuple[DataFrame, str]:
+        if self._checkpoints is None:
+            files.remove_abandoned(folder, _CHECKPOINT_PREFIX, _ABANDONED_SECONDS)
+            self._checkpoints = files.join(folder, f"{_CHECKPOINT_PREFIX}{uuid.uuid4().hex}")
+        path = files.join(self._checkpoints, uuid.uuid4().hex)
+        # Cells are long, and random to a compressor.
+        writer = made.write.options(**{"compression": "none", "parquet.enable.dictionary": "false"})
+        writer.parquet(files.for_spark(path))
+        return self.spark.read.schema(made.schema).parquet(files.to_read(path)), path
+
+
+def where_to_keep(n_rows: dict[str, int], rank: int) -> dict[str, Keep]:
+    """Where the factors of each side are kept between half-steps.
+
+    What is lost with an executor must follow from what is not: the factors of the smaller side,
+    collected or durable. Those of the other side are collected where that costs nothing.
+    """
+    smaller = min(n_rows, key=lambda side: n_rows[side])
+    kept: dict[str, Keep] = {}
+    for side, n in n_rows.items():
+        n_bytes = 4 * n * (rank + 1)
+        if n_bytes <= (BROADCAST_LIMIT if side == smaller else _CHEAP_BYTES):
+            kept[side] = "driver"
+        else:
+            kept[side] = "durable" if side == smaller else "executors"
+    return kept
+
+
+def settled(table: DataFrame, n_bytes: int) -> DataFrame:
+    """``table``, computed now, and no longer dependent on what it was made of.
+
+    A table that fits a broadcast is collected and persisted from there, so it survives the loss of
+    executors and is freed by ``unpersist``; a bigger one stays on the executors, on two where there
+    are several, until nothing refers to it.
+    """
+    if n_bytes <= BROADCAST_LIMIT:
+        return table.sparkSession.createDataFrame(table.toArrow()).persist()
+    return table.localCheckpoint(storageLevel=replicated_level(table.sparkSession))
+
+
+def replicated_level(spark: SparkSession) -> StorageLevel:
+    """Memory, spilling to disk, of two executors; of one in a session that has just one."""
+    master = str(spark.conf.get("spark.master", ""))
+    is_one = master == "local" or master.startswith("local[")
+    return StorageLevel.MEMORY_AND_DISK if is_one else StorageLevel.MEMORY_AND_DISK_2

@@ -17,9 +17,10 @@ it, not item positions, so a task only has to receive those two rows of the item
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from mfspark.kernels.compiled import compiled
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -104,7 +105,7 @@ def compact(positions: Int32s, n_fixed: int) -> tuple[Int32s, Int32s]:
     return np.flatnonzero(occurs).astype(np.int32), places[positions]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _sort_entries(  # type: ignore[no-untyped-def]
     rows: Int32s, columns: Int32s, values: Float32s, n_rows: int, n_columns: int
 ):

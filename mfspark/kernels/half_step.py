@@ -12,12 +12,12 @@ image. Without biases the last column stays zero and the features are q_i alone.
 
 import numpy as np
 
+from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr, Float32s, RatingBlock
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
 from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import (
     TILE,
-    jit,
     row_sums,
     solve_dual,
     solve_in_double,

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr, Float32s, Float64s
 from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
 from mfspark.kernels.products import BORDER
-from mfspark.kernels.ridge import TILE, jit, row_sums, solve_moments
+from mfspark.kernels.ridge import TILE, row_sums, solve_moments
 from mfspark.kernels.vectors import LANES
 
 # Ratings that are added up in single precision.

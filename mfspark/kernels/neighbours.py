@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr, Float32s, Float64s, Int32s, Int64s
-from mfspark.kernels.ridge import jit
 
 # Sums for each pair of rows: n, Σ x_a x_b, Σ x_a², Σ x_b², Σ x_a, Σ x_b.
 N_SUMS = 6

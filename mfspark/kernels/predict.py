@@ -1,8 +1,8 @@
 """Predictions and top-N lists from factor matrices."""
 
-import numba
 import numpy as np
 
+from mfspark.kernels.compiled import compiled
 from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s
 
 # Scores that exist at a time (4 MB, so that they stay in the cache), and how many of them are
@@ -11,7 +11,7 @@ _SCORES_PER_TILE = 1_000_000
 _RUN = 128
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-untyped-def]
     """Σ_f left[n, f]·right[n, f], float64 [n], added from the first factor to the last.
 
@@ -27,7 +27,7 @@ def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-un
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def predict_pairs(  # type: ignore[no-untyped-def]
     user: Int32s,
     item: Int32s,
@@ -62,7 +62,7 @@ def predict_pairs(  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _four_dots(user, item, user_factors, item_factors, first, last, dots):  # type: ignore[no-untyped-def]
     """Products of the pairs first .. first + 3, none beyond ``last``; rows −1 count as 0."""
     b, c, d = min(first + 1, last), min(first + 2, last), min(first + 3, last)
@@ -110,7 +110,7 @@ def top_n(
     return positions, best
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@compiled(fastmath={"nnan", "nsz"})
 def _select(scores, starts, excluded, positions, best):  # type: ignore[no-untyped-def]
     """The largest scores of each row, by insertion; most runs of scores hold none of them."""
     n_candidates, n = scores.shape[1], best.shape[1]

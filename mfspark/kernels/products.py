@@ -13,13 +13,13 @@ NEON: four).
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from mfspark.kernels.compiled import compiled
 from mfspark.kernels.vectors import LANES
 
 _ROWS = 8
@@ -200,7 +200,7 @@ _set_border = _block(BORDER)
 _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def add_products(rows, n, width, target):  # type: ignore[no-untyped-def]
     """Add Σ_{t<n} rows[t, :width]ᵀ rows[t, :width] to the upper triangle of target[:, :width].
 
@@ -212,14 +212,14 @@ def add_products(rows, n, width, target):  # type: ignore[no-untyped-def]
             _set_square(rows, i, rows, n, target, i, j, _ONE, _ONE)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def add_border(rows, n, width, target):  # type: ignore[no-untyped-def]
     """target[b] += Σ_{t<n} rows[t, width + b] · rows[t, :width] for b = 0, 1."""
     for j in range(0, width, LANES):
         _set_border(rows, width, rows, n, target, 0, j, _ONE, _ONE)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def factor(matrix, inverse):  # type: ignore[no-untyped-def]
     """Cholesky: replace A = matrix[:, :n], given by its upper triangle, by U with UᵀU = A.
 

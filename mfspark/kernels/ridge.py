@@ -9,9 +9,9 @@ Arguments that all share: ``rated`` int32 [n], the fixed rows that were rated; `
 float32 [rank + 1], the solution.
 """
 
-import numba
 import numpy as np
 
+from mfspark.kernels.compiled import jit
 from mfspark.kernels.products import BORDER, add_border, add_products, factor
 from mfspark.kernels.vectors import LANES, prefetch
 
@@ -20,9 +20,6 @@ TILE = 64
 # Ratings between the fetch of a fixed row and its use.
 _AHEAD = 32
 _EPSILON = np.float32(np.finfo(np.float32).eps)
-
-# Reassociation lets sums run in vector registers; NaN and infinity keep their meaning.
-jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 @jit

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr, Float32s, Int32s, Int64s
 from mfspark.kernels.initialise import GAMMA, mix
 from mfspark.kernels.problem import FixedSide, Problem
-from mfspark.kernels.ridge import jit
 from mfspark.kernels.vectors import dot, prefetch, step
 
 # Ratings between the fetch of a row and its use.

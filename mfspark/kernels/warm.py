@@ -1,12 +1,17 @@
-"""Compile all kernels of a fit into numba's cache on disk.
+"""Compile the kernels into this node's cache before a fit calls them.
 
     python -m mfspark.kernels.warm
 
-The first fit on a machine compiles for some ten seconds; jobs let that happen while they ingest.
+The first fit on a node compiles for some twenty seconds; jobs let that happen while they ingest.
 """
+
+import os
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
+from mfspark.kernels.compiled import code_folder
 from mfspark.kernels.csr import Csr, build_block
 from mfspark.kernels.half_step import half_step, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
@@ -15,46 +20,117 @@ from mfspark.kernels.predict import predict_pairs, top_n
 from mfspark.kernels.problem import FixedSide, Penalty, Problem
 from mfspark.kernels.sgd import SGDSide, entries_of, shuffle, split, visit
 
+Part = Literal["als", "sgd", "knn", "predict"]
 
-def main() -> None:
-    """Call each kernel once on the smallest input that reaches all of it."""
+_PROBLEM = Problem(0.0, Penalty(1.0, 1.0, 0.5), True)
+
+
+def compile_once(part: Part) -> bool:
+    """Compile the kernels of a part, unless this node has them or another process is at it.
+
+    Returns whether this process did.
+    """
+    folder = code_folder()
+    if folder is None:
+        return False
+    done, at_work = folder / f"{part}.done", folder / f"{part}.pid"
+    if done.exists():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with at_work.open("x") as mark:
+            mark.write(str(os.getpid()))
+    except FileExistsError:
+        if _is_alive(at_work.read_text()):
+            return False
+        # It died at its work; two that notice at once merely work twice.
+        at_work.write_text(str(os.getpid()))
+    try:
+        PARTS[part]()
+        done.touch()
+    finally:
+        at_work.unlink(missing_ok=True)
+    return True
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, ValueError):
+        return False
+    return True
+
+
+def _block_like(in_file: bool) -> Csr:
+    """To numba, arrays that Arrow or a file lends are of another type: they cannot be written."""
     zeros = np.zeros(4, np.int32)
     values = np.ones(4, np.float32)
-    rows = np.zeros((1, 3), np.float32)
-    fixed, problem = FixedSide.of(rows), Problem(0.0, Penalty(1.0, 1.0, 0.5), True)
+    values.setflags(write=not in_file)
+    # Without validation ratings, build_block takes the arrays as they are.
+    held_out = np.array([False, False, False, not in_file])
+    block = build_block(zeros, zeros, values, held_out, 1, 1)
+    for array in (*block.train, *block.validation):
+        array.setflags(write=not in_file)
+    fixed, rows = FixedSide.zeros(1, 2), np.zeros((1, 3), np.float32)
+    squared_error(block.validation, rows, fixed, 0.0)
+    half_step(block, fixed, _PROBLEM)
+    moments = row_moments(block.train, fixed, 0.0)
+    half_step_of_moments(moments, moments, _PROBLEM)
+    return block.train
+
+
+def _solve() -> None:
     for in_file in (False, True):
-        # To numba, arrays that Arrow or a file lends are of another type: they cannot be written.
-        values.setflags(write=not in_file)
-        # Without validation ratings, build_block takes the arrays as they are.
-        held_out = np.array([False, False, False, not in_file])
-        block = build_block(zeros, zeros, values, held_out, 1, 1)
-        for array in (*block.train, *block.validation):
+        _block_like(in_file)
+
+
+def _descend() -> None:
+    zeros, values = np.zeros(2, np.int32), np.ones(2, np.float32)
+    block = build_block(zeros, zeros, values, np.array([False, True]), 1, 1)
+    fixed = FixedSide.zeros(1, 2)
+    for in_file in (False, True):
+        for array in block.validation:
             array.setflags(write=not in_file)
-        half_step(block, fixed, problem)
-        moments = row_moments(block.train, fixed, 0.0)
-        half_step_of_moments(moments, moments, problem)
-        squared_error(block.validation, rows, fixed, 0.0)
-    _descend(block.train, problem)
-    _compare(block.train)
-    factors, bias = rows[:, :2].copy(), rows[:, 2].copy()
-    predict_pairs(zeros, zeros, factors, bias, factors, bias, 0.0)
-    top_n(factors, factors, bias, 1)
-
-
-def _descend(ratings: Csr, problem: Problem) -> None:
-    entries = split(entries_of(ratings), np.zeros(ratings.n_entries, np.int32), 1)[0]
+        squared_error(block.validation, np.zeros((1, 3), np.float32), fixed, 0.0)
+    entries = split(entries_of(block.train), np.zeros(1, np.int32), 1)[0]
     shuffle(entries, 1)
     users, items = (
         SGDSide.start(np.zeros((1, 3), np.float32), np.ones(1, np.int64), 1.0) for _ in range(2)
     )
-    visit(entries, users, items, (problem, problem), 0.1, True)
+    visit(entries, users, items, (_PROBLEM, _PROBLEM), 0.1, True)
 
 
-def _compare(ratings: Csr) -> None:
+def _compare() -> None:
     """Neighbourhoods; cells lend their arrays, which cannot be written."""
-    add_common(np.zeros((1, 1, N_SUMS), np.float32), 0, ratings)
-    lists = Lists(np.array([0, 1]), ratings.columns[:1], ratings.values[:1])
+    columns = Csr(np.array([0, 1]), np.zeros(1, np.int32), np.ones(1, np.float32))
+    for array in columns:
+        array.setflags(write=False)
+    add_common(np.zeros((1, 1, N_SUMS), np.float32), 0, columns)
+    lists = Lists(np.array([0, 1]), columns.columns, columns.values)
     corrections(lists, lists, 1)
+
+
+def _predict() -> None:
+    zeros = np.zeros(1, np.int32)
+    factors, bias = np.zeros((1, 2), np.float32), np.zeros(1, np.float32)
+    predict_pairs(zeros, zeros, factors, bias, factors, bias, 0.0)
+    top_n(factors, factors, bias, 1)
+
+
+PARTS: dict[Part, Callable[[], None]] = {
+    "als": _solve,
+    "sgd": _descend,
+    "predict": _predict,
+    "knn": _compare,
+}
+
+
+def main() -> None:
+    """Compile all kernels."""
+    for part in PARTS:
+        compile_once(part)
 
 
 if __name__ == "__main__":

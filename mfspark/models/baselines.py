@@ -12,6 +12,8 @@ from typing_extensions import Unpack
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER
 from mfspark.engine.als import fit_als
 from mfspark.engine.fit import Fit, summarise
+from mfspark.engine.tables import table_bytes
+from mfspark.engine.workspace import settled
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
 from mfspark.models.params import (
@@ -112,7 +114,9 @@ def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
             n.alias(N_RATINGS),
             (F.sum("deviation") / (n + settings.damping)).cast("float").alias(BIAS),
         )
-        return found.withColumn(FACTORS, F.array().cast("array<float>")).localCheckpoint()
+        found = found.withColumn(FACTORS, F.array().cast("array<float>"))
+        # At most every rating has an id of its own.
+        return settled(found, table_bytes(summary.n_ratings, 0))
 
     deviations = ratings.select(USER, ITEM, rating.alias("deviation"))
     items = biases(deviations, ITEM)

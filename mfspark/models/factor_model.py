@@ -172,6 +172,12 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
             seen = seen.select(*[F.col(own[side]).alias(side) for side in sides])
         return best_matches(queries, candidates, matching, RATING, seen)
 
+    def unpersist(self) -> "FactorModel":
+        """Free the memory of executors that the tables take; the next use fetches them again."""
+        self.user_factors.unpersist()
+        self.item_factors.unpersist()
+        return self
+
     def save(self, path: str, overwrite: bool = False) -> None:
         """Write the model directory ``path`` (Parquet tables and metadata.json).
 

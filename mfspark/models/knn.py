@@ -20,6 +20,7 @@ from mfspark import files
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.engine.cells import values
 from mfspark.engine.neighbours import Nearest, Neighbourhood, find_neighbours
+from mfspark.engine.workspace import settled
 from mfspark.kernels.csr import Int64s
 from mfspark.kernels.neighbours import Lists, corrections
 from mfspark.models.baselines import BiasOnly
@@ -65,6 +66,14 @@ class KNNModel(Model, FactorModelParams, MLWritable, MLReadable["KNNModel"]):
             row = table.agg(F.sum(F.octet_length(column)) / 2).first()
             n += int(row[0] or 0) if row is not None else 0
         return n
+
+    def unpersist(self) -> "KNNModel":
+        """Free the memory of executors that the tables take; the next use fetches them again."""
+        tables = [self.neighbourhood.neighbours, self.neighbourhood.rated]
+        for table in tables if self.means is None else [*tables, self.means]:
+            table.unpersist()
+        self.biases.unpersist()
+        return self
 
     def save(self, path: str, overwrite: bool = False) -> None:
         """Write the model directory ``path``: neighbours, rated, means and biases, and knn.json.
@@ -169,7 +178,8 @@ class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], Defaul
         means = None
         base = F.col(_BASE)
         if settings.centring == "mean":
-            means = ratings.groupBy(self.side).agg(F.avg(rating).alias("mean")).localCheckpoint()
+            means = ratings.groupBy(self.side).agg(F.avg(rating).alias("mean"))
+            means = settled(means, 16 * biases.metadata.n_ratings)
             based = based.join(means, self.side)
             base = F.col("mean")
         compared = rating - F.col(_BASE) if settings.similarity == "pearson_baseline" else rating

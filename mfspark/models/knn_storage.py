@@ -40,10 +40,10 @@ class KNNMetadata(BaseModel):
 
 def write_content(model: "KNNModel", directory: str) -> None:
     """Tables, biases and ``knn.json`` into a directory."""
-    model.neighbourhood.neighbours.write.parquet(f"{directory}/neighbours")
-    model.neighbourhood.rated.write.parquet(f"{directory}/rated")
+    files.write_parquet(model.neighbourhood.neighbours, f"{directory}/neighbours")
+    files.write_parquet(model.neighbourhood.rated, f"{directory}/rated")
     if model.means is not None:
-        model.means.write.parquet(f"{directory}/means")
+        files.write_parquet(model.means, f"{directory}/means")
     model.biases.save(f"{directory}/biases")
     params = {param.name: value for param, value in model.extractParamMap().items()}
     metadata = KNNMetadata(
@@ -55,10 +55,10 @@ def write_content(model: "KNNModel", directory: str) -> None:
 def read_content(path: str) -> dict[str, Any]:
     """What ``KNNModel`` is made of, and its ``params``; ``ModelFormatError`` says what is wrong."""
     metadata = read_document(path, _NAME, KNNMetadata, _SCHEMA_VERSION, "KNNModel.save")
-    spark, uri = SparkSession.active(), files.as_uri(path)
+    spark = SparkSession.active()
     try:
-        tables = [spark.read.parquet(f"{uri}/{name}") for name in ("neighbours", "rated")]
-        means = spark.read.parquet(f"{uri}/means") if metadata.has_means else None
+        tables = [files.read_parquet(spark, f"{path}/{name}") for name in ("neighbours", "rated")]
+        means = files.read_parquet(spark, f"{path}/means") if metadata.has_means else None
     except SPARK_ERRORS as error:
         raise ModelFormatError(
             f"a table of model {path} is missing or damaged ({one_line(error)}); restore it from a "
@@ -86,7 +86,7 @@ class KNNModelWriter(MLWriter):
         with files.staged_directory(path, self.shouldOverwrite) as stage:
             write_content(self._model, stage)
             spark = self._model.biases.sparkSession
-            DefaultParamsWriter.saveMetadata(self._model, stage, spark)
+            DefaultParamsWriter.saveMetadata(self._model, files.for_spark(stage), spark)
 
 
 class KNNModelReader(MLReader["KNNModel"]):

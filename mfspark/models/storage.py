@@ -49,9 +49,9 @@ def read_metadata(path: str) -> ModelMetadata:
 
 
 def _write_content(model: "FactorModel", directory: str) -> None:
-    model.user_factors.write.parquet(f"{directory}/user_factors")
-    model.item_factors.write.parquet(f"{directory}/item_factors")
-    model.history.coalesce(1).write.parquet(f"{directory}/history")
+    files.write_parquet(model.user_factors, f"{directory}/user_factors")
+    files.write_parquet(model.item_factors, f"{directory}/item_factors")
+    files.write_parquet(model.history.coalesce(1), f"{directory}/history")
     in_force = {param.name: value for param, value in model.extractParamMap().items()}
     metadata = model.metadata.model_copy(
         update={"hyper_parameters": model.metadata.hyper_parameters | in_force}
@@ -60,9 +60,8 @@ def _write_content(model: "FactorModel", directory: str) -> None:
 
 
 def _read_table(spark: SparkSession, path: str, name: str, n_rows: int | None) -> DataFrame:
-    uri = f"{files.as_uri(path)}/{name}"
     try:
-        table = spark.read.parquet(uri)
+        table = files.read_parquet(spark, f"{path}/{name}")
         missing = _COLUMNS[name] - set(table.columns)
         n_found = table.count()
     except SPARK_ERRORS as error:
@@ -93,7 +92,9 @@ class FactorModelWriter(MLWriter):
         """Write to ``path``; needs ``overwrite()`` when it exists."""
         with files.staged_directory(path, self.shouldOverwrite) as stage:
             _write_content(self._model, stage)
-            DefaultParamsWriter.saveMetadata(self._model, stage, self._model.sparkSession)
+            DefaultParamsWriter.saveMetadata(
+                self._model, files.for_spark(stage), self._model.sparkSession
+            )
 
 
 class FactorModelReader(MLReader["FactorModel"]):

@@ -17,7 +17,7 @@ _FAR = 1.12
 
 def comparison_section(uri: str) -> dict[str, Any]:
     """What the template ``comparison_section.html`` shows of the comparison at ``uri``."""
-    tables = {name: pd.read_parquet(f"{uri}/{name}") for name in _TABLES}
+    tables = {name: files.read_pandas(f"{uri}/{name}") for name in _TABLES}
     models, curves = tables["models"].sort_values("rmse"), tables["curves"]
     succeeded = models[models["state"] == "succeeded"]
     first = curves[curves["fold"] == 0]

@@ -57,7 +57,7 @@ def read_run(uri: str) -> RunTables:
         document("run.json"),
         document("ingest.json"),
         document("model/metadata.json"),
-        {name: pd.read_parquet(f"{base}/{path}") for name, path in _TABLES.items()},
+        {name: files.read_pandas(f"{base}/{path}") for name, path in _TABLES.items()},
         comparison_section(f"{base}/comparison") if files.exists(f"{base}/comparison") else None,
     )
 

@@ -1,17 +1,16 @@
 """``BiasedSGD``: near the minimum that ALS finds, whatever the blocks; rates; divergence."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 from pyspark.ml.evaluation import RegressionEvaluator
+from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD, FactorModel
 from mfspark.data.split import fold
 from mfspark.data.synthetic import SyntheticSettings, synthetic_ratings
 from mfspark.engine import meetings
-from mfspark.engine.files import delete_file
 from mfspark.errors import ConfigError, DivergenceError
 
 SETTINGS = {
@@ -89,18 +88,21 @@ def test_distributed_epochs_do_what_those_of_one_task_do(ratings):
     np.testing.assert_allclose(one["objective"], other["objective"], rtol=0.1)
 
 
-def test_lost_files_are_made_again(ratings, monkeypatch):
+def test_lost_files_are_made_again(spark, ratings, monkeypatch):
     plain = BiasedSGD(numBlocks=3, maxIter=2, execution="distributed", **SETTINGS)
     expected = plain.fit(ratings).history.select("objective", "train_rmse").toPandas()
-    deliver = meetings._deliver
+    work, scratch, n_lost = meetings.work_at_files, scratch_folder(spark), []
 
-    def lose(strata, cells, target):
-        strata.places.mapInArrow(partial(delete_file, files=strata.files), "block int").collect()
-        return deliver(strata, cells, target)
+    def lose(*arguments):
+        for path in scratch.glob("mfspark-block-*.arrow"):
+            path.unlink()
+            n_lost.append(path)
+        return work(*arguments)
 
-    monkeypatch.setattr(meetings, "_deliver", lose)
+    monkeypatch.setattr(meetings, "work_at_files", lose)
     found = plain.fit(ratings).history.select("objective", "train_rmse").toPandas()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert len(n_lost) >= 3 * 2 * 3
 
 
 def test_too_high_a_rate_is_cut(ratings):

@@ -1,6 +1,8 @@
 """The plumbing: placing ids, exchanging factors, stopping."""
 
-from functools import partial
+import os
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -9,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
+from pyspark.sql.conf import RuntimeConfig
+from scratch import scratch_folder
 
-from mfspark import BiasedALS
-from mfspark.engine import half_step
+from mfspark import BiasedALS, BiasedSGD
+from mfspark.engine import files, half_step
 from mfspark.engine.blocks import build_blocks, open_block
-from mfspark.engine.files import delete_file
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
 from mfspark.engine.start import initial_keys
 from mfspark.engine.stopping import StopRule
@@ -79,17 +82,18 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
 def read_blocks(side) -> dict[int, tuple]:
     """Every block with what it needs, read by the workers, which know the folder of the files."""
 
-    def locate(batches, files=side.files):
+    def locate(batches):
         for batch in batches:
-            folders = [str(files.path(block).parent) for block in batch.column("block").to_pylist()]
-            yield batch.append_column("folder", pa.array(folders, pa.string()))
+            folder = [os.environ["SPARK_LOCAL_DIRS"]] * batch.num_rows
+            yield batch.append_column("folder", pa.array(folder, pa.string()))
 
-    places = side.places.mapInArrow(locate, "block int, folder string").collect()
+    places = side.blocks.places.select("block")
+    places = places.mapInArrow(locate, "block int, folder string").collect()
     blocks = {}
     for place in places:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SPARK_LOCAL_DIRS", place["folder"])
-            blocks[place["block"]] = open_block(side.files, place["block"])
+            blocks[place["block"]] = open_block(side.blocks.files, place["block"])
     assert len(blocks) == len(places)
     return blocks
 
@@ -163,24 +167,101 @@ def test_a_fit_with_hot_rows_is_the_fit_in_one_block(spark, exchange):
     ratings.unpersist()
 
 
-def test_a_task_without_the_file_of_its_block_is_helped(spark, model, ratings, monkeypatch):
+def delete(path):
+    path.unlink()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("exchange", ["broadcast", "routed"])
+@pytest.mark.parametrize("damage", [delete, truncate])
+def test_files_lost_before_every_half_step_are_made_again(
+    spark, model, ratings, monkeypatch, exchange, damage
+):
     calls = []
     run = half_step.run_half_step
 
+    scratch = scratch_folder(spark)
+
     def lose_files(workspace, side, fixed):
-        delete = partial(delete_file, files=side.blocks.files)
-        calls.append(side.blocks.places.mapInArrow(delete, "block int").count())
+        paths = list(scratch.glob("mfspark-block-*.arrow"))
+        for path in paths:
+            damage(path)
+        calls.append(len(paths))
         return run(workspace, side, fixed)
 
     monkeypatch.setattr("mfspark.engine.als.run_half_step", lose_files)
     found = BiasedALS(
-        rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed"
-    ).fit(ratings)
+        rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed",
+        exchange=exchange, numUserBlocks=3, numItemBlocks=2,
+    ).fit(ratings)  # fmt: skip
     assert len(calls) == 12
+    assert min(calls) > 0
     last, expected = (
         m.history.orderBy(F.desc("iteration"), "side").first() for m in (found, model)
     )
     assert last["objective"] == pytest.approx(expected["objective"], rel=1e-5)
+
+
+@pytest.mark.parametrize("keep", ["driver", "executors", "durable", "checkpoints"])
+@pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
+def test_factors_are_the_same_wherever_they_are_kept(
+    spark, ratings, monkeypatch, tmp_path, keep, estimator
+):
+    def fit():
+        return estimator(rank=3, maxIter=4, seed=1, execution="distributed").fit(ratings)
+
+    expected = fit()
+    limits = {"driver": (2**20, 2**20), "executors": (2**20, 0)}.get(keep, (0, 0))
+    monkeypatch.setattr("mfspark.engine.workspace.BROADCAST_LIMIT", limits[0])
+    monkeypatch.setattr("mfspark.engine.workspace._CHEAP_BYTES", limits[1])
+    monkeypatch.setattr("mfspark.engine.sgd.BROADCAST_LIMIT", limits[0])
+    with session_setting(spark, "spark.checkpoint.dir", str(tmp_path / "my checkpoints"), keep):
+        found = fit()
+    assert_same_predictions(found, expected, ratings)
+    assert not any((tmp_path / "my checkpoints").glob("mfspark-fit-*"))
+
+
+@contextmanager
+def session_setting(spark, name, value, keep):
+    """A static setting cannot be set in a running session: its configuration is asked instead."""
+    get = RuntimeConfig.get
+    with pytest.MonkeyPatch.context() as patch:
+        if keep == "checkpoints":
+            patch.setattr(
+                RuntimeConfig,
+                "get",
+                lambda conf, key, *d: value if key == name else get(conf, key, *d),
+            )
+        yield
+
+
+def assert_same_predictions(found, expected, ratings):
+    frames = [m.transform(ratings).orderBy("user", "item").toPandas() for m in (found, expected)]
+    np.testing.assert_allclose(frames[0]["prediction"], frames[1]["prediction"], atol=1e-5)
+
+
+def test_what_killed_fits_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    live = tmp_path / "spark-2/executor-2/blockmgr-2"
+    dead = tmp_path / "spark-1/executor-1/blockmgr-1"
+    for folder in (live, dead):
+        folder.mkdir(parents=True)
+    old, young, other = (
+        dead / name for name in ("mfspark-block-a-0.arrow", "mfspark-block-b-0.arrow", "shuffle_0")
+    )
+    for path in (old, young, other):
+        path.touch()
+    two_days_ago = time.time() - 2 * 24 * 3600
+    for path in (old, other):
+        os.utime(path, (two_days_ago, two_days_ago))
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(live))
+    files._remove_abandoned.cache_clear()
+    files._remove_abandoned()
+    assert not old.exists()
+    assert young.exists()
+    assert other.exists()
 
 
 def test_keys_depend_on_the_text_of_the_id():

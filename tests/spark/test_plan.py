@@ -121,8 +121,8 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
 BLOCK = """
 import sys
 import numpy as np, pyarrow as pa
-from mfspark.engine.blocks import _describe_needed, block_arrays
-from mfspark.engine.files import BlockFiles, make_file
+from mfspark.engine.blocks import block_arrays
+from mfspark.engine.files import BlockFiles
 from mfspark.engine.half_step import _solve
 from mfspark.engine.index import Layout
 from mfspark.kernels.problem import Penalty, Problem
@@ -130,10 +130,9 @@ n_users, n_items, rank = map(int, sys.argv[2:])
 layout = Layout(np.array([n_users, 0]), ())
 files = BlockFiles("planned", layout, n_items)
 with pa.OSFile(sys.argv[1]) as source:
-    batches = iter(pa.ipc.open_stream(source))
-    made = list(make_file(batches, files, block_arrays, _describe_needed))
+    files.write(0, block_arrays(pa.ipc.open_stream(source).read_all(), files))
 fixed = np.random.default_rng(0).normal(0, 0.1, (n_items, rank + 1)).astype(np.float32)
-arrived = pa.table({"block": pa.array([0], pa.int32()), "source": [0], "rows": [fixed.tobytes()]})
+arrived = pa.table({"block": pa.array([0], pa.int32()), "number": [0], "rows": [fixed.tobytes()]})
 problem = Problem(3.0, Penalty(1.0, 0.2, 0.5), True)
 _solve(arrived, problem=problem, files=files, exchange="broadcast", rank=rank)
 print(peak())
