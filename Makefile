@@ -12,7 +12,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench check-java check-python
+.PHONY: help demo test test-all lint bench check-java check-python
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -21,7 +21,10 @@ demo: check-java $(VENV)/.mfspark ## real ratings → model → report (DATASET=
 	$(BIN)/spark-submit --properties-file conf/local.conf jobs/pipeline.py \
 		--config conf/demo.toml --set data.dataset=$(DATASET)
 
-test: check-java $(VENV)/.mfspark-test ## run the test suite
+test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all faults on a cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.mfspark-lint ## formatting, style, types and import contracts

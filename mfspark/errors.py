@@ -1,5 +1,7 @@
 """Errors that a user can act on: what was found, why it matters, what to do."""
 
+import re
+
 
 class MfsparkError(Exception):
     """Base of all errors that mfspark raises on purpose; jobs print it as one line and exit 1."""
@@ -30,8 +32,18 @@ class OutputExistsError(MfsparkError):
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error that says something, at most 300 characters."""
+    """What an error says, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # A Java error reached through py4j says on its second line what happened.
     telling = [line for line in lines if not line.startswith("An error occurred while calling")]
-    return (telling or lines or [repr(error)])[0].removeprefix(": ")[:300]
+    first = (telling or lines or [repr(error)])[0].removeprefix(": ")
+    causes = [line.partition(": ")[2] for line in lines if line.startswith("Caused by: ")]
+    if causes and "awaitResult" in first:
+        first = causes[0]
+    # Of a Python error in a worker the last line of the traceback tells.
+    if "Traceback (most recent call last)" in str(error):
+        start = next(n for n, line in enumerate(telling) if "Traceback (most recent" in line)
+        python = [line for line in telling[start:] if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        if python:
+            first = f"{first.partition('An exception was thrown')[0]}{python[-1]}"
+    return first.removeprefix("org.apache.spark.SparkException: ").strip()[:300]

@@ -40,7 +40,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
     """
     entries = _entries(run)
     if not files.exists(run.of("ratings")):
-        with kernels_compiled():
+        with kernels_compiled(spark):
             ingest(spark, run)
     else:
         logger.info("ratings: those of an earlier ingest, %s", run.of("ratings"))

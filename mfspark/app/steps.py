@@ -5,8 +5,6 @@ Each reads the files of the steps before it and writes its own, whole or not at 
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +23,7 @@ from mfspark.data.split import PARTS, SPLIT, fold, split_ratings
 from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
 from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
+from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, make_plan
 from mfspark.errors import DataError
@@ -246,7 +245,7 @@ def report(run: RunDirectory) -> str:
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     """ingest → train → evaluate → interpret → report, and the headline at the end."""
-    with kernels_compiled():
+    with kernels_compiled(spark):
         ingest(spark, run)
     train(spark, run)
     rmse = evaluate_model(spark, run)
@@ -259,17 +258,11 @@ def pipeline(spark: SparkSession, run: RunDirectory) -> None:
 
 
 @contextmanager
-def kernels_compiled() -> Iterator[None]:
-    """Compile the kernels, in a process beside the work inside, into this machine's cache."""
-    # Elsewhere they are compiled when first called, so a failure here means nothing.
-    compiler = subprocess.Popen(
-        [sys.executable, "-m", "mfspark.kernels.warm"], stderr=subprocess.DEVNULL
-    )
-    try:
-        yield
-        compiler.wait()
-    finally:
-        compiler.terminate()
+def kernels_compiled(spark: SparkSession) -> Iterator[None]:
+    """Have the kernels compiled on every node while the work inside goes on."""
+    thread = start_compiling(spark, machine_of(spark).cores, ("als", "sgd", "predict"))
+    yield
+    thread.join()
 
 
 def _origin(run: RunDirectory) -> str:

@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from mfspark.columns import ITEM, USER
 from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks
+from mfspark.engine.compiling import start_compiling
 from mfspark.engine.exchange import make_exchange
 from mfspark.engine.fit import Fit, Training, run_fit
 from mfspark.engine.half_step import SolvedSide, initial_factors, run_half_step
@@ -42,13 +43,14 @@ def fit_als(
         return ThreadedALS(settings.rank, problems, settings.max_iter, settings.tol, settings.seed)
 
     distributed = partial(_fit_distributed, settings, name)
-    return run_fit(name, ratings, settings, known or {}, learner, distributed)
+    return run_fit(name, ratings, settings, known or {}, learner, distributed, n_stages=2)
 
 
 def _fit_distributed(settings: ALSSettings, name: str | None, training: Training) -> dict[str, Any]:
     """Fields of ``Fit``."""
     workspace, problems = training.workspace, training.problems
     n_ratings, rank = training.summary.n_ratings, settings.rank
+    compiling = start_compiling(workspace.spark, training.machine.cores, ("als",))
     # At most every rating has a user and an item of its own.
     most = make_plan(Workload(n_ratings, n_ratings, n_ratings, rank), settings, training.machine)
     counted = count_ids(workspace, training.fitted, most.n_blocks, n_ratings)
@@ -71,6 +73,7 @@ def _fit_distributed(settings: ALSSettings, name: str | None, training: Training
         workspace, indices[ITEM], training.known.get(ITEM), ITEM, problems[ITEM], rank,
         settings.seed, keep[ITEM],
     )  # fmt: skip
+    compiling.join()
     with Progress(settings.max_iter, name) as progress:
         outcome = alternate(
             solver(USER, ITEM),

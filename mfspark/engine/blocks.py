@@ -17,7 +17,14 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.cells import ROWS_PER_PACK, packs, values
-from mfspark.engine.files import Arrays, BlockFiles, FiledBlocks, file_blocks, unique_name
+from mfspark.engine.files import (
+    Arrays,
+    BlockFiles,
+    FiledBlocks,
+    delete_at_exit,
+    file_blocks,
+    unique_name,
+)
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
@@ -56,10 +63,12 @@ def build_blocks(
     layouts = {side: index.layout for side, index in indices.items()}
     packed = pack_ratings(workspace, ratings, indices, (USER, ITEM))
     name = unique_name()
+    n_blocks = max(layout.n_blocks for layout in layouts.values())
+    delete_at_exit(workspace, name, n_blocks)
 
     def build(side: str) -> BlockedSide:
         other = layouts[ITEM if side == USER else USER]
-        files = BlockFiles(f"{name}-{side}", layouts[side], other.n_rows)
+        files = BlockFiles(name, side, layouts[side], other.n_rows)
         blocks = file_blocks(workspace, packed, side, files, block_arrays, _about, _ABOUT)
         totals = blocks.places.agg(F.sum("about.n_needed"), F.sum("about.n_held_out")).first()
         assert totals is not None

@@ -12,6 +12,7 @@ chunks that the block is made of.
 import gc
 import logging
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.storagelevel import StorageLevel
@@ -35,12 +36,15 @@ from mfspark.engine.cells import values
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Keep, Workspace
 from mfspark.errors import FitError
+from mfspark.spark_errors import SPARK_ERRORS
 
 logger = logging.getLogger("mfspark")
 
 Arrays = list[npt.NDArray[Any]]
 
 CHUNK_COLUMNS = ("block", "rows", "others", "rating", "held_out")
+
+_MISSING_FILE = re.compile("FileNotFoundException|NoSuchFileException")
 
 _PREFIX = "mfspark-block-"
 # Nobody opened such a file for so long: its fit is dead. Every use makes a file young again.
@@ -51,10 +55,11 @@ _STORE_FOLDERS = 64
 
 @dataclass(frozen=True)
 class BlockFiles:
-    """What it takes to make the files of one side's blocks: a name, the layout, and the number of
-    fixed rows."""
+    """What it takes to make the files of one side's blocks: names of the fit and of the side, the
+    layout, and the number of fixed rows."""
 
-    name: str
+    fit: str
+    side: str
     layout: Layout
     n_fixed: int
 
@@ -75,14 +80,8 @@ class BlockFiles:
                 return arrays
         return None
 
-    def delete(self) -> None:
-        """Delete all files of the side from this node."""
-        for folder in _folders():
-            for path in folder.glob(f"{_PREFIX}{self.name}-*"):
-                path.unlink(missing_ok=True)
-
     def _in(self, folder: Path, block: int) -> Path:
-        return folder / f"{_PREFIX}{self.name}-{block}.arrow"
+        return folder / f"{_PREFIX}{self.fit}-{self.side}-{block}.arrow"
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,25 @@ class FiledBlocks:
 
 
 def unique_name() -> str:
-    """What the names of all files of a fit begin with."""
+    """A name for the files of a fit."""
     return uuid.uuid4().hex
+
+
+def delete_at_exit(workspace: Workspace, fit: str, n_blocks: int) -> None:
+    """Have all files of a fit deleted when it ends, those of executors that were lost on the way
+    included where another one runs on their node."""
+
+    def delete(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for folder in _folders():
+            for place in ("", "../blockmgr-*/"):
+                for path in folder.glob(f"{place}{_PREFIX}{fit}-*"):
+                    path.unlink(missing_ok=True)
+        for batch in batches:
+            yield batch.slice(0, 0)
+
+    # More tasks than cores, so that no executor is left out.
+    tasks = workspace.spark.range(0, 2 * n_blocks, 1, 2 * n_blocks)
+    workspace.on_exit(lambda: tasks.mapInArrow(delete, "id long").collect())
 
 
 def _folders() -> list[Path]:
@@ -135,8 +151,7 @@ def file_blocks(
 ) -> FiledBlocks:
     """Bring the ``packed`` chunks of a side together and have a file made of each block.
 
-    ``describe`` makes of a block's arrays a struct of the type ``about``. The files are deleted
-    when the fit ends.
+    ``describe`` makes of a block's arrays a struct of the type ``about``.
     """
     chunks = workspace.pin(
         packed.where(F.col("side") == side)
@@ -157,19 +172,11 @@ def file_blocks(
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.
     aggregate = arrow_udf(make_file, f"struct<{about}>")  # type: ignore[call-overload]
     places = workspace.pin(_make_places(chunks, aggregate))
-    delete = partial(_delete_files, files=files)
-    workspace.on_exit(lambda: places.select("block").mapInArrow(delete, "block int").collect())
     return FiledBlocks(files, chunks, places, aggregate)
 
 
 def _make_places(chunks: DataFrame, make_file: Any) -> DataFrame:
     return chunks.groupBy("block").agg(make_file(*CHUNK_COLUMNS).alias("about"))
-
-
-def _delete_files(batches: Iterator[pa.RecordBatch], files: BlockFiles) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        files.delete()
-        yield batch.slice(0, 0)
 
 
 @cache
@@ -241,7 +248,14 @@ def work_at_files(
     def made(places: DataFrame) -> DataFrame:
         return deliver(places.select("block")).mapInArrow(do, schema)
 
-    kept, found = workspace.keep(made(blocks.places), keep, columns)
+    try:
+        kept, found = workspace.keep(made(blocks.places), keep, columns)
+    except SPARK_ERRORS as error:
+        if not _MISSING_FILE.search(str(error)):
+            raise
+        logger.warning("an executor has lost its scratch folder; making it again")
+        restore_scratch(workspace.spark, 4 * blocks.files.layout.n_blocks)
+        kept, found = workspace.keep(made(blocks.places), keep, columns)
     missing = found.filter(pc.is_null(found["metrics"]))["number"].to_pylist()
     if not missing:
         return kept, found
@@ -255,6 +269,17 @@ def work_at_files(
     kept = kept.where(F.col("rows").isNotNull()).unionByName(again)
     found = pa.concat_tables([found.filter(pc.is_valid(found["metrics"])), found_again])
     return kept, found.sort_by("number")
+
+
+def restore_scratch(spark: SparkSession, n_tasks: int) -> None:
+    """Have every executor make its scratch folder again if it is gone; Spark itself never does."""
+
+    def restore(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        _folders()
+        for batch in batches:
+            yield batch.slice(0, 0)
+
+    spark.range(0, n_tasks, 1, n_tasks).mapInArrow(restore, "id long").collect()
 
 
 def _work(

@@ -21,9 +21,10 @@ from mfspark.engine.plan import (
 from mfspark.engine.progress import log_history
 from mfspark.engine.stopping import StopReason
 from mfspark.engine.workspace import Workspace
-from mfspark.errors import DataError
+from mfspark.errors import DataError, FitError, one_line
 from mfspark.kernels.problem import Penalty, Problem
 from mfspark.settings import Exchange, FactorisationSettings
+from mfspark.spark_errors import SPARK_ERRORS
 
 logger = logging.getLogger("mfspark")
 
@@ -92,34 +93,75 @@ def run_fit(
     known: dict[str, DataFrame],
     make_learner: Callable[[dict[str, Problem]], Learner],
     fit_distributed: Callable[[Training], dict[str, Any]],
+    n_stages: int,
 ) -> Fit:
     """Fit ``ratings`` (user, item, rating, and maybe held_out boolean) in one task with the learner
     made for the problems of both sides, or distributed.
 
-    ``name`` is for progress; without one there is none. Raises ``DataError`` for ids or ratings
-    that are null or not finite.
+    ``name`` is for progress; without one there is none. ``n_stages``: Spark stages of a distributed
+    pass over the ratings. Raises ``DataError`` for ids or ratings that are null or not finite,
+    ``FitError`` when Spark gives up.
     """
-    with Workspace(ratings.sparkSession) as workspace:
-        summary = summarise(ratings)
-        mean = summary.mean if settings.fit_biases else 0.0
-        training = Training(
-            workspace,
-            ratings.withColumn(RATING, F.col(RATING).cast("float")),
-            summary,
-            machine_of(workspace.spark),
-            problems_of(settings, mean),
-            known,
+    try:
+        with Workspace(ratings.sparkSession) as workspace:
+            summary = summarise(ratings)
+            mean = summary.mean if settings.fit_biases else 0.0
+            training = Training(
+                workspace,
+                ratings.withColumn(RATING, F.col(RATING).cast("float")),
+                summary,
+                machine_of(workspace.spark),
+                problems_of(settings, mean),
+                known,
+            )
+            found = _one_task_if_it_fits(name, training, settings, make_learner, n_stages)
+            return Fit(**(found or fit_distributed(training)), summary=summary, mean=mean)
+    except SPARK_ERRORS as error:
+        raise FitError(f"Spark gave up the fit: {one_line(error)}; {_remedy(error)}") from error
+
+
+def _one_task_if_it_fits(
+    name: str | None,
+    training: Training,
+    settings: FactorisationSettings,
+    make_learner: Callable[[dict[str, Problem]], Learner],
+    n_stages: int,
+) -> dict[str, Any] | None:
+    """Fields of ``Fit``; None when the fit is to be distributed."""
+    # Users and items are not counted yet; the task counts them before it begins.
+    size = Workload(training.summary.n_ratings, 0, 0, settings.rank)
+    if not is_for_one_task(size, settings.execution, training.machine, n_stages):
+        return None
+    remedy = "set execution to distributed"
+    for warning in memory_warnings(one_task_bytes(size), training.machine, remedy):
+        logger.warning("%s", warning)
+    most_bytes = training.machine.task_bytes if settings.execution == "auto" else None
+    return _fit_in_one_task(name, training, make_learner(training.problems), most_bytes)
+
+
+_SIGNS_OF_LOST_EXECUTORS = (
+    "ExecutorLostFailure",
+    "FetchFailed",
+    "CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND",
+)
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about a job that Spark gave up."""
+    text = str(error)
+    if any(sign in text for sign in _SIGNS_OF_LOST_EXECUTORS):
+        return (
+            "executors were lost again and again, mostly for want of memory: raise "
+            "spark.executor.memoryOverhead, or the numbers of blocks, and see the executors' logs"
         )
-        found = None
-        # Users and items are not counted yet; the task counts them before it begins.
-        size = Workload(summary.n_ratings, 0, 0, settings.rank)
-        if is_for_one_task(size, settings.execution, training.machine):
-            remedy = "set execution to distributed"
-            for warning in memory_warnings(one_task_bytes(size), training.machine, remedy):
-                logger.warning("%s", warning)
-            most_bytes = training.machine.task_bytes if settings.execution == "auto" else None
-            found = _fit_in_one_task(name, training, make_learner(training.problems), most_bytes)
-        return Fit(**(found or fit_distributed(training)), summary=summary, mean=mean)
+    if "No space left" in text:
+        return "make room on the executors' disks, or name others in spark.local.dir"
+    if "Python worker exited unexpectedly" in text or "Python worker failed" in text:
+        return (
+            "a Python worker died, mostly for want of memory: raise spark.executor.memoryOverhead "
+            "or the numbers of blocks"
+        )
+    return "if the cause lies outside of the ratings, the log of the executor tells more"
 
 
 def _fit_in_one_task(

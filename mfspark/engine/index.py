@@ -132,10 +132,15 @@ def count_ids(
         pieces = ids.groupBy("heavy", "bucket").agg(
             F.sum(N_RATINGS).alias(N_RATINGS), F.count(F.lit(1)).alias("n_ids")
         )
-        return CountedSide(ids, pieces.collect(), n_ratings)
+        # In an order of their own: who is placed where must not depend on which task came first.
+        return CountedSide(ids, sorted(pieces.collect(), key=_order_of_pieces), n_ratings)
 
     with ThreadPoolExecutor(len(most_blocks)) as pool:
         return dict(zip(most_blocks, pool.map(count, most_blocks), strict=True))
+
+
+def _order_of_pieces(piece: Row) -> tuple[int, str]:
+    return (piece["bucket"] or 0, str(piece["heavy"]))
 
 
 def index_sides(

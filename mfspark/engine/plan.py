@@ -124,7 +124,7 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
         * (_other(workload, side) if exchange[side] == "broadcast" else needed[side])
         for side in blocks
     }
-    in_one_task = is_for_one_task(workload, settings.execution, machine)
+    in_one_task = is_for_one_task(workload, settings.execution, machine, 2)
     if in_one_task:
         task_bytes = one_task_bytes(workload)
         seconds = _compute_seconds(workload) / machine.task_cores
@@ -147,11 +147,20 @@ def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Pl
     )
 
 
-def is_for_one_task(workload: Workload, execution: Execution, machine: Machine) -> bool:
-    """Whether to fit in one task; automatically where one executor has all cores and the memory."""
+def is_for_one_task(
+    workload: Workload, execution: Execution, machine: Machine, n_stages: int
+) -> bool:
+    """Whether to fit in one task, where a distributed pass over the ratings has ``n_stages``.
+
+    Automatically where the memory suffices, and the threads of one executor need no longer than
+    all executors with the overhead of their stages.
+    """
     if execution != "auto":
         return execution == "one_task"
-    return machine.task_cores == machine.cores and one_task_bytes(workload) <= machine.task_bytes
+    compute = _compute_seconds(workload)
+    distributed = compute / machine.cores + n_stages * _SECONDS_PER_STAGE
+    is_fast = compute / machine.task_cores <= distributed
+    return is_fast and one_task_bytes(workload) <= machine.task_bytes
 
 
 def _choose_exchange(workload: Workload, settings: ALSSettings, side: str) -> Exchange:

@@ -6,9 +6,11 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from mfspark.columns import ITEM, USER
+from mfspark.engine.compiling import start_compiling
 from mfspark.engine.descend import Rates, descend
 from mfspark.engine.fit import Fit, Training, run_fit
 from mfspark.engine.index import count_ids, index_sides
+from mfspark.engine.machine import machine_of
 from mfspark.engine.meetings import Descending, factors_of, initial_cells, run_epoch
 from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.engine.progress import Progress
@@ -46,7 +48,9 @@ def fit_sgd(
         )
 
     distributed = partial(_fit_distributed, settings)
-    return run_fit(_NAME, ratings, settings, known or {}, learner, distributed)
+    # A sub-epoch is a stage, and there are as many as blocks; by default a block per core.
+    n_stages = settings.num_blocks or machine_of(ratings.sparkSession).cores
+    return run_fit(_NAME, ratings, settings, known or {}, learner, distributed, n_stages)
 
 
 def _rates(settings: SGDSettings) -> Rates:
@@ -56,6 +60,7 @@ def _rates(settings: SGDSettings) -> Rates:
 def _fit_distributed(settings: SGDSettings, training: Training) -> dict[str, Any]:
     """Fields of ``Fit``."""
     workspace, problems, summary = training.workspace, training.problems, training.summary
+    compiling = start_compiling(workspace.spark, training.machine.cores, ("sgd",))
     wanted = settings.num_blocks or training.machine.cores
     most_blocks = {USER: wanted, ITEM: wanted}
     counted = count_ids(workspace, training.fitted, most_blocks, summary.n_ratings)
@@ -71,6 +76,7 @@ def _fit_distributed(settings: SGDSettings, training: Training) -> dict[str, Any
         strata.blocks.files, strata.items, problems, _rates(settings), rank, seed,
         "driver" if is_small else "durable",
     )  # fmt: skip
+    compiling.join()
     with Progress(settings.max_iter, _NAME) as progress:
         done = descend(
             partial(run_epoch, workspace, strata, descending),

@@ -17,7 +17,14 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER
 from mfspark.engine.blocks import assemble_whole, pack_ratings
-from mfspark.engine.files import Arrays, BlockFiles, FiledBlocks, file_blocks, unique_name
+from mfspark.engine.files import (
+    Arrays,
+    BlockFiles,
+    FiledBlocks,
+    delete_at_exit,
+    file_blocks,
+    unique_name,
+)
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, Int64s
@@ -87,7 +94,8 @@ def build_strata(workspace: Workspace, ratings: DataFrame, indices: dict[str, Si
     """Strata of ``ratings`` (user, item, rating float, and maybe held_out boolean)."""
     users, items = (indices[side].layout for side in (USER, ITEM))
     packed = pack_ratings(workspace, ratings, indices, (USER,))
-    files = BlockFiles(unique_name(), users, items.n_rows)
+    files = BlockFiles(unique_name(), USER, users, items.n_rows)
+    delete_at_exit(workspace, files.fit, users.n_blocks)
     make = partial(_arrays, items=items)
     blocks = file_blocks(workspace, packed, USER, files, make, _about, "n_held_out: bigint")
     row = blocks.places.agg(F.sum("about.n_held_out")).first()

@@ -67,7 +67,7 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
         spark.conf.set(name, value)
     try:
         before = left_behind()
-        BiasedALS(rank=2, maxIter=2, execution=execution).fit(ratings)
+        BiasedALS(rank=2, maxIter=2, execution=execution).fit(ratings).unpersist()
         assert left_behind() == before
 
         seen = []

@@ -10,18 +10,24 @@ import pytest
 
 from mfspark import BiasedALS
 from mfspark.engine.one_task import _pack
-from mfspark.engine.plan import Machine, Workload, make_plan, one_task_bytes
+from mfspark.engine.plan import Machine, Workload, is_for_one_task, make_plan, one_task_bytes
 from mfspark.settings import ALSSettings
 
 LAPTOP = Machine(cores=4, task_cores=4)
 CLUSTER = Machine(cores=40, task_cores=4)
 
 
-def test_small_data_is_fitted_in_one_task_where_one_executor_has_all_cores():
+def test_one_task_fits_what_it_has_the_memory_for_and_does_faster():
     small, big = Workload(10**6, 7000, 3000, 32), Workload(10**8, 700_000, 30_000, 32)
+    middle = Workload(3 * 10**7, 200_000, 30_000, 32)
     settings = ALSSettings()
-    assert make_plan(small, settings, LAPTOP).in_one_task
-    assert not make_plan(small, settings, CLUSTER).in_one_task
+    for workload in (small, middle):
+        assert make_plan(workload, settings, LAPTOP).in_one_task
+    # The stages of a distributed iteration take longer than its threads need.
+    assert make_plan(small, settings, CLUSTER).in_one_task
+    assert not make_plan(middle, settings, CLUSTER).in_one_task
+    # One stage for each sub-epoch of SGD.
+    assert is_for_one_task(middle, "auto", CLUSTER, n_stages=40)
     assert not make_plan(big, settings, LAPTOP).in_one_task
     assert make_plan(big, ALSSettings(execution="one_task"), CLUSTER).in_one_task
     assert not make_plan(small, ALSSettings(execution="distributed"), LAPTOP).in_one_task
@@ -31,7 +37,7 @@ def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
     plan = make_plan(Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(), CLUSTER)
     assert plan.exchange == {"user": "broadcast", "item": "routed"}
     assert all(n % 40 == 0 for n in plan.n_blocks.values())
-    fixed = ALSSettings(num_user_blocks=7, exchange="broadcast")
+    fixed = ALSSettings(num_user_blocks=7, exchange="broadcast", execution="distributed")
     plan = make_plan(Workload(10**6, 1000, 1000, 8), fixed, CLUSTER)
     assert plan.n_blocks == {"user": 7, "item": 40}
     assert plan.bytes_shipped["user"] == 7 * 1000 * 36
@@ -128,7 +134,7 @@ from mfspark.engine.index import Layout
 from mfspark.kernels.problem import Penalty, Problem
 n_users, n_items, rank = map(int, sys.argv[2:])
 layout = Layout(np.array([n_users, 0]), ())
-files = BlockFiles("planned", layout, n_items)
+files = BlockFiles("planned", "user", layout, n_items)
 with pa.OSFile(sys.argv[1]) as source:
     files.write(0, block_arrays(pa.ipc.open_stream(source).read_all(), files))
 fixed = np.random.default_rng(0).normal(0, 0.1, (n_items, rank + 1)).astype(np.float32)

@@ -1,0 +1,111 @@
+"""A packed environment that holds the project, and a cluster that runs jobs from it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from standalone import Cluster
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """``python`` of the environment, and the archive for the executors."""
+
+    python: Path
+    archive: Path
+
+    @property
+    def spark_home(self) -> Path:
+        return next(self.python.parents[1].glob("lib/python*/site-packages/pyspark"))
+
+    def submit(
+        self,
+        cluster: Cluster,
+        script: Path,
+        *arguments: str,
+        settings: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess:
+        """``spark-submit`` to the cluster, as the README says."""
+        conf = {
+            "spark.executor.instances": "2",
+            "spark.executor.cores": "1",
+            "spark.executor.memory": "700m",
+            "spark.driver.memory": "1g",
+            # Many partitions of little data cost tasks and no more.
+            "spark.sql.shuffle.partitions": "4",
+            "spark.default.parallelism": "4",
+            "spark.ui.enabled": "false",
+            "spark.log.level": "ERROR",
+            # A short life: the optimising compiler costs more than it saves.
+            "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+            "spark.executor.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+            **(settings or {}),
+        }
+        options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
+        return subprocess.run(
+            [str(self.python.parent / "spark-submit"), "--master", cluster.url,
+             "--properties-file", str(ROOT / "conf/cluster.conf"), *options,
+             "--archives", f"{self.archive}#environment", str(script), *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            env={
+                **os.environ,
+                "PYSPARK_PYTHON": "./environment/bin/python",
+                "PYSPARK_DRIVER_PYTHON": str(self.python),
+                "SPARK_LOCAL_IP": "127.0.0.1",
+            },
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    """The project and what it needs, in an environment that does not see the checkout."""
+    folder = tmp_path_factory.mktemp("packed")
+    # A copy: an installation from the checkout leaves files there.
+    source = folder / "source"
+    tracked = ["pyproject.toml", "README.md", "LICENSE", "mfspark"]
+    source.mkdir()
+    subprocess.run(["cp", "-r", *tracked, str(source)], cwd=ROOT, check=True)
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    binaries = environment / "bin"
+    subprocess.run(
+        [str(binaries / "python"), "-m", "pip", "install", "--quiet", str(source), "venv-pack"],
+        check=True,
+    )
+    archive = folder / "mfspark-env.tar.gz"
+    # Executors have Spark's own libraries already.
+    subprocess.run(
+        [str(binaries / "venv-pack"), "-q", "-p", str(environment), "-o", str(archive),
+         "--compress-level", "1", "--exclude", "*/pyspark/*", "--exclude", "*/tests/*"],
+        check=True,
+    )  # fmt: skip
+    return Packed(binaries / "python", archive)
+
+
+@pytest.fixture(scope="session")
+def cluster(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    running = Cluster.start(folder, packed.spark_home)
+    file = folder / "cluster.json"
+    running.save(file)
+    try:
+        yield running
+    finally:
+        Cluster.load(file).stop()
+
+
+@pytest.fixture(scope="session")
+def small_scratch(cluster: Cluster) -> Iterator[bool]:
+    """Whether the scratch folder of the last Worker could be put on a disk of 64 MiB."""
+    scratch = str(cluster.scratch(1))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", scratch]
+    is_mounted = os.getuid() == 0 and subprocess.run(mount, check=False).returncode == 0
+    yield is_mounted
+    if is_mounted:
+        subprocess.run(["umount", "--lazy", scratch], check=False)

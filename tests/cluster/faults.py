@@ -1,0 +1,316 @@
+"""Submitted to a cluster: fits with a fault in the middle of each, compared with undisturbed ones.
+
+python faults.py CLUSTER_FILE RESULTS_FILE SCENARIO…
+
+Faults follow on the progress of a fit: on the line that ends an iteration, or on a task's start.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import DataFrame, SparkSession
+from standalone import Cluster, wait_for
+
+from mfspark import BiasedALS, BiasedSGD, FactorModel
+from mfspark.errors import FitError
+
+ITERATIONS = 6
+BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
+ALS = partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, execution="distributed")
+ESTIMATORS = {
+    "broadcast": partial(ALS, exchange="broadcast", **BLOCKS),
+    "routed": partial(ALS, exchange="routed", **BLOCKS),
+    "sgd": partial(
+        BiasedSGD, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, execution="distributed", numBlocks=2
+    ),
+    "one_task": partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1),
+}
+
+
+class AfterIteration(logging.Handler):
+    """Does something when the fit says that an iteration is over."""
+
+    def __init__(self, actions: dict[int, Callable[[], None]]) -> None:
+        super().__init__()
+        self.actions = dict(actions)
+        self.done: list[int] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and len(record.args) > 2:
+            number = record.args[1]
+            if number in self.actions:
+                self.done.append(number)
+                self.actions.pop(number)()
+
+
+@dataclass
+class Bench:
+    """What the scenarios share."""
+
+    spark: SparkSession
+    cluster: Cluster
+    ratings: DataFrame
+    folder: Path
+    expected: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def ready(self) -> None:
+        """Wait until both Workers have an executor that Spark knows."""
+        infos = self.spark.sparkContext._jsc.sc().statusTracker()
+        n = len(self.cluster.workers)
+        # The driver is listed among the executors.
+        wait_for(
+            lambda: len(self.cluster.executors()) == n and len(infos.getExecutorInfos()) == n + 1,
+            "the executors",
+        )
+
+    def undisturbed(self, kind: str) -> pd.DataFrame:
+        if kind not in self.expected:
+            model = ESTIMATORS[kind]().fit(self.ratings)
+            self.expected[kind] = tables(model)
+            model.unpersist()
+        return self.expected[kind]
+
+    def disturbed(
+        self, kind: str, actions: dict[int, Callable[[], None]], ratings: DataFrame | None = None
+    ) -> FactorModel:
+        """A fit with ``actions`` after some of its iterations."""
+        self.undisturbed(kind)
+        self.ready()
+        handler = AfterIteration(actions)
+        logging.getLogger("mfspark").addHandler(handler)
+        try:
+            model = ESTIMATORS[kind]().fit(self.ratings if ratings is None else ratings)
+        finally:
+            logging.getLogger("mfspark").removeHandler(handler)
+        assert sorted(handler.done) == sorted(actions), "a fault was not triggered"
+        return model
+
+    def outcome(self, kind: str, model: FactorModel) -> dict:
+        found, expected = tables(model), self.undisturbed(kind)
+        assert list(found["id"]) == list(expected["id"])
+        model.unpersist()
+        return {
+            "difference": float(np.abs(np.stack(found["x"]) - np.stack(expected["x"])).max()),
+            "persistent": len(self.spark.sparkContext._jsc.getPersistentRDDs()),
+            "block_files": len(self.block_files()),
+        }
+
+    def block_files(self) -> list[Path]:
+        """Files of blocks that executors of today have; those of killed ones stay until Spark's
+        Worker removes them at the end of the application, or a later fit finds them too old."""
+        found = []
+        for pid in self.cluster.executors():
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+            folders = next(e for e in environment if e.startswith("SPARK_EXECUTOR_DIRS="))
+            for top in folders.partition("=")[2].split(":"):
+                # Unlike rglob, walk does not mind what disappears under its feet.
+                for folder, _, names in os.walk(top):
+                    found += [Path(folder) / n for n in names if n.startswith("mfspark-block-")]
+        return found
+
+    def kill_executors(self, *workers: int) -> None:
+        for worker in workers:
+            for pid in self.cluster.executors(worker):
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_first_executor(self) -> None:
+        self.kill_executors(0)
+
+    def kill_second_executor(self) -> None:
+        self.kill_executors(1)
+
+    def kill_both_executors(self) -> None:
+        self.kill_executors(0, 1)
+
+    def kill_python_workers(self) -> None:
+        victims = self.cluster.python_workers()
+        assert victims
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_worker(self) -> None:
+        self.cluster.kill_worker(1)
+
+    def delete_files(self) -> None:
+        for path in self.block_files():
+            path.unlink()
+
+    def truncate_files(self) -> None:
+        files = self.block_files()
+        assert files
+        for path in files:
+            os.truncate(path, path.stat().st_size // 2)
+
+    def remove_scratch(self) -> None:
+        """Of the executor that has a file of a block."""
+        shutil.rmtree(self.block_files()[0].parent)
+
+    def fill_scratch(self) -> None:
+        with (self.cluster.scratch(1) / "filler").open("wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(2**16)):
+                    pass
+            except OSError:
+                return
+
+
+def tables(model: FactorModel) -> pd.DataFrame:
+    """A row per user and item: id, and bias and factors in one array."""
+    parts = []
+    for side, table in (("user", model.user_factors), ("item", model.item_factors)):
+        frame = table.toPandas().rename(columns={side: "id"})
+        frame["id"] = side + frame["id"].astype(str)
+        frame["x"] = [
+            np.append(factors, bias)
+            for factors, bias in zip(frame["factors"], frame["bias"], strict=True)
+        ]
+        parts.append(frame[["id", "x"]])
+    return pd.concat(parts).sort_values("id")
+
+
+def planted(spark: SparkSession) -> DataFrame:
+    rng = np.random.default_rng(0)
+    n_users, n_items = 300, 120
+    p, q = rng.normal(0, 0.7, (n_users, 3)), rng.normal(0, 0.7, (n_items, 3))
+    truth = 3.5 + p @ q.T + rng.normal(0, 0.3, (n_users, n_items))
+    users, items = np.nonzero(rng.random(truth.shape) < 0.4)
+    frame = pd.DataFrame({"user": users, "item": items, "rating": truth[users, items]})
+    return spark.createDataFrame(frame).repartition(4)
+
+
+def after_iterations(kind: str, *actions: str) -> Callable[[Bench], dict]:
+    """A fit with the named methods of ``Bench`` called after iterations 2, 3, …"""
+
+    def run(bench: Bench) -> dict:
+        calls = {n: getattr(bench, name) for n, name in enumerate(actions, 2)}
+        return bench.outcome(kind, bench.disturbed(kind, calls))
+
+    return run
+
+
+def lost_worker(bench: Bench) -> dict:
+    try:
+        return after_iterations("broadcast", "kill_worker")(bench)
+    finally:
+        bench.cluster.restart_worker(1)
+
+
+def full_disk(kind: str) -> Callable[[Bench], dict]:
+    def run(bench: Bench) -> dict:
+        try:
+            return after_iterations(kind, "fill_scratch")(bench)
+        finally:
+            (bench.cluster.scratch(1) / "filler").unlink(missing_ok=True)
+
+    return run
+
+
+def dying_tasks(ratings: DataFrame, marks: Path, n_deaths: int) -> DataFrame:
+    """``ratings`` whose first tasks kill the executor that they run on."""
+    marks.mkdir()
+
+    def die(batches):
+        executor = os.getppid()
+        with open(f"/proc/{executor}/stat") as stat:
+            executor = int(stat.read().rpartition(")")[2].split()[1])
+        for number in range(n_deaths):
+            try:
+                (marks / str(number)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            os.kill(executor, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from batches
+
+    return ratings.mapInArrow(die, ratings.schema)
+
+
+def deaths_before_the_loop(bench: Bench) -> dict:
+    ratings = dying_tasks(bench.ratings, bench.folder / "deaths", 1)
+    return bench.outcome("broadcast", bench.disturbed("broadcast", {}, ratings))
+
+
+def endless_deaths(bench: Bench) -> dict:
+    ratings = dying_tasks(bench.ratings, bench.folder / "endless", 100)
+    try:
+        bench.disturbed("broadcast", {}, ratings)
+    except FitError as error:
+        return {"error": str(error)}
+    return {"error": None}
+
+
+def models_after_the_fits(bench: Bench) -> dict:
+    kinds = ("broadcast", "one_task")
+    for kind in kinds:
+        bench.undisturbed(kind)
+    models = {kind: ESTIMATORS[kind]().fit(bench.ratings) for kind in kinds}
+    bench.ready()
+    for model in models.values():
+        # Use fills the executors' memory with the tables.
+        model.transform(bench.ratings).count()
+    bench.kill_both_executors()
+    outcomes = []
+    for kind, model in models.items():
+        path = str(bench.folder / f"model after {kind}")
+        model.save(path)
+        model.unpersist()
+        outcomes.append(bench.outcome(kind, FactorModel.load(path)))
+    return {**outcomes[-1], "difference": max(each["difference"] for each in outcomes)}
+
+
+FILE_FAULTS = ("kill_python_workers", "delete_files", "truncate_files", "remove_scratch")
+
+SCENARIOS: dict[str, Callable[[Bench], dict]] = {
+    "broadcast, no fault": after_iterations("broadcast"),
+    "routed, no fault": after_iterations("routed"),
+    "one executor, routed": after_iterations("routed", "kill_first_executor"),
+    "one executor, sgd": after_iterations("sgd", "kill_first_executor"),
+    "one executor after the other, broadcast": after_iterations(
+        "broadcast", "kill_first_executor", "kill_second_executor"
+    ),
+    "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
+    "a Worker": lost_worker,
+    "Python workers, files, scratch; broadcast": after_iterations("broadcast", *FILE_FAULTS),
+    "Python workers, files, scratch; routed": after_iterations("routed", *FILE_FAULTS),
+    "Python workers, files, scratch; sgd": after_iterations("sgd", *FILE_FAULTS),
+    "full disk, broadcast": full_disk("broadcast"),
+    "full disk, routed": full_disk("routed"),
+    "executors die before the loop": deaths_before_the_loop,
+    "both executors after the fits": models_after_the_fits,
+    "executors die for ever": endless_deaths,
+}
+
+
+def main(cluster_file: str, results_file: str, *names: str) -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    spark = SparkSession.builder.appName("faults").getOrCreate()
+    folder = Path(results_file).parent
+    bench = Bench(spark, Cluster.load(Path(cluster_file)), planted(spark), folder)
+    results = {}
+    for name in names:
+        started = time.monotonic()
+        try:
+            results[name] = SCENARIOS[name](bench)
+        except Exception as error:
+            logging.exception(name)
+            results[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
+        results[name]["seconds"] = round(time.monotonic() - started, 1)
+        logging.info("scenario %s: %s", name, results[name])
+        Path(results_file).write_text(json.dumps(results))
+    bench.cluster.save(Path(cluster_file))
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,55 @@
+"""Fits on two Workers with faults in the middle end in the same factors."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from faults import SCENARIOS
+
+QUICK = ["broadcast, no fault", "routed, no fault", "one executor, routed"]
+NEED_SMALL_DISK = [name for name in SCENARIOS if name.startswith("full disk")]
+ENDLESS = "executors die for ever"
+NAMES = [name for name in SCENARIOS if name != ENDLESS]
+
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+
+
+@pytest.fixture(scope="session")
+def results(request, packed, cluster, tmp_path_factory) -> dict[str, dict]:
+    """What became of all scenarios that are asked for, in one application."""
+    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = [spec.params["name"] for spec in callspecs if spec and "name" in spec.params]
+    wanted = [name for name in SCENARIOS if name in wanted]
+    if set(NEED_SMALL_DISK) & set(wanted) and not request.getfixturevalue("small_scratch"):
+        wanted = [name for name in wanted if name not in NEED_SMALL_DISK]
+    file = tmp_path_factory.mktemp("faults") / "results.json"
+    script = Path(__file__).parent / "faults.py"
+    state = Path(cluster.folder) / "cluster.json"
+    run = packed.submit(cluster, script, str(state), str(file), *wanted)
+    print(run.stdout[-20_000:])
+    assert run.returncode == 0
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
+def test_factors_are_those_of_an_undisturbed_fit(results, name):
+    if name in NEED_SMALL_DISK and name not in results:
+        pytest.skip(f"a small disk can only be mounted by root, not by user {os.getuid()}")
+    result = results[name]
+    assert "failed" not in result, result["failed"]
+    assert result["difference"] < 1e-5
+    assert result["persistent"] == 0
+    assert result["block_files"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [ENDLESS])
+def test_a_fit_whose_tasks_always_kill_their_executors_ends_in_one_line(results, name):
+    error = results[name]["error"]
+    assert error is not None
+    assert "\n" not in error
+    assert "Spark gave up the fit" in error
+    assert "spark.executor.memoryOverhead" in error
