@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mfspark.models.als import ALS, ALSModel
     from mfspark.models.baselines import BiasOnly, GlobalMean, MeanModel
     from mfspark.models.biased_als import BiasedALS
     from mfspark.models.biased_sgd import BiasedSGD
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ALS",
+    "ALSModel",
     "BiasOnly",
     "BiasedALS",
     "BiasedSGD",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ALS": "als",
+    "ALSModel": "als",
     "BiasOnly": "baselines",
     "BiasedALS": "biased_als",
     "BiasedSGD": "biased_sgd",

@@ -47,7 +47,10 @@ class FactorisationSettings(PredictorSettings):
     )
     max_iter: int = Field(15, ge=1, description="most iterations (a half-step on each side)")
     reg_param: float = Field(
-        1.1, ge=0, description="λ, weight of the penalty on user and item factors"
+        1.0,
+        ge=0,
+        description="λ, weight of the penalty on user and item factors, for ratings in units of "
+        "their standard deviation",
     )
     user_reg_param: float | None = Field(None, ge=0, description="λ of the user factors alone")
     item_reg_param: float | None = Field(None, ge=0, description="λ of the item factors alone")

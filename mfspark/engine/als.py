@@ -30,20 +30,23 @@ def fit_als(
     settings: ALSSettings,
     known: dict[str, DataFrame] | None = None,
     name: str | None = "ALS",
+    scale: float | None = None,
 ) -> Fit:
     """Fit the biased model to ``ratings`` (user, item, rating, and maybe held_out boolean).
 
     Rows with ``held_out`` true are not fitted; their error is measured inside each half-step and
     decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is for
-    progress; without one there is none. Raises ``DataError`` for ids or ratings that are null or
-    not finite.
+    progress; without one there is none. ``scale`` as in ``run_fit``. Raises ``DataError`` for ids
+    or ratings that are null or not finite.
     """
 
-    def learner(problems: dict[str, Problem]) -> ThreadedALS:
-        return ThreadedALS(settings.rank, problems, settings.max_iter, settings.tol, settings.seed)
+    def learner(problems: dict[str, Problem], scale: float) -> ThreadedALS:
+        return ThreadedALS(
+            settings.rank, problems, settings.max_iter, settings.tol, settings.seed, scale
+        )
 
     distributed = partial(_fit_distributed, settings, name)
-    return run_fit(name, ratings, settings, known or {}, learner, distributed, n_stages=2)
+    return run_fit(name, ratings, settings, known or {}, learner, distributed, 2, scale)
 
 
 def _fit_distributed(settings: ALSSettings, name: str | None, training: Training) -> dict[str, Any]:
@@ -81,10 +84,11 @@ def _fit_distributed(settings: ALSSettings, name: str | None, training: Training
             start,
             settings.tol,
             settings.max_iter,
+            training.scale,
             progress.iteration,
         )
     cells = {USER: outcome.users, ITEM: outcome.items}
-    users, items, singular_values = factor_tables(cells, indices, rank)
+    users, items, singular_values = factor_tables(cells, indices, rank, training.scale)
     return {
         "users": users,
         "items": items,

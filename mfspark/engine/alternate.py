@@ -43,12 +43,14 @@ def alternate(
     start: tuple[FactorsT, float],
     tol: float,
     max_iter: int,
+    scale: float,
     report: Callable[[dict[str, Any]], None],
 ) -> Outcome[FactorsT]:
     """Solve users and items in turn until ``StopRule`` or ``max_iter`` ends it.
 
-    ``start``: item factors to begin with and their penalty. ``report`` is told the last row of the
-    history after each iteration.
+    ``start``: item factors to begin with and their penalty. ``scale``: what a unit of the fitted
+    ratings is in the unit of the user's; the history is in the latter. ``report`` is told the last
+    row of the history after each iteration.
     """
     item_factors, item_penalty = start
     rule = StopRule(tol)
@@ -60,12 +62,16 @@ def alternate(
         started = time.perf_counter()
         user_factors, metrics = users.solve(item_factors)
         history.append(
-            history_row(iteration, users.side, metrics, item_penalty, started, users.bytes_shipped)
+            history_row(
+                iteration, users.side, metrics, item_penalty, scale, started, users.bytes_shipped
+            )
         )
         started, user_penalty = time.perf_counter(), metrics.penalty
         item_factors, metrics = items.solve(user_factors)
         history.append(
-            history_row(iteration, items.side, metrics, user_penalty, started, items.bytes_shipped)
+            history_row(
+                iteration, items.side, metrics, user_penalty, scale, started, items.bytes_shipped
+            )
         )
         item_penalty = metrics.penalty
         report(history[-1])
@@ -82,6 +88,7 @@ def history_row(
     side: str,
     metrics: HalfStepMetrics,
     fixed_penalty: float,
+    scale: float,
     started: float,
     bytes_shipped: int,
     learning_rate: float | None = None,
@@ -89,12 +96,12 @@ def history_row(
     """One row of the history table; see ``HISTORY_SCHEMA``."""
     validation_rmse = None
     if metrics.n_validation:
-        validation_rmse = math.sqrt(metrics.validation_squared_error / metrics.n_validation)
+        validation_rmse = scale * math.sqrt(metrics.validation_squared_error / metrics.n_validation)
     return {
         "iteration": iteration,
         "side": side,
-        "objective": metrics.squared_error + metrics.penalty + fixed_penalty,
-        "train_rmse": math.sqrt(metrics.squared_error / metrics.n_ratings),
+        "objective": scale**2 * (metrics.squared_error + metrics.penalty + fixed_penalty),
+        "train_rmse": scale * math.sqrt(metrics.squared_error / metrics.n_ratings),
         "validation_rmse": validation_rmse,
         "seconds": time.perf_counter() - started,
         "bytes": bytes_shipped,

@@ -72,14 +72,15 @@ def descend(
     tol: float,
     max_iter: int,
     bytes_shipped: int,
+    scale: float,
     report: Callable[[dict[str, Any]], None],
 ) -> Descent[StateT]:
     """Run epochs until ``StopRule`` or ``max_iter`` ends it.
 
-    ``null_error`` is Σ (r − μ)². The errors that an epoch reports are those that it met on its way,
-    each before its own update, so the objective of its row is that of a point within the epoch.
-    An epoch that ends in numbers that are not finite, or explodes, is undone and the rate halved.
-    Raises ``DivergenceError`` when that does not help.
+    ``null_error`` is Σ (r − μ)², ``scale`` as in ``alternate``. The errors that an epoch reports
+    are those that it met on its way, each before its own update, so the objective of its row is
+    that of a point within the epoch. An epoch that ends in numbers that are not finite, or
+    explodes, is undone and the rate halved. Raises ``DivergenceError`` when that does not help.
     """
     state = best = start
     rule, base, before, n_cuts = StopRule(tol, _PATIENCE), rates.first, math.inf, 0
@@ -111,7 +112,9 @@ def descend(
             if rates.schedule == "bold_driver" and epoch > 1:
                 base *= 1.05
             state, before = reached, objective
-            history.append(history_row(epoch, "both", metrics, 0.0, started, bytes_shipped, rate))
+            history.append(
+                history_row(epoch, "both", metrics, 0.0, scale, started, bytes_shipped, rate)
+            )
             report(history[-1])
             figure = history[-1]["validation_rmse"]
             stopped = rule.observe(epoch, objective, figure)

@@ -1,6 +1,7 @@
 """What every fit begins with and ends in; in between, one task fits or all together."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import Learner, OneTask, fit_in_one_task
 from mfspark.engine.plan import (
@@ -60,6 +61,7 @@ class Fit:
     n_cold_validation: int
     summary: Summary
     mean: float
+    scale: float
     execution: str
     exchange: dict[str, Exchange]
 
@@ -68,8 +70,9 @@ class Fit:
 class Training:
     """What a fit is made from.
 
-    ``ratings``: user, item, rating float, and maybe held_out boolean. ``problems``: what each side
-    minimises. ``known``: id, bias and factors to start from, by side; of the sides that have them.
+    ``ratings``: user, item, rating float (standardised: less μ, in units of ``scale``), and maybe
+    held_out boolean. ``problems``: what each side minimises. ``known``: id, bias and factors to
+    start from, by side; of the sides that have them.
     """
 
     workspace: Workspace
@@ -78,6 +81,7 @@ class Training:
     machine: Machine
     problems: dict[str, Problem]
     known: dict[str, DataFrame]
+    scale: float
 
     @property
     def fitted(self) -> DataFrame:
@@ -91,12 +95,17 @@ def run_fit(
     ratings: DataFrame,
     settings: FactorisationSettings,
     known: dict[str, DataFrame],
-    make_learner: Callable[[dict[str, Problem]], Learner],
+    make_learner: Callable[[dict[str, Problem], float], Learner],
     fit_distributed: Callable[[Training], dict[str, Any]],
     n_stages: int,
+    scale: float | None = None,
 ) -> Fit:
     """Fit ``ratings`` (user, item, rating, and maybe held_out boolean) in one task with the learner
     made for the problems of both sides, or distributed.
+
+    Ratings are fitted in a unit of their own: less μ and divided by ``scale``, by default the root
+    of their mean square deviation from μ. So λ and the learning rate mean the same for stars,
+    points and percentages; tables and history come out in the unit of the ratings.
 
     ``name`` is for progress; without one there is none. ``n_stages``: Spark stages of a distributed
     pass over the ratings. Raises ``DataError`` for ids or ratings that are null or not finite,
@@ -106,16 +115,22 @@ def run_fit(
         with Workspace(ratings.sparkSession) as workspace:
             summary = summarise(ratings)
             mean = summary.mean if settings.fit_biases else 0.0
+            if scale is None:
+                scale = math.sqrt(summary.squared_deviation(mean) / summary.n_ratings) or 1.0
+            standardised = (F.col(RATING).cast("double") - F.lit(mean)) / F.lit(scale)
             training = Training(
                 workspace,
-                ratings.withColumn(RATING, F.col(RATING).cast("float")),
+                ratings.withColumn(RATING, standardised.cast("float")),
                 summary,
                 machine_of(workspace.spark),
-                problems_of(settings, mean),
-                known,
+                problems_of(settings),
+                {side: _standardised(table, side, scale) for side, table in known.items()},
+                scale,
             )
             found = _one_task_if_it_fits(name, training, settings, make_learner, n_stages)
-            return Fit(**(found or fit_distributed(training)), summary=summary, mean=mean)
+            return Fit(
+                **(found or fit_distributed(training)), summary=summary, mean=mean, scale=scale
+            )
     except SPARK_ERRORS as error:
         raise FitError(f"Spark gave up the fit: {one_line(error)}; {_remedy(error)}") from error
 
@@ -124,7 +139,7 @@ def _one_task_if_it_fits(
     name: str | None,
     training: Training,
     settings: FactorisationSettings,
-    make_learner: Callable[[dict[str, Problem]], Learner],
+    make_learner: Callable[[dict[str, Problem], float], Learner],
     n_stages: int,
 ) -> dict[str, Any] | None:
     """Fields of ``Fit``; None when the fit is to be distributed."""
@@ -136,7 +151,9 @@ def _one_task_if_it_fits(
     for warning in memory_warnings(one_task_bytes(size), training.machine, remedy):
         logger.warning("%s", warning)
     most_bytes = training.machine.task_bytes if settings.execution == "auto" else None
-    return _fit_in_one_task(name, training, make_learner(training.problems), most_bytes)
+    return _fit_in_one_task(
+        name, training, make_learner(training.problems, training.scale), most_bytes
+    )
 
 
 _SIGNS_OF_LOST_EXECUTORS = (
@@ -216,12 +233,22 @@ def summarise(ratings: DataFrame) -> Summary:
     return summary
 
 
-def problems_of(settings: FactorisationSettings, mean: float) -> dict[str, Problem]:
-    """What each side minimises; ``mean`` is μ."""
+def _standardised(known: DataFrame, side: str, scale: float) -> DataFrame:
+    """Id, bias and factors in the unit that ratings are fitted in."""
+    root = F.lit(1 / math.sqrt(scale))
+    return known.select(
+        side,
+        (F.col(BIAS) / F.lit(scale)).cast("float").alias(BIAS),
+        F.transform(FACTORS, lambda value: (value * root).cast("float")).alias(FACTORS),
+    )
+
+
+def problems_of(settings: FactorisationSettings) -> dict[str, Problem]:
+    """What each side minimises; the ratings are given less μ."""
 
     def problem(own: float | None) -> Problem:
         factors = settings.reg_param if own is None else own
         penalty = Penalty(factors, settings.bias_reg_param, settings.reg_exponent)
-        return Problem(mean, penalty, settings.fit_biases)
+        return Problem(0.0, penalty, settings.fit_biases)
 
     return {USER: problem(settings.user_reg_param), ITEM: problem(settings.item_reg_param)}

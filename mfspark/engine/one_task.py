@@ -96,6 +96,10 @@ class Learner(Protocol):
     def rank(self) -> int:
         """Number of factors."""
 
+    @property
+    def scale(self) -> float:
+        """What a unit of the fitted ratings is in the unit of the user's."""
+
     def learn(
         self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
     ) -> Outcome[Float32s]:
@@ -188,7 +192,7 @@ def _fit(batches: Iterator[pa.RecordBatch], task: OneTask) -> Iterator[pa.Record
             # As a fact: Spark would bring it to the driver as an error of its own.
             yield _with_nulls(_schema(ratings), {"facts": pa.array([json.dumps(str(error))])}, 1)
             return
-        yield from _tables(ratings, outcome)
+        yield from _tables(ratings, outcome, task.learner.scale)
 
 
 def _index(pool: ThreadPoolExecutor, cells: list[pa.Table]) -> Indexed:
@@ -248,7 +252,7 @@ def _number(
     return ids.take(pa.array(kept)), counts[kept], position[codes]
 
 
-def _tables(ratings: Indexed, outcome: Outcome[Float32s]) -> Iterator[pa.RecordBatch]:
+def _tables(ratings: Indexed, outcome: Outcome[Float32s], scale: float) -> Iterator[pa.RecordBatch]:
     """Rows of both factor tables in canonical rotation, and one row of facts."""
     factors = {USER: outcome.users, ITEM: outcome.items}
     doubles = {name: rows[:, :-1].astype(np.float64) for name, rows in factors.items()}
@@ -256,9 +260,10 @@ def _tables(ratings: Indexed, outcome: Outcome[Float32s]) -> Iterator[pa.RecordB
         doubles[USER].T @ doubles[USER], doubles[ITEM].T @ doubles[ITEM], doubles[ITEM].sum(axis=0)
     )
     del doubles
+    rotation = rotation.scaled(scale)
     schema = _schema(ratings)
     for name, matrix in ((USER, rotation.users), (ITEM, rotation.items)):
-        for first, bias, rotated in factor_batches(factors[name], matrix):
+        for first, bias, rotated in factor_batches(factors[name], matrix, scale):
             n = len(bias)
             columns = {
                 name: ratings.ids[name].slice(first, n),

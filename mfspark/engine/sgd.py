@@ -36,7 +36,7 @@ def fit_sgd(
     ids or ratings that are null or not finite, ``DivergenceError`` when no rate helps.
     """
 
-    def learner(problems: dict[str, Problem]) -> ThreadedSGD:
+    def learner(problems: dict[str, Problem], scale: float) -> ThreadedSGD:
         return ThreadedSGD(
             settings.rank,
             problems,
@@ -44,6 +44,7 @@ def fit_sgd(
             settings.max_iter,
             settings.tol,
             settings.seed,
+            scale,
             settings.num_blocks or _BLOCKS_IN_ONE_TASK,
         )
 
@@ -82,15 +83,17 @@ def _fit_distributed(settings: SGDSettings, training: Training) -> dict[str, Any
             partial(run_epoch, workspace, strata, descending),
             initial_cells(workspace, indices, training.known, rank, seed, descending.keep),
             descending.rates,
-            summary.squared_deviation(problems[USER].mean),
+            # Of ratings whose mean square deviation is 1.
+            float(summary.n_ratings),
             settings.tol,
             settings.max_iter,
             # Both sides' parameters in each sub-epoch.
             4 * sum(n_rows.values()) * (rank + 4) * n_blocks,
+            training.scale,
             progress.iteration,
         )
     cells = {side: factors_of(done.state, side, rank) for side in (USER, ITEM)}
-    users, items, singular_values = factor_tables(cells, indices, rank)
+    users, items, singular_values = factor_tables(cells, indices, rank, training.scale)
     return {
         "users": users,
         "items": items,

@@ -22,15 +22,16 @@ _ROWS_PER_BATCH = 65_536
 
 
 def factor_tables(
-    cells: dict[str, DataFrame], indices: dict[str, SideIndex], rank: int
+    cells: dict[str, DataFrame], indices: dict[str, SideIndex], rank: int, scale: float
 ) -> tuple[DataFrame, DataFrame, list[float]]:
-    """Tables of users and items in canonical rotation, and the singular values."""
-    rotation = find_rotation(cells[USER], cells[ITEM], rank)
+    """Tables of users and items in canonical rotation, and the singular values, all in the unit of
+    the user's ratings, which is ``scale`` times smaller."""
+    rotation = find_rotation(cells[USER], cells[ITEM], rank).scaled(scale)
 
     def table(side: str, matrix: Float64s) -> DataFrame:
         # The tables must be whole before the workspace lets go of blocks and ids.
         n_bytes = table_bytes(indices[side].layout.n_rows, rank)
-        return settled(factor_table(cells[side], indices[side], matrix, side), n_bytes)
+        return settled(factor_table(cells[side], indices[side], matrix, side, scale), n_bytes)
 
     with ThreadPoolExecutor(2) as pool:
         users, items = pool.map(table, (USER, ITEM), (rotation.users, rotation.items))
@@ -75,10 +76,12 @@ def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Rec
             )
 
 
-def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: str) -> DataFrame:
+def factor_table(
+    cells: DataFrame, index: SideIndex, rotation: Float64s, name: str, scale: float
+) -> DataFrame:
     """One row per id: ``name`` (the id), n_ratings, bias float, factors array<float>."""
     unpacked = cells.select("number", "rows").mapInArrow(
-        partial(_unpack, rotation=rotation),
+        partial(_unpack, rotation=rotation, scale=scale),
         "block int, local int, bias float, factors array<float>",
     )
     return index.table.join(unpacked, on=["block", "local"], how="inner").select(
@@ -86,12 +89,14 @@ def factor_table(cells: DataFrame, index: SideIndex, rotation: Float64s, name: s
     )
 
 
-def _unpack(batches: Iterator[pa.RecordBatch], rotation: Float64s) -> Iterator[pa.RecordBatch]:
+def _unpack(
+    batches: Iterator[pa.RecordBatch], rotation: Float64s, scale: float
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in range(batch.num_rows):
             block = batch.column("number")[row].as_py()
             rows = matrix(values(batch.column("rows"))[row], len(rotation))
-            for first, bias, factors in factor_batches(rows, rotation):
+            for first, bias, factors in factor_batches(rows, rotation, scale):
                 n = len(bias)
                 yield pa.RecordBatch.from_pydict(
                     {
@@ -104,13 +109,13 @@ def _unpack(batches: Iterator[pa.RecordBatch], rotation: Float64s) -> Iterator[p
 
 
 def factor_batches(
-    rows: Float32s, rotation: Float64s
+    rows: Float32s, rotation: Float64s, scale: float
 ) -> Iterator[tuple[int, pa.Array, pa.ListArray]]:
-    """Number of the first row, biases and rotated factors of some rows after others."""
+    """Number of the first row, scaled biases and rotated factors of some rows after others."""
     rank = len(rotation)
     for first in range(0, len(rows), _ROWS_PER_BATCH):
         part = rows[first : first + _ROWS_PER_BATCH]
         rotated = (part[:, :rank].astype(np.float64) @ rotation).astype(np.float32)
         ends = rank * np.arange(len(part) + 1, dtype=np.int32)
-        bias = pa.array(np.ascontiguousarray(part[:, rank]))
+        bias = pa.array(np.float32(scale) * part[:, rank])
         yield first, bias, pa.ListArray.from_arrays(ends, rotated.ravel())

@@ -28,6 +28,7 @@ class ThreadedALS:
     max_iter: int
     tol: float
     seed: int
+    scale: float
 
     def learn(
         self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
@@ -40,7 +41,9 @@ class ThreadedALS:
         )
         start = ratings.start(ITEM, self.rank, self.seed)
         penalty = self.problems[ITEM].penalty.total(ratings.n_ratings[ITEM], start)
-        return alternate(users, items, (start, penalty), self.tol, self.max_iter, lambda _: None)
+        return alternate(
+            users, items, (start, penalty), self.tol, self.max_iter, self.scale, lambda _: None
+        )
 
 
 def _solve(

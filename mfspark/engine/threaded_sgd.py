@@ -41,6 +41,7 @@ class ThreadedSGD:
     max_iter: int
     tol: float
     seed: int
+    scale: float
     n_blocks: int
 
     def learn(
@@ -52,15 +53,16 @@ class ThreadedSGD:
         block = ratings.block(USER, ITEM)
         strata = cut_strata(block.train, len(order[ITEM]), self.n_blocks)
         start = State(*(self._start(ratings, side) for side in SIDES))
-        deviations = block.train.values.astype(np.float64) - self.problems[USER].mean
         done = descend(
             partial(self._epoch, pool, strata, block.validation, ratings.n_ratings),
             start,
             self.rates,
-            float(np.square(deviations).sum()),
+            # Of ratings whose mean square deviation is 1.
+            float(block.train.n_entries),
             self.tol,
             self.max_iter,
             0,
+            self.scale,
             lambda _: None,
         )
         users, items = (

@@ -31,6 +31,11 @@ class Rotation:
     items: Float64s
     singular_values: Float64s
 
+    def scaled(self, scale: float) -> "Rotation":
+        """The rotation to factors whose products are ``scale`` times as large."""
+        root = np.sqrt(scale)
+        return Rotation(root * self.users, root * self.items, scale * self.singular_values)
+
 
 def canonical_rotation(user_gram: Float64s, item_gram: Float64s, item_sums: Float64s) -> Rotation:
     """Find the rotation from PᵀP, QᵀQ (float64 [rank, rank]) and the column sums of Q [rank]."""

@@ -134,6 +134,7 @@ def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
         n_cold_validation=0,
         summary=summary,
         mean=summary.mean,
+        scale=1.0,
         execution="distributed",
         exchange={},
     )

@@ -7,10 +7,11 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType
+from pyspark.sql.types import IntegralType, StringType
 
 from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER
 from mfspark.errors import DataError
+from mfspark.models.ids import column, require_column, whole
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import ModelMetadata
 from mfspark.models.params import FactorModelParams
@@ -56,13 +57,13 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
 
     @property
     def userFactors(self) -> DataFrame:
-        """``user_factors`` under the name that ``pyspark.ml`` gives it."""
-        return self.user_factors
+        """``user_factors`` with the id in the column ``userCol``."""
+        return self.user_factors.withColumnRenamed(USER, self.getOrDefault(self.userCol))
 
     @property
     def itemFactors(self) -> DataFrame:
-        """``item_factors`` under the name that ``pyspark.ml`` gives it."""
-        return self.item_factors
+        """``item_factors`` with the id in the column ``itemCol``."""
+        return self.item_factors.withColumnRenamed(ITEM, self.getOrDefault(self.itemCol))
 
     @property
     def sparkSession(self) -> SparkSession:
@@ -71,10 +72,7 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
 
     def setParams(self, **arguments: Any) -> "FactorModel":
         """Set userCol, itemCol, predictionCol, coldStartStrategy or clipPredictions."""
-        for name in arguments:
-            if not self.hasParam(name):
-                raise TypeError(f"FactorModel has no parameter {name!r}")
-        self._set(**arguments)
+        self.set_params(arguments)
         return self
 
     def copy(self, extra: dict[Param[Any], Any] | None = None) -> "FactorModel":
@@ -83,12 +81,19 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         """Add the prediction (double) to every row; ids absent from training go by the strategy."""
-        user, item = self.getOrDefault(self.userCol), self.getOrDefault(self.itemCol)
-        self._check_ids(dataset, user, self.user_factors, USER)
-        self._check_ids(dataset, item, self.item_factors, ITEM)
+        self.settings()
+        names = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
+        added = []
+        for side, table in ((USER, self.user_factors), (ITEM, self.item_factors)):
+            self._check_ids(dataset, names[side], table, side)
+            if not isinstance(dataset.schema[names[side]].dataType, StringType | IntegralType):
+                # Doubles and decimals; one that is no whole number is nobody's id.
+                added.append(f"_{side}_as_long")
+                dataset = dataset.withColumn(added[-1], whole(column(names[side])))
+                names[side] = added[-1]
         scoring = Scoring(
-            user=user,
-            item=item,
+            user=names[USER],
+            item=names[ITEM],
             prediction=self.getOrDefault(self.predictionCol),
             rank=self.rank,
             mean=self.global_mean,
@@ -96,48 +101,48 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
             limits=self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None,
         )
         n_rows = self.metadata.n_users + self.metadata.n_items
-        return add_predictions(dataset, self.user_factors, self.item_factors, scoring, n_rows)
+        scored = add_predictions(dataset, self.user_factors, self.item_factors, scoring, n_rows)
+        return scored.drop(*added)
 
-    def _check_ids(self, dataset: DataFrame, column: str, table: DataFrame, side: str) -> None:
-        if column not in dataset.columns:
-            raise DataError(
-                f"there is no column {column!r} among {', '.join(dataset.columns)}; "
-                f"set {side}Col to the right one"
-            )
-        ours, theirs = table.schema[side].dataType, dataset.schema[column].dataType
+    def _check_ids(self, dataset: DataFrame, name: str, table: DataFrame, side: str) -> None:
+        require_column(dataset, name, f"{side}Col")
+        ours, theirs = table.schema[side].dataType, dataset.schema[name].dataType
         if isinstance(ours, StringType) != isinstance(theirs, StringType):
             raise DataError(
-                f"column {column!r} has type {theirs.simpleString()}, but the model was trained on "
+                f"column {name!r} has type {theirs.simpleString()}, but the model was trained on "
                 f"{side} ids of type {ours.simpleString()}: no id would match; cast the column"
             )
 
     def recommendForAllUsers(self, numItems: int, seen: DataFrame | None = None) -> DataFrame:
-        """Best items for every user: user, recommendations array<struct<item, rating float>>.
+        """Best items for every user: userCol, recommendations array<struct<itemCol, rating float>>.
 
-        Pairs in ``seen`` (columns user and item, such as the training ratings) are left out.
+        Pairs in ``seen`` (columns userCol and itemCol, such as the training ratings) are left out.
         """
         return self._recommend(self.user_factors, self.item_factors, numItems, seen)
 
     def recommendForAllItems(self, numUsers: int, seen: DataFrame | None = None) -> DataFrame:
-        """Best users for every item: item, recommendations array<struct<user, rating float>>."""
+        """Best users for every item: itemCol, recommendations array<struct<userCol, rating float>>.
+
+        ``seen`` as in ``recommendForAllUsers``.
+        """
         return self._recommend(self.item_factors, self.user_factors, numUsers, seen)
 
     def recommendForUserSubset(
         self, dataset: DataFrame, numItems: int, seen: DataFrame | None = None
     ) -> DataFrame:
         """Best items for the users in ``dataset``; users absent from training get no row."""
-        column = self.getOrDefault(self.userCol)
-        self._check_ids(dataset, column, self.user_factors, USER)
-        chosen = self.user_factors.join(dataset.select(F.col(column).alias(USER)), USER, "semi")
+        name = self.getOrDefault(self.userCol)
+        self._check_ids(dataset, name, self.user_factors, USER)
+        chosen = self.user_factors.join(dataset.select(column(name).alias(USER)), USER, "semi")
         return self._recommend(chosen, self.item_factors, numItems, seen)
 
     def recommendForItemSubset(
         self, dataset: DataFrame, numUsers: int, seen: DataFrame | None = None
     ) -> DataFrame:
         """Best users for the items in ``dataset``; items absent from training get no row."""
-        column = self.getOrDefault(self.itemCol)
-        self._check_ids(dataset, column, self.item_factors, ITEM)
-        chosen = self.item_factors.join(dataset.select(F.col(column).alias(ITEM)), ITEM, "semi")
+        name = self.getOrDefault(self.itemCol)
+        self._check_ids(dataset, name, self.item_factors, ITEM)
+        chosen = self.item_factors.join(dataset.select(column(name).alias(ITEM)), ITEM, "semi")
         return self._recommend(chosen, self.user_factors, numUsers, seen)
 
     def similarItems(self, items: DataFrame, n: int, among: DataFrame | None = None) -> DataFrame:
@@ -167,10 +172,16 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
     ) -> DataFrame:
         matching = Matching(n, self.rank, offset=self.global_mean)
         sides = [table.columns[0] for table in (queries, candidates)]
+        own = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         if seen is not None:
-            own = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
-            seen = seen.select(*[F.col(own[side]).alias(side) for side in sides])
-        return best_matches(queries, candidates, matching, RATING, seen)
+            seen = seen.select(*[column(own[side]).alias(side) for side in sides])
+        lists = best_matches(queries, candidates, matching, RATING, seen)
+        candidate = candidates.schema[sides[1]].dataType.simpleString()
+        # Fields by place: only their names change.
+        named = F.col("recommendations").cast(
+            f"array<struct<`{own[sides[1]]}`: {candidate}, {RATING}: float>>"
+        )
+        return lists.select(F.col(sides[0]).alias(own[sides[0]]), named.alias("recommendations"))
 
     def unpersist(self) -> "FactorModel":
         """Free the memory of executors that the tables take; the next use fetches them again."""

@@ -5,13 +5,14 @@ from typing import Any
 from pyspark.ml.base import Estimator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import IntegralType, NumericType, StringType
+from pyspark.sql.types import NumericType
 
 from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.alternate import HISTORY_SCHEMA
 from mfspark.engine.fit import Fit
 from mfspark.errors import ConfigError, DataError
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.ids import column, require_column, typed_ids
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
 from mfspark.models.params import FactorisationParams
 from mfspark.settings import FactorisationSettings, PredictorSettings
@@ -70,20 +71,20 @@ def model_of(
     result: Fit, dataset: DataFrame, settings: PredictorSettings, rank: int, estimator: type
 ) -> FactorModel:
     """The model of a fit to ``dataset``."""
-    schema = dataset.schema
     metadata = ModelMetadata(
         schema_version=SCHEMA_VERSION,
         algorithm=estimator.__name__,
         rank=rank,
         global_mean=result.mean,
+        scale=result.scale,
         rating_scale=(result.summary.lowest, result.summary.highest),
         n_users=result.n_users,
         n_items=result.n_items,
         n_ratings=result.summary.n_ratings,
         n_validation=result.summary.n_validation,
         n_cold_validation=result.n_cold_validation,
-        user_type=schema[settings.user_col].dataType.simpleString(),
-        item_type=schema[settings.item_col].dataType.simpleString(),
+        user_type=result.users.schema[USER].dataType.simpleString(),
+        item_type=result.items.schema[ITEM].dataType.simpleString(),
         hyper_parameters=settings.model_dump(by_alias=True),
         rotation=Rotation(name="canonical", singular_values=result.singular_values),
         best_iteration=result.best_iteration,
@@ -98,35 +99,19 @@ def model_of(
 def select_ratings(
     dataset: DataFrame, settings: PredictorSettings, validation_indicator: str | None = None
 ) -> DataFrame:
-    """The columns to fit, under the names of :mod:`mfspark.columns`."""
-    wanted = {
-        "userCol": (settings.user_col, USER, (StringType, IntegralType), "a string or integer"),
-        "itemCol": (settings.item_col, ITEM, (StringType, IntegralType), "a string or integer"),
-        "ratingCol": (settings.rating_col, RATING, (NumericType,), "a numeric"),
-    }
+    """The columns to fit, under the names of :mod:`mfspark.columns`, with typed ids."""
     held_out = []
     if validation_indicator:
         require_column(dataset, validation_indicator, "validationIndicatorCol")
         # A row whose indicator is null is a training row.
-        indicator = F.col(validation_indicator).cast("boolean")
+        indicator = column(validation_indicator).cast("boolean")
         held_out = [F.coalesce(indicator, F.lit(False)).alias(HELD_OUT)]
-    for param, (name, _, types, kind) in wanted.items():
-        require_column(dataset, name, param)
-        found = dataset.schema[name].dataType
-        if not isinstance(found, types):
-            raise DataError(
-                f"column {name!r} has type {found.simpleString()}, but {param} needs {kind} column"
-            )
-    return dataset.select(
-        *[F.col(name).alias(target) for name, target, _, _ in wanted.values()],
-        *held_out,
-    )
-
-
-def require_column(dataset: DataFrame, name: str, param: str) -> None:
-    """Raise ``DataError`` when ``dataset`` lacks the column that ``param`` names."""
-    if name not in dataset.columns:
+    require_column(dataset, settings.rating_col, "ratingCol")
+    found = dataset.schema[settings.rating_col].dataType
+    if not isinstance(found, NumericType):
         raise DataError(
-            f"there is no column {name!r} among {', '.join(dataset.columns)}; "
-            f"set {param} to the right one"
+            f"column {settings.rating_col!r} has type {found.simpleString()}, but ratingCol needs "
+            "a numeric column"
         )
+    ids = typed_ids(dataset, {USER: settings.user_col, ITEM: settings.item_col})
+    return dataset.select(*ids, column(settings.rating_col).alias(RATING), *held_out)

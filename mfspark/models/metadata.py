@@ -20,8 +20,9 @@ class Rotation(BaseModel):
 class ModelMetadata(BaseModel):
     """Everything about a model that is not a table.
 
-    ``rating_scale`` is the range of the training ratings. ``hyper_parameters`` has the names of the
-    estimator's Params. ``stopped`` says why the fit ended (max_iter, validation, converged),
+    ``scale`` is the unit in which the ratings were fitted, their deviation; regularisation refers
+    to it. ``rating_scale`` is the range of the training ratings. ``hyper_parameters`` has the names
+    of the estimator's Params. ``stopped`` says why the fit ended (max_iter, validation, converged),
     ``best_iteration`` which iteration the tables hold. ``n_cold_validation`` counts validation rows
     that were not measured because user or item has no training rating. ``execution`` is one_task or
     distributed, ``exchange`` how each side received the other's factors when distributed.
@@ -34,6 +35,7 @@ class ModelMetadata(BaseModel):
     algorithm: str
     rank: int
     global_mean: float
+    scale: float = 1.0
     rating_scale: tuple[float, float]
     n_users: int
     n_items: int

@@ -95,7 +95,10 @@ def _param(setting: str, settings: type[PredictorSettings] = FactorisationSettin
 
 
 class FactorModelParams(Params):
-    """What a fitted model needs to know to predict."""
+    """What a fitted model needs to know to predict.
+
+    Of every Param ``name`` of a subclass there are ``getName`` and ``setName``.
+    """
 
     # Where names, defaults and bounds come from.
     settings_type: ClassVar[type[PredictorSettings]] = PredictorSettings
@@ -114,11 +117,11 @@ class FactorModelParams(Params):
         own = {param.name for param in self.params}
         self._setDefault(**{name: value for name, value in defaults.items() if name in own})
 
-
-class PredictorParams(FactorModelParams):
-    """Everything that can be set on all estimators."""
-
-    ratingCol: Param[str] = _param("rating_col")
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, Param):
+                _add_accessors(cls, name)
 
     def settings(self) -> PredictorSettings:
         """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
@@ -129,19 +132,56 @@ class PredictorParams(FactorModelParams):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise ConfigError(
-                f"{name} = {first['input']!r} is not allowed ({first['msg'].lower()}); "
+                f"{name} = {first['input']!r} is not allowed: {first['msg'].lower()}; "
                 f"{name} is the {self.getParam(name).doc}"
             ) from None
 
     def set_params(self, arguments: Any) -> None:
-        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
-        for name, value in arguments.items():
-            if not self.hasParam(name):
-                raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
-            self._set(**{name: value})
-            if value is None:
-                self.set(self.getParam(name), None)
-        self.settings()
+        """Set Params by name, all or none of them; ``ConfigError`` for a bad value, ``TypeError``
+        for a bad name."""
+        before = dict(self._paramMap)
+        try:
+            for name, value in arguments.items():
+                if not self.hasParam(name):
+                    raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
+                self._set(**{name: value})
+                if value is None:
+                    self.set(self.getParam(name), None)
+            self.settings()
+        except Exception:
+            self._paramMap.clear()
+            self._paramMap.update(before)
+            raise
+
+
+def _add_accessors(cls: type[FactorModelParams], name: str) -> None:
+    def get(self: FactorModelParams) -> Any:
+        return self.getOrDefault(name)
+
+    def set_(self: FactorModelParams, value: Any) -> FactorModelParams:
+        self.set_params({name: value})
+        return self
+
+    suffix = name[0].upper() + name[1:]
+    for prefix, method, doc in (
+        ("get", get, f"The value of {name}."),
+        ("set", set_, f"Set {name}; ``ConfigError`` for a bad value."),
+    ):
+        method.__name__, method.__doc__ = prefix + suffix, doc
+        if prefix + suffix not in vars(cls):
+            setattr(cls, prefix + suffix, method)
+
+
+# Of this class itself __init_subclass__ does not hear.
+for _name, _value in list(vars(FactorModelParams).items()):
+    if isinstance(_value, Param):
+        _add_accessors(FactorModelParams, _name)
+
+
+class PredictorParams(FactorModelParams):
+    """Everything that can be set on all estimators."""
+
+    ratingCol: Param[str] = _param("rating_col")
 
 
 class BiasOnlyParams(PredictorParams):

@@ -17,8 +17,8 @@ table = pa.table({"user": rng.integers(0, 50, 900), "item": rng.integers(0, 30, 
                   "rating": rng.random(900).astype(np.float32)})
 problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
 problems = {"user": problem, "item": problem}
-als = ThreadedALS(4, problems, 2, 0.0, 0)
-sgd = ThreadedSGD(4, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 4)
+als = ThreadedALS(4, problems, 2, 0.0, 0, 1.0)
+sgd = ThreadedSGD(4, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 1.0, 4)
 for learner in (als, sgd):
     task = OneTask(learner, 2, None)
     assert list(_fit(_pack(iter(table.to_batches())), task))

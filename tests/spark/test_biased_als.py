@@ -9,7 +9,7 @@ from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import functions as F
 
-from mfspark import BiasedALS
+from mfspark import BiasedALS, BiasedSGD
 from mfspark.engine.plan import Machine, Workload, one_task_bytes
 
 
@@ -139,7 +139,11 @@ def test_agrees_with_pyspark_als_without_biases(spark, tmp_path):
         ratingCol="rating",
         **common,
     ).fit(train)
-    ours = BiasedALS(maxIter=40, fitBiases=False, regExponent=1.0, tol=0.0, **common).fit(train)
+    # Ours is for ratings in units of their root mean square.
+    unit = np.sqrt(np.square(frame[~is_test]["rating"]).mean())
+    ours = BiasedALS(
+        maxIter=40, fitBiases=False, regExponent=1.0, tol=0.0, **common | {"regParam": 0.05 / unit}
+    ).fit(train)
     metadata = ours.metadata
     assert metadata.global_mean == 0
     assert ours.user_factors.where("bias != 0").count() == 0
@@ -210,3 +214,40 @@ def test_repeated_pairs_are_separate_observations(spark):
         spark.createDataFrame(rows, "user int, item int, rating double")
     )
     assert model.user_factors.where("user = 1").first()["n_ratings"] == 2
+
+
+@pytest.mark.parametrize("execution", ["one_task", "distributed"])
+@pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
+def test_another_scale_of_ratings_gives_the_same_model(ratings, estimator, execution):
+    """r → a·r + c makes r̂ → a·r̂ + c, in tables and history too."""
+
+    def fit(factor, shift):
+        scaled = ratings.withColumn("rating", factor * F.col("rating") + shift)
+        return estimator(rank=3, maxIter=5, seed=1, tol=0.0, execution=execution).fit(scaled)
+
+    plain = fit(1.0, 0.0)
+
+    def figures(model):
+        table = model.transform(ratings).orderBy("user", "item").toPandas()["prediction"]
+        history = model.history.orderBy("iteration", F.desc("side")).toPandas()
+        biases = model.user_factors.orderBy("user").toPandas()["bias"]
+        return table, history, biases
+
+    expected = figures(plain)
+    for factor, shift in ((0.01, 0.0), (20.0, 0.0), (1000.0, 0.0), (1.0, 100.0), (20.0, -100.0)):
+        found = figures(fit(factor, shift))
+        np.testing.assert_allclose(found[0], factor * expected[0] + shift, atol=2e-4 * factor)
+        np.testing.assert_allclose(found[2], factor * expected[2], atol=1e-4 * factor)
+        for name, power in (("objective", 2), ("train_rmse", 1)):
+            np.testing.assert_allclose(
+                found[1][name], factor**power * expected[1][name], rtol=1e-3
+            )  # fmt: skip
+
+
+def test_ratings_that_are_all_the_same_are_predicted_as_such(spark):
+    rows = spark.createDataFrame(
+        [(u, i, 4.0) for u in range(4) for i in range(3)], "user int, item int, rating double"
+    )
+    for estimator in (BiasedALS, BiasedSGD):
+        found = estimator(rank=2, maxIter=30).fit(rows).transform(rows).toPandas()["prediction"]
+        np.testing.assert_allclose(found, 4.0, atol=0.05)

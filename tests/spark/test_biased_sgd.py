@@ -112,11 +112,11 @@ def test_too_high_a_rate_is_cut(ratings):
     assert math.isfinite(rmse(fitted, ratings))
 
 
-def test_hopeless_ratings_end_in_a_clear_error(spark):
-    rows = [(u, i, 1e18 * (u - i)) for u in range(6) for i in range(5)]
+def test_a_hopeless_rate_ends_in_a_clear_error(spark):
+    rows = [(u, i, float(u - i)) for u in range(6) for i in range(5)]
     data = spark.createDataFrame(rows, "user int, item int, rating double")
     with pytest.raises(DivergenceError, match="Check the ratings"):
-        BiasedSGD(rank=2, schedule="constant", learningRate=100.0).fit(data)
+        BiasedSGD(rank=2, schedule="constant", learningRate=1e9).fit(data)
 
 
 @pytest.mark.parametrize("execution", ["one_task", "distributed"])

@@ -84,8 +84,8 @@ from mfspark.kernels.problem import Penalty, Problem
 problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
 problems = {"user": problem, "item": problem}
 learners = {
-    "als": ThreadedALS(16, problems, 2, 0.0, 0),
-    "sgd": ThreadedSGD(16, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 16),
+    "als": ThreadedALS(16, problems, 2, 0.0, 0, 1.0),
+    "sgd": ThreadedSGD(16, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 1.0, 16),
 }
 task = OneTask(learners[sys.argv[2]], 2, None)
 with pa.OSFile(sys.argv[1]) as source:
