@@ -5,6 +5,8 @@
 The names below are loaded on first use, so that ``import mfspark.kernels`` needs no Spark.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,10 @@ __all__ = [
     "UserKNN",
     "__version__",
 ]
+
+# Spark would start its workers with whatever python3 is on the PATH, which need not have mfspark.
+# A session that exists already is past that: see the errors of a fit.
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 _MODULES = {
     "ALS": "als",

@@ -1,11 +1,12 @@
 """TOML → validated configuration. Defaults live with the settings classes this is made of."""
 
 import difflib
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mfspark.data.read import RatingsSource
 from mfspark.data.split import SplitSettings
@@ -36,6 +37,16 @@ class RunSettings(BaseModel):
     name: str = Field("default", description="name of the run's directory")
     directory: str = Field("runs", description="where run directories lie (path or URI)")
     overwrite: bool = Field(False, description="replace what an earlier run of that name left")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not name.strip() or name in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name):
+            raise ValueError(
+                "it names a folder inside run.directory, so it may not be empty, . or .., nor hold "
+                "slashes or control characters"
+            )
+        return name
 
 
 class DataSettings(RatingsSource, Checks):
@@ -189,6 +200,8 @@ class Config(BaseModel):
     def _sgd_follows_als(cls, content: Any) -> Any:
         """Both fit the same model: what [als] says of it holds for [sgd], unless that says else."""
         als, sgd = (content.get(name, {}) for name in ("als", "sgd"))
+        if not (isinstance(als, dict) and isinstance(sgd, dict)):
+            return content
         shared = {name: als[name] for name in SHARED_WITH_SGD if name in als}
         return {**content, "sgd": {**shared, **sgd}}
 
@@ -202,7 +215,7 @@ def load_config(path: str, overrides: list[str]) -> Config:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"there is no configuration file {path}; see conf/ for some") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(content, override)

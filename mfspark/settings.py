@@ -22,7 +22,12 @@ class PredictorSettings(BaseModel):
     """What all estimators of ratings share: columns, and what to do about cold start."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        # λ = inf or nan would train to NaN.
+        allow_inf_nan=False,
     )
 
     user_col: str = Field("user", description="column of user ids (string or integer)")

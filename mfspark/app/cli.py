@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from pyspark.sql import SparkSession
@@ -24,12 +25,22 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str)
     try:
         run = RunDirectory(load_config(arguments.config, arguments.set))
         spark = SparkSession.builder.appName(f"mfspark {run.config.run.name}").getOrCreate()
-        step(spark, run)
+        with run.lock():
+            step(spark, run)
     except MfsparkError as error:
         sys.exit(f"mfspark: error: {error}")
     except SPARK_ERRORS as error:
         logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
         sys.exit(f"mfspark: error: Spark failed: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit("mfspark: interrupted; what was unfinished is gone, what was finished is there")
+    except Exception as error:
+        logging.getLogger("mfspark").debug("unexpected", exc_info=True)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        sys.exit(
+            f"mfspark: error: {type(error).__name__}: {one_line(error)} (unexpected, in "
+            f"{place.name}, {place.filename}:{place.lineno}; please report it)"
+        )
     finally:
         if spark is not None:
             spark.stop()

@@ -46,7 +46,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
         logger.info("ratings: those of an earlier ingest, %s", run.of("ratings"))
     if not IS_MEASURED:
         logger.info("memory is not measured: psutil is not here (pip install psutil)")
-    with run.step("compare") as facts, run.output("comparison") as target:
+    with run.step("compare") as facts, run.output("comparison", ("ratings",)) as target:
         parts = f"{target}/parts"
         for number, each in enumerate(_folds(spark, run)):
             if number == 0:
@@ -76,7 +76,7 @@ def _entries(run: RunDirectory) -> list[Entry]:
 
 def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
     """The split of the run, or k folds of all its ratings."""
-    parts = {part: files.read_parquet(spark, run.of(f"ratings/{part}")) for part in PARTS}
+    parts = {part: run.ratings(spark, part) for part in PARTS}
     settings = run.config.compare
     if settings.folds is None:
         yield _fold(0, *(parts[part].select(USER, ITEM, RATING) for part in PARTS))

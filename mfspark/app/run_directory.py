@@ -1,18 +1,28 @@
 """The directory of a run: where each step finds what the one before left."""
 
 import json
+import os
 import platform
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
 from mfspark.config import Config
+from mfspark.data.split import PARTS
 from mfspark.errors import DataError
 
 _PACKAGES = ("mfspark", "pyspark", "numpy", "pandas", "pyarrow", "numba", "scipy")
+
+# In every output: what it is, and what it was made from. Readers of tables pass over such names.
+_PROVENANCE = "_provenance.json"
+_LOCK = ".lock"
 
 
 class RunDirectory:
@@ -20,25 +30,137 @@ class RunDirectory:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.path = f"{config.run.directory.rstrip('/')}/{config.run.name}"
+        self.path = files.join(config.run.directory, config.run.name)
 
     def of(self, name: str) -> str:
         """Path of an output of this run, such as ``model`` or ``ratings/train``."""
         return files.join(self.path, name)
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other jobs out of the directory, and tidy up after killed ones.
+
+        Only on this machine's file system; the lock ends with the process, however that ends.
+        Raises ``DataError`` when another job is at work.
+        """
+        if not files.is_local(self.path):
+            yield
+            return
+        import fcntl
+
+        folder = Path(files.absolute(self.path))
+        existed = [parent for parent in (folder, *folder.parents) if parent.exists()]
+        lock = folder / _LOCK
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not emptied before it is ours: it says who the other one is.
+            handle = lock.open("a+")
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written ({error.strerror}); set run.directory and run.name "
+                "to a folder that you may write"
+            ) from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise DataError(
+                    f"another job is at work in {self.path} ({handle.read() or 'just started'}); "
+                    "wait for its end, or give this one another run.name"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            handle.flush()
+            try:
+                files.settle_replacements(self.path)
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+                for parent in (folder, *folder.parents):
+                    if parent in existed or any(parent.iterdir()):
+                        break
+                    parent.rmdir()
+
     def require(self, name: str, job: str) -> str:
-        """Path of an output that an earlier job must have left."""
+        """Path of an output that an earlier job must have left, of the ratings and the model that
+        are there now."""
         if not files.exists(self.of(name)):
             raise DataError(
                 f"{self.path}/{name} is missing; run the {job} job with this configuration first"
             )
+        for source, made_from in self._provenance(name).get("made_from", {}).items():
+            if files.exists(self.of(source)) and made_from != self.identity(source):
+                raise DataError(
+                    f"{self.path}/{name} was made from other {source} than {self.path}/{source} "
+                    f"holds now, so its figures would be wrong; run the {job} job again with "
+                    "run.overwrite = true"
+                )
         return self.of(name)
 
+    def identity(self, name: str) -> str:
+        """What tells this output from others of the same name."""
+        return str(self._provenance(name).get("identity", ""))
+
+    def _provenance(self, name: str) -> dict[str, Any]:
+        path = self.of(f"{name}/{_PROVENANCE}")
+        return self.document(path) if files.exists(path) else {}
+
+    def document(self, path: str) -> dict[str, Any]:
+        """The content of a JSON file of the run; ``DataError`` when it is damaged."""
+        try:
+            content = json.loads(files.read_text(path))
+        except ValueError as error:
+            raise DataError(
+                f"{path} is damaged ({error}); restore it from a copy, or delete it and run the "
+                "job that wrote it again"
+            ) from None
+        if not isinstance(content, dict):
+            raise DataError(f"{path} is damaged: it should hold a JSON object; delete it")
+        return content
+
+    def ingested(self) -> dict[str, Any]:
+        """What ``ingest.json`` says; ``DataError`` when it is not about these ratings."""
+        self.require("ratings", "ingest")
+        if not files.exists(self.of("ingest.json")):
+            raise DataError(f"{self.path}/ingest.json is missing; run the ingest job again")
+        facts = self.document(self.of("ingest.json"))
+        if facts.get("fingerprint") != self.identity("ratings"):
+            raise DataError(
+                f"{self.path}/ingest.json is about other ratings than {self.path}/ratings holds: "
+                "an ingest was broken off; run the ingest job again with run.overwrite = true"
+            )
+        return facts
+
+    def ratings(self, spark: SparkSession, part: str) -> DataFrame:
+        """Ratings of a part of the split, none of them missing."""
+        assert part in PARTS
+        expected = self.ingested()["split"][part]
+        rows = files.read_parquet(spark, self.of(f"ratings/{part}"))
+        found = rows.count()
+        if found != expected:
+            raise DataError(
+                f"{self.path}/ratings/{part} has {found} rows, but {expected} were written: a file "
+                "is missing or was added; run the ingest job again with run.overwrite = true"
+            )
+        return rows
+
     @contextmanager
-    def output(self, name: str) -> Iterator[str]:
-        """Path of a directory to fill; it appears whole or not at all."""
+    def output(
+        self, name: str, made_from: tuple[str, ...] = (), identity: str | None = None
+    ) -> Iterator[str]:
+        """Path of a directory to fill; it appears whole or not at all.
+
+        ``made_from``: outputs of this run that it depends on. ``identity`` tells it from others of
+        the same name.
+        """
         with files.staged_directory(self.of(name), self.config.run.overwrite) as stage:
             yield stage
+            provenance = {
+                "identity": identity or uuid.uuid4().hex,
+                "made_from": {source: self.identity(source) for source in made_from},
+            }
+            files.write_text(f"{stage}/{_PROVENANCE}", json.dumps(provenance, indent=2) + "\n")
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:
@@ -47,7 +169,8 @@ class RunDirectory:
         A failure is recorded where an earlier step has left something; a run whose first step
         fails leaves nothing.
         """
-        existed = files.exists(self.path)
+        if files.exists(self.of("run.json")):
+            self.document(self.of("run.json"))
         facts: dict[str, Any] = {}
         started = time.time()
         try:
@@ -55,15 +178,14 @@ class RunDirectory:
         except BaseException as error:
             if files.exists(self.of("run.json")):
                 self._record(name, started, {"state": "failed", "error": str(error)[:500]})
-            elif not existed:
-                files.remove(self.path)
             raise
         self._record(name, started, {"state": "succeeded", **facts})
 
     def _record(self, step: str, started: float, facts: dict[str, Any]) -> None:
-        content: dict[str, Any] = {"steps": {}}
+        content: dict[str, Any] = {}
         if files.exists(self.of("run.json")):
-            content = json.loads(files.read_text(self.of("run.json")))
+            content = self.document(self.of("run.json"))
+        content.setdefault("steps", {})
         entry = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.time() - started, 3),

@@ -104,19 +104,26 @@ def _write_ratings(
                 f"no rating is left for training: the split is {counts or 'empty'} of "
                 f"{checked.n_read} rows read; lower split.test and split.validation"
             )
-        fingerprint = split.agg(F.hex(F.bit_xor(F.xxhash64(USER, ITEM, RATING, TIMESTAMP)))).first()
+        # Of the rows and of the part that each is in.
+        hashed = F.xxhash64(USER, ITEM, RATING, TIMESTAMP, SPLIT)
+        row = split.agg(F.hex(F.bit_xor(hashed))).first()
+        fingerprint = row[0] if row is not None else None
+        _check_sum(checked, counts)
         n_users, n_items = (split.select(side).distinct().count() for side in (USER, ITEM))
-        with run.output("ratings") as target:
+        with run.output("ratings", identity=fingerprint) as target:
             for part in PARTS:
                 rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
                 files.write_parquet(rows, f"{target}/{part}")
     finally:
         split.unpersist()
-    with run.output("quarantine") as target:
+    with run.output("quarantine", ("ratings",)) as target:
         files.write_parquet(checked.quarantine.coalesce(1), target)
     if items is not None:
-        with run.output("items") as target:
+        with run.output("items", ("ratings",)) as target:
             files.write_parquet(items.coalesce(1), target)
+    elif run.config.run.overwrite:
+        # Those of an earlier source.
+        files.remove(run.of("items"))
     facts = {
         "origin": origin,
         "rows_read": checked.n_read,
@@ -126,18 +133,27 @@ def _write_ratings(
         "rows_merged": checked.n_merged,
         "bad_rows": checked.bad_rows,
         "split": {part: counts.get(part, 0) for part in PARTS},
-        "fingerprint": fingerprint[0] if fingerprint else None,
+        "fingerprint": fingerprint,
     }
     files.write_text(run.of("ingest.json"), json.dumps(facts, indent=2) + "\n")
     return facts
 
 
+def _check_sum(checked: CheckedRatings, counts: dict[str, int]) -> None:
+    """Every row that was read is in one place."""
+    kept, bad = sum(counts.values()), sum(checked.bad_rows.values())
+    if checked.n_read != kept + bad + checked.n_merged:
+        raise DataError(
+            f"{checked.n_read} rows were read, but {kept} were kept, {bad} put in quarantine and "
+            f"{checked.n_merged} merged: the source gave other rows when it was read again; "
+            "copy it to a place where nobody writes"
+        )
+
+
 def train(spark: SparkSession, run: RunDirectory) -> None:
     """Fit the model to ratings/train, stopping by ratings/validation: model/."""
     with run.step("train") as facts:
-        ratings = run.require("ratings", "ingest")
-        fitted = files.read_parquet(spark, f"{ratings}/train")
-        held_out = files.read_parquet(spark, f"{ratings}/validation")
+        fitted, held_out = run.ratings(spark, "train"), run.ratings(spark, "validation")
         settings = run.config.als
         indicator = None
         if not held_out.isEmpty():
@@ -146,7 +162,8 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
         als = make_estimator("als", settings, indicator)
         logger.info("%s", _plan(spark, run).describe())
         model = als.fit(fitted)
-        model.save(run.of("model"), overwrite=run.config.run.overwrite)
+        with run.output("model", ("ratings",)) as target:
+            model.save(target, overwrite=True)
         facts |= {
             "rank": settings.rank,
             "iterations": model.metadata.best_iteration,
@@ -158,7 +175,7 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
 
 def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
     """What the fit to ratings/train will cost, from the counts in ingest.json."""
-    counts = json.loads(files.read_text(run.of("ingest.json")))
+    counts = run.ingested()
     workload = Workload(
         counts["split"]["train"], counts["users"], counts["items"], run.config.als.rank
     )
@@ -169,12 +186,11 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
     """Measure the model on ratings/test: evaluation/. Returns the RMSE of each predictor."""
     with run.step("evaluate") as facts:
         model = FactorModel.load(run.require("model", "train"))
-        ratings = run.require("ratings", "ingest")
-        test = files.read_parquet(spark, f"{ratings}/test")
+        test = run.ratings(spark, "test")
         if test.isEmpty():
             raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
-        result = evaluate(model, files.read_parquet(spark, f"{ratings}/train"), test)
-        with run.output("evaluation") as target:
+        result = evaluate(model, run.ratings(spark, "train"), test)
+        with run.output("evaluation", ("ratings", "model")) as target:
             files.write_parquet(result.metrics.coalesce(1), f"{target}/metrics")
             files.write_parquet(result.histogram.coalesce(1), f"{target}/histogram")
         metrics = files.read_parquet(spark, run.of("evaluation/metrics"))
@@ -190,9 +206,9 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
         model = FactorModel.load(run.require("model", "train"))
         items = None
         if files.exists(run.of("items")):
-            items = files.read_parquet(spark, run.of("items"))
+            items = files.read_parquet(spark, run.require("items", "ingest"))
         result = interpret(model, items, run.config.interpret)
-        with run.output("interpretation") as target:
+        with run.output("interpretation", ("model",)) as target:
             for name, table in result.tables().items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
             files.write_parquet(_example(spark, model).coalesce(1), f"{target}/explanation")
@@ -225,10 +241,10 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
         model = FactorModel.load(run.require("model", "train"))
         seen = None
         if settings.exclude_seen:
-            seen = files.read_parquet(spark, f"{run.require('ratings', 'ingest')}/train")
+            seen = run.ratings(spark, "train")
         for_users = settings.lists == "items_for_users"
         method = model.recommendForAllUsers if for_users else model.recommendForAllItems
-        with run.output("recommendations") as target:
+        with run.output("recommendations", ("model",)) as target:
             files.write_parquet(method(settings.n, seen), target)
         facts["lists"] = files.read_parquet(spark, run.of("recommendations")).count()
 
@@ -236,7 +252,8 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
 def report(run: RunDirectory) -> str:
     """Write report/index.html from the files of the run; returns its path."""
     with run.step("report"):
-        for name, job in (("evaluation", "evaluate"), ("interpretation", "interpret")):
+        needed = {"model": "train", "evaluation": "evaluate", "interpretation": "interpret"}
+        for name, job in needed.items():
             run.require(name, job)
         with run.output("report") as target:
             write_report(run.of(""), f"{target}/index.html")
@@ -266,7 +283,7 @@ def kernels_compiled(spark: SparkSession) -> Iterator[None]:
 
 
 def _origin(run: RunDirectory) -> str:
-    return str(json.loads(files.read_text(run.of("ingest.json")))["origin"])
+    return str(run.ingested()["origin"])
 
 
 def cross_validate(spark: SparkSession, run: RunDirectory) -> None:

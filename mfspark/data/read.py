@@ -20,6 +20,8 @@ _SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".json": "json",
     ".jsonl": "json", ".ndjson": "json",
 }  # fmt: skip
+# What Spark unpacks by the name of the file.
+_COMPRESSIONS = {".gz", ".bz2", ".zst", ".deflate"}
 
 
 class RatingsSource(BaseModel):
@@ -98,13 +100,21 @@ def detect_format(source: RatingsSource) -> str:
             return "netflix"
         elif path.suffix == ".inter":
             return "recbole"
-    found = _SUFFIXES.get(Path(source.path).suffix.lower())
+    found = _by_name(source.path)
     if found is None:
         raise DataError(
             f"the format of {source.path} is not clear from its name; set data.format to one of "
             "movielens, netflix, recbole, csv, tsv, parquet, json"
         )
     return found
+
+
+def _by_name(path: str) -> str | None:
+    """The format that a file name tells, also behind that of a compression."""
+    name = Path(path)
+    if name.suffix.lower() in _COMPRESSIONS:
+        name = name.with_suffix("")
+    return _SUFFIXES.get(name.suffix.lower())
 
 
 def _read_table(spark: SparkSession, path: str, kind: str) -> DataFrame:
@@ -147,7 +157,7 @@ def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRa
 def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
     if not files.exists(path):
         raise DataError(f"there is no item table {path}; set data.items_path")
-    kind = _SUFFIXES.get(Path(path).suffix.lower(), "parquet")
+    kind = _by_name(path) or "parquet"
     table = _read_table(spark, path, kind)
     if ITEM not in table.columns or TITLE not in table.columns:
         raise DataError(

@@ -1,17 +1,28 @@
 """A reason for every bad row: clean ratings on one side, the quarantine on the other."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, NumericType, StringType, TimestampNTZType, TimestampType
+from pyspark.sql.types import (
+    DateType,
+    IntegralType,
+    NumericType,
+    StringType,
+    TimestampNTZType,
+    TimestampType,
+)
 
 from mfspark.columns import ITEM, ORIGIN, RATING, REASON, TIMESTAMP, USER
 from mfspark.data.source import RAW_COLUMNS, IdType, RawRatings
 from mfspark.data.text import MALFORMED
 from mfspark.errors import DataError
+from mfspark.ids import whole
+
+logger = logging.getLogger("mfspark")
 
 DUPLICATE = "duplicate of a later rating of the same user and item"
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -96,8 +107,8 @@ def _outcome(raw: RawRatings, checks: Checks, checked: DataFrame) -> CheckedRati
             f"{n_pairs_twice} of {n_read} ratings repeat a pair of user and item, and "
             'data.duplicates is "error"; set it to "last" or "mean", or clean the source'
         )
-    if n_pairs_twice and checks.duplicates == "last" and not raw.has_timestamps:
-        _refuse_ambiguous(checked)
+    if n_pairs_twice and checks.duplicates == "last":
+        _refuse_ambiguous(checked, raw.has_timestamps)
     if checks.duplicates == "mean":
         n_merged = bad_rows.pop(DUPLICATE, 0)
         clean = (
@@ -139,11 +150,15 @@ def _reason(scale: tuple[float, float] | None) -> Column:
         raw = F.col(f"raw_{name}")
         return raw.isNull() | (F.trim(raw) == "")
 
+    def is_missing_id(name: str) -> Column:
+        # What pandas writes for a missing number.
+        return is_blank(name) | (F.col(name).isNull() & (F.col(f"raw_{name}") == "NaN"))
+
     rating = F.col("parsed_rating")
     reason = (
         F.when(F.col(MALFORMED).isNotNull(), "line with a wrong number of fields")
-        .when(is_blank(USER), "null user")
-        .when(is_blank(ITEM), "null item")
+        .when(is_missing_id(USER), "null user")
+        .when(is_missing_id(ITEM), "null item")
         .when(F.col(USER).isNull(), "unparsable user")
         .when(F.col(ITEM).isNull(), "unparsable item")
         .when(is_blank(RATING), "null rating")
@@ -187,11 +202,19 @@ def _typed_ids(table: DataFrame, checks: Checks) -> list[Column]:
     columns = []
     for name, choice in declared.items():
         as_long = choice == "long" or (choice == "auto" and is_integer.get(name, False))
-        column = F.col(name)
+        column, found = F.col(name), table.schema[name].dataType
         if name in texts and as_long:
             column = column.try_cast("long")
         elif name not in texts and choice == "string":
             column = column.cast("string")
+        elif not isinstance(found, StringType | NumericType):
+            raise DataError(
+                f"the {name} ids have type {found.simpleString()}; ids are strings or whole "
+                f'numbers: set data.{name}_type = "string", or another data.columns.{name}'
+            )
+        elif not isinstance(found, StringType | IntegralType):
+            # Whole numbers become doubles where pandas has seen a gap.
+            column = whole(column)
         columns.append(column.alias(name))
     return columns
 
@@ -208,11 +231,12 @@ def _unix_seconds(table: DataFrame) -> Column:
     if isinstance(found, TimestampType | TimestampNTZType | DateType):
         return F.unix_timestamp(column.cast("timestamp"))
     if isinstance(found, NumericType):
-        return column.cast("long")
+        # One NaN or 1e300 is one bad row.
+        return column.try_cast("long")
     text = F.trim(column.cast("string"))
     return F.coalesce(
         text.try_cast("long"),
-        text.try_cast("double").cast("long"),
+        text.try_cast("double").try_cast("long"),
         F.unix_timestamp(text.try_cast("timestamp")),
     )
 
@@ -236,17 +260,37 @@ def _refuse_too_many(
     )
 
 
-def _refuse_ambiguous(checked: DataFrame) -> None:
-    kept_or_duplicate = F.col(REASON).isNull() | (F.col(REASON) == DUPLICATE)
-    ambiguous = (
-        checked.where(kept_or_duplicate)
-        .groupBy(USER, ITEM)
+def _refuse_ambiguous(checked: DataFrame, has_timestamps: bool) -> None:
+    """Raise where the last of several different ratings is not known; say where two have the same
+    time."""
+    of_pair = checked.where(F.col(REASON).isNull() | (F.col(REASON) == DUPLICATE)).groupBy(
+        USER, ITEM
+    )
+    newest = F.max_by(F.struct("parsed_timestamp"), F.coalesce("parsed_timestamp", F.lit(-(2**62))))
+    latest = of_pair.agg(newest["parsed_timestamp"].alias("latest"))
+    row = (
+        checked.where(F.col(REASON).isNull() | (F.col(REASON) == DUPLICATE))
+        .join(latest, [USER, ITEM])
+        .where(F.col("parsed_timestamp").eqNullSafe(F.col("latest")))
+        .groupBy(USER, ITEM, "latest")
         .agg(F.count_distinct("parsed_rating").alias("n"))
         .where("n > 1")
-        .count()
+        .agg(
+            F.count(F.when(F.col("latest").isNull(), 1)).alias("unknown"),
+            F.count(F.when(F.col("latest").isNotNull(), 1)).alias("tied"),
+        )
+        .first()
     )
-    if ambiguous:
+    assert row is not None
+    if row["unknown"]:
+        remedy = "fill in the blank timestamps" if has_timestamps else "set data.columns.timestamp"
         raise DataError(
-            f"{ambiguous} pairs of user and item have several different ratings and no timestamp "
-            'tells which is the last; set data.columns.timestamp, or data.duplicates = "mean"'
+            f"{row['unknown']} pairs of user and item have several different ratings and no "
+            f'timestamp tells which is the last; {remedy}, or set data.duplicates = "mean"'
+        )
+    if row["tied"]:
+        logger.warning(
+            "%d pairs of user and item have several different ratings of the same time; the "
+            'highest is kept (data.duplicates = "mean" takes their mean)',
+            row["tied"],
         )

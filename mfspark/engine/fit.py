@@ -115,6 +115,13 @@ def run_fit(
         with Workspace(ratings.sparkSession) as workspace:
             summary = summarise(ratings)
             mean = summary.mean if settings.fit_biases else 0.0
+            if settings.rank > summary.n_ratings:
+                logger.warning(
+                    "rank %d is more than the %d ratings can tell, and the time of a fit grows "
+                    "with its third power; set rank lower",
+                    settings.rank,
+                    summary.n_ratings,
+                )
             if scale is None:
                 scale = math.sqrt(summary.squared_deviation(mean) / summary.n_ratings) or 1.0
             standardised = (F.col(RATING).cast("double") - F.lit(mean)) / F.lit(scale)
@@ -170,6 +177,11 @@ def _remedy(error: Exception) -> str:
         return (
             "executors were lost again and again, mostly for want of memory: raise "
             "spark.executor.memoryOverhead, or the numbers of blocks, and see the executors' logs"
+        )
+    if "No module named 'mfspark'" in text:
+        return (
+            "Spark's workers run another Python than this one: import mfspark before the session "
+            "is made, or set PYSPARK_PYTHON to a Python that has mfspark"
         )
     if "No space left" in text:
         return "make room on the executors' disks, or name others in spark.local.dir"

@@ -35,9 +35,9 @@ from mfspark.engine.start import start_rows
 from mfspark.engine.tables import table_bytes
 from mfspark.engine.workspace import settled
 from mfspark.errors import ConfigError
+from mfspark.ids import column
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
-from mfspark.models.ids import column
 from mfspark.settings import ALSSettings, PredictorSettings
 
 logger = logging.getLogger("mfspark")

@@ -44,6 +44,11 @@ def _read(path: str, name: str, written_by: str) -> Any:
             f"{path} is not a model directory: it has no {name}; give the directory that "
             f"{written_by} wrote"
         ) from None
+    except OSError as error:
+        raise ModelFormatError(
+            f"{path} cannot be read as a model directory ({error.strerror or error}); give the "
+            f"directory that {written_by} wrote"
+        ) from None
     except ValueError as error:
         raise ModelFormatError(
             f"{path}/{name} is damaged ({error}); restore it from a copy or train again"

@@ -1,6 +1,7 @@
 """``FactorModel``: factor tables with what one does with them."""
 
 from typing import Any
+from urllib.parse import unquote
 
 from pyspark.ml.base import Model
 from pyspark.ml.param import Param
@@ -9,9 +10,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
+from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER
 from mfspark.errors import DataError
-from mfspark.models.ids import column, require_column, whole
+from mfspark.ids import column, require_column, whole
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import ModelMetadata
 from mfspark.models.params import FactorModelParams
@@ -195,7 +197,18 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         It appears whole or not at all; ``OutputExistsError`` when it exists and ``overwrite`` is
         false.
         """
+        replaces = files.exists(path)
         save_model(self, path, overwrite)
+        if replaces and self._reads_from(path):
+            # The files that the tables were read from are gone.
+            self.user_factors, self.item_factors, self.history, _ = load_model(
+                self.sparkSession, path
+            )
+
+    def _reads_from(self, path: str) -> bool:
+        folder = files.absolute(path) + "/"
+        origins = self.user_factors.inputFiles()
+        return any(unquote(files.absolute(origin)).startswith(folder) for origin in origins)
 
     def write(self) -> FactorModelWriter:
         """Writer for ``pyspark.ml`` pipelines."""

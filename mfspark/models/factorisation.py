@@ -5,14 +5,14 @@ from typing import Any
 from pyspark.ml.base import Estimator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import NumericType
+from pyspark.sql.types import NumericType, StringType
 
 from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER
 from mfspark.engine.alternate import HISTORY_SCHEMA
 from mfspark.engine.fit import Fit
 from mfspark.errors import ConfigError, DataError
+from mfspark.ids import column, require_column, typed_ids
 from mfspark.models.factor_model import FactorModel
-from mfspark.models.ids import column, require_column, typed_ids
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
 from mfspark.models.params import FactorisationParams
 from mfspark.settings import FactorisationSettings, PredictorSettings
@@ -61,6 +61,14 @@ def _known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[
             "different things; set fitBiases alike or train without it"
         )
     tables = {USER: model.user_factors, ITEM: model.item_factors}
+    for side, table in tables.items():
+        theirs, ours = table.schema[side].dataType, ratings.schema[side].dataType
+        if isinstance(theirs, StringType) != isinstance(ours, StringType):
+            raise ConfigError(
+                f"initialModel {settings.initial_model} has {side} ids of type "
+                f"{theirs.simpleString()}, these ratings of type {ours.simpleString()}: no id "
+                "would be known; cast the column, or train without it"
+            )
     return {
         side: table.select(F.col(side).cast(ratings.schema[side].dataType), BIAS, FACTORS)
         for side, table in tables.items()

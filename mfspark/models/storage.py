@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pyspark.ml.util import DefaultParamsWriter, MLReader, MLWriter
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
@@ -36,9 +37,12 @@ def load_model(
     Raises ``ModelFormatError`` when a part is missing, damaged, or of another schema version.
     """
     metadata = read_metadata(path)
-    users = _read_table(spark, path, "user_factors", metadata.n_users)
-    items = _read_table(spark, path, "item_factors", metadata.n_items)
-    return users, items, _read_table(spark, path, "history", None), metadata
+    tables = [
+        _read_factors(spark, path, side, n_rows, metadata.rank)
+        for side, n_rows in ((USER, metadata.n_users), (ITEM, metadata.n_items))
+    ]
+    history = _read_table(spark, path, "history")
+    return tables[0], tables[1], history, metadata
 
 
 def read_metadata(path: str) -> ModelMetadata:
@@ -59,25 +63,70 @@ def _write_content(model: "FactorModel", directory: str) -> None:
     files.write_text(f"{directory}/metadata.json", metadata.model_dump_json(indent=2) + "\n")
 
 
-def _read_table(spark: SparkSession, path: str, name: str, n_rows: int | None) -> DataFrame:
+def _read_table(spark: SparkSession, path: str, name: str) -> DataFrame:
     try:
         table = files.read_parquet(spark, f"{path}/{name}")
-        missing = _COLUMNS[name] - set(table.columns)
-        n_found = table.count()
     except SPARK_ERRORS as error:
         raise ModelFormatError(
             f"table {name} of model {path} is missing or damaged "
             f"({one_line(error)}); restore it from a copy or train again"
         ) from None
+    missing = _COLUMNS[name] - set(table.columns)
     if missing:
         raise ModelFormatError(
             f"table {name} of model {path} lacks the columns {sorted(missing)}; train again"
         )
-    if n_rows is not None and n_found != n_rows:
+    return table
+
+
+def _read_factors(spark: SparkSession, path: str, side: str, n_rows: int, rank: int) -> DataFrame:
+    """A factor table, checked in one pass: as many rows as there were, each id once, and of each
+    a bias and ``rank`` factors that are finite numbers."""
+    name = f"{side}_factors"
+    table = _read_table(spark, path, name)
+    kinds = {field: table.schema[field].dataType.simpleString() for field in (BIAS, FACTORS)}
+    if kinds != {BIAS: "float", FACTORS: "array<float>"}:
         raise ModelFormatError(
-            f"table {name} of model {path} has {n_found} rows, but metadata.json counts {n_rows}: "
+            f"table {name} of model {path} has {BIAS} and {FACTORS} of the types "
+            f"{kinds[BIAS]} and {kinds[FACTORS]}, not float and array<float>; train again"
+        )
+
+    def is_odd(number: Column) -> Column:
+        return number.isNull() | F.isnan(number) | (F.abs(number) == float("inf"))
+
+    faults = {
+        "rows without an id": F.col(side).isNull(),
+        f"rows whose list of factors has not the length {rank} that metadata.json says": F.col(
+            FACTORS
+        ).isNull()
+        | (F.size(FACTORS) != rank),
+        "rows with a bias or factors that are null, NaN or infinite": is_odd(F.col(BIAS))
+        | F.coalesce(F.exists(FACTORS, is_odd), F.lit(False)),
+    }
+    try:
+        row = table.agg(
+            F.count(F.lit(1)),
+            F.count_distinct(side),
+            *[F.count(F.when(fault, 1)) for fault in faults.values()],
+        ).first()
+    except SPARK_ERRORS as error:
+        raise ModelFormatError(
+            f"table {name} of model {path} is damaged ({one_line(error)}); restore it from a copy "
+            "or train again"
+        ) from None
+    assert row is not None
+    if row[0] != n_rows:
+        raise ModelFormatError(
+            f"table {name} of model {path} has {row[0]} rows, but metadata.json counts {n_rows}: "
             "a file is missing or was added; restore it from a copy or train again"
         )
+    found = dict(zip(faults, row[2:], strict=True)) | {"ids that occur twice": n_rows - row[1]}
+    for fault, n in found.items():
+        if n:
+            raise ModelFormatError(
+                f"table {name} of model {path} has {n} {fault}; restore it from a copy or train "
+                "again"
+            )
     return table
 
 
