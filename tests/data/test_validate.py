@@ -1,5 +1,7 @@
 """A reason for every bad row, policies for duplicates, and limits."""
 
+import logging
+
 import pytest
 
 from mfspark.data.source import RawRatings
@@ -35,6 +37,8 @@ GOOD = [("u1", str(item), "3", "100") for item in range(40)]
         (("u", "1", "0.5"), "rating outside the scale 1 to 5"),
         (("u", "1", "5.1"), "rating outside the scale 1 to 5"),
         (("u", "1", "3", "yesterday"), "unparsable timestamp"),
+        (("u", "1", "3", "NaN"), "unparsable timestamp"),
+        (("u", "1", "3", "1e300"), "unparsable timestamp"),
     ],
 )
 def test_reasons(spark, row, reason):
@@ -138,4 +142,59 @@ def test_typed_columns_keep_their_types(spark):
     result.release()
     assert result.clean.schema.simpleString() == (
         "struct<user:int,item:string,rating:double,timestamp:bigint>"
+    )
+
+
+def typed(spark, schema, rows, **checks):
+    table = spark.createDataFrame(rows, schema).selectExpr(
+        "user", "item", "rating", "timestamp", "'file' origin", "cast(null as string) malformed"
+    )
+    result = check_ratings(RawRatings(table, True, None), Checks(max_bad_share=0.5, **checks))
+    result.release()
+    return result
+
+
+def test_numeric_timestamps_that_are_no_times_are_bad_rows(spark):
+    rows = [("u", n, 3.0, 1e9) for n in range(5)]
+    rows += [("u", 8, 3.0, float("nan")), ("u", 9, 3.0, 1e300)]
+    result = typed(spark, "user string, item int, rating double, timestamp double", rows)
+    assert result.n_clean == 5
+    assert result.bad_rows == {"unparsable timestamp": 2}
+
+
+def test_double_ids_become_long_and_gaps_are_missing_users(spark):
+    rows = [(float(n), n, 3.0, 1) for n in range(6)]
+    rows += [(float("nan"), 1, 3.0, 1), (None, 1, 3.0, 1), (1.5, 1, 3.0, 1)]
+    result = typed(spark, "user double, item int, rating double, timestamp long", rows)
+    assert dict(result.clean.dtypes)["user"] == "bigint"
+    assert result.bad_rows == {"null user": 2, "unparsable user": 1}
+
+
+@pytest.mark.parametrize("kind", ["date", "array<int>", "boolean"])
+def test_ids_of_other_types_are_refused_at_once(spark, kind):
+    table = spark.range(3).selectExpr(
+        f"cast(null as {kind}) user", "id item", "3.0 rating", "1 timestamp", "'f' origin",
+        "cast(null as string) malformed",
+    )  # fmt: skip
+    with pytest.raises(DataError, match=rf"user ids have type {kind}"):
+        check_ratings(RawRatings(table, True, None), Checks())
+
+
+def test_the_last_of_duplicates_must_be_known(spark):
+    blank = [("u", "x", "3", None), ("u", "x", "4", None), *GOOD]
+    with pytest.raises(DataError, match=r"1 pairs .* fill in the blank timestamps"):
+        checked(spark, blank)
+    # One blank is older than one with a time.
+    result = checked(spark, [("u", "x", "3", None), ("u", "x", "2", "5"), *GOOD])
+    assert result.bad_rows == {DUPLICATE: 1}
+
+
+def test_a_tie_in_time_is_said(spark, caplog):
+    rows = [("u", "x", "3", "7"), ("u", "x", "4", "7"), ("u", "x", "5", "1"), *GOOD]
+    logging.getLogger("mfspark").propagate = True
+    with caplog.at_level(logging.WARNING, "mfspark"):
+        result = checked(spark, rows)
+    assert result.n_clean == len(GOOD) + 1
+    assert any(
+        "1 pairs" in r.getMessage() and "same time" in r.getMessage() for r in caplog.records
     )

@@ -1,15 +1,18 @@
 """What one does with a fitted model: predictions, cold start, lists, neighbours, files."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from chispa import assert_df_equality
+from pyarrow import parquet as pq
 from pyspark.sql import functions as F
 
-from mfspark import FactorModel
-from mfspark.errors import DataError, ModelFormatError, OutputExistsError
+from mfspark import BiasedALS, FactorModel
+from mfspark.errors import ConfigError, DataError, ModelFormatError, OutputExistsError
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +185,73 @@ def test_load_notices_missing_and_damaged_tables(saved):
     content = part.read_bytes()
     part.write_bytes(content[: len(content) // 2])
     (saved / "item_factors" / f".{part.name}.crc").unlink(missing_ok=True)
-    with pytest.raises(ModelFormatError, match=r"item_factors .* missing or damaged"):
+    with pytest.raises(ModelFormatError, match=r"item_factors of model .* damaged"):
         FactorModel.load(str(saved))
     part.unlink()
     with pytest.raises(ModelFormatError, match=r"item_factors"):
         FactorModel.load(str(saved))
+
+
+def damaged(frame, how):
+    rows = frame.to_dict("records")
+    first, second = rows[:2]
+    if how == "another length":
+        first["factors"] = first["factors"][:-1]
+    elif how == "no factors":
+        first["factors"] = None
+    elif how == "NaN factor":
+        first["factors"] = np.full(len(first["factors"]), np.nan, np.float32)
+    elif how == "infinite bias":
+        first["bias"] = float("inf")
+    elif how == "id twice":
+        first["item"] = second["item"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("another length", "1 rows whose list of factors has not the length 3"),
+        ("no factors", "1 rows whose list of factors has not the length 3"),
+        ("NaN factor", "1 rows with a bias or factors that are null, NaN"),
+        ("infinite bias", "1 rows with a bias or factors that are null, NaN"),
+        ("id twice", "1 ids that occur twice"),
+    ],
+)
+def test_load_looks_at_every_row(saved, how, message):
+    folder = saved / "item_factors"
+    rows = damaged(pd.read_parquet(folder), how)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    schema = pa.schema(
+        [("item", pa.int64()), ("n_ratings", pa.int64()), ("bias", pa.float32()),
+         ("factors", pa.list_(pa.float32()))]
+    )  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "part-0.parquet")
+    with pytest.raises(ModelFormatError, match=message):
+        FactorModel.load(str(saved))
+
+
+def test_load_checks_the_rank_and_the_kind_of_path(saved):
+    metadata = json.loads((saved / "metadata.json").read_text())
+    (saved / "metadata.json").write_text(json.dumps(metadata | {"rank": 7}))
+    with pytest.raises(ModelFormatError, match=r"has not the length 7 that metadata.json says"):
+        FactorModel.load(str(saved))
+    with pytest.raises(ModelFormatError, match="cannot be read as a model directory"):
+        FactorModel.load(str(saved / "metadata.json"))
+
+
+def test_a_loaded_model_may_be_saved_onto_itself(saved, ratings):
+    loaded = FactorModel.load(str(saved))
+    expected = loaded.transform(ratings).orderBy("user", "item").toPandas()
+    loaded.save(str(saved), overwrite=True)
+    for model in (loaded, FactorModel.load(str(saved))):
+        found = model.transform(ratings).orderBy("user", "item").toPandas()
+        pd.testing.assert_frame_equal(found, expected)
+    assert not [entry for entry in saved.parent.iterdir() if entry.name.startswith(".")]
+
+
+def test_an_initial_model_with_ids_of_another_kind_is_refused(saved, ratings):
+    texts = ratings.withColumn("user", F.col("user").cast("string"))
+    with pytest.raises(ConfigError, match=r"user ids of type bigint, these ratings of type string"):
+        BiasedALS(rank=3, initialModel=str(saved)).fit(texts)
