@@ -75,7 +75,11 @@ class DataSettings(RatingsSource, Checks):
     def source(self, path: str) -> RatingsSource:
         """How to read the ratings at ``path``."""
         return RatingsSource(
-            path=path, format=self.format, columns=self.columns, items_path=self.items_path
+            path=path,
+            format=self.format,
+            columns=self.columns,
+            encoding=self.encoding,
+            items_path=self.items_path,
         )
 
 

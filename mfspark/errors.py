@@ -40,6 +40,12 @@ def one_line(error: Exception) -> str:
     causes = [line.partition(": ")[2] for line in lines if line.startswith("Caused by: ")]
     if causes and "awaitResult" in first:
         first = causes[0]
+    if broken := re.search(r"FAILED_READ_FILE.*? (file:\S+|\w+://\S+)", first):
+        return (
+            f"{re.sub('^file:(//)?', '', broken[1]).rstrip('.')} cannot be read: it is cut off, "
+            "damaged, or of another format or other columns than the files beside it; replace or "
+            "remove it"
+        )
     # Of a Python error in a worker the last line of the traceback tells.
     if "Traceback (most recent call last)" in str(error):
         start = next(n for n, line in enumerate(telling) if "Traceback (most recent" in line)

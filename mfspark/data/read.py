@@ -1,10 +1,12 @@
 """One entry point for ratings and item metadata of every format."""
 
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, StructType
 
 from mfspark import files
 from mfspark.columns import GENRES, ITEM, TITLE, YEAR
@@ -12,6 +14,7 @@ from mfspark.data import movielens, netflix
 from mfspark.data.source import RAW_COLUMNS, ColumnMapping, Format, RawRatings
 from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
 from mfspark.errors import DataError, one_line
+from mfspark.ids import column
 from mfspark.spark_errors import SPARK_ERRORS
 
 _MOVIELENS_FILES = ("u.data", "ratings.dat")
@@ -32,6 +35,9 @@ class RatingsSource(BaseModel):
     path: str = Field(description="file or folder of ratings; a path of this machine or a URI")
     format: Format = Field("auto", description="file format; auto goes by the names of the files")
     columns: ColumnMapping = Field(default_factory=ColumnMapping)
+    encoding: str = Field(
+        "UTF-8", description="character set of CSV, TSV and JSON files, such as ISO-8859-1"
+    )
     items_path: str | None = Field(
         None, description="table of items (CSV, TSV, Parquet, JSON: item, title, year, genres)"
     )
@@ -57,12 +63,24 @@ def read_ratings(spark: SparkSession, source: RatingsSource) -> RawRatings:
             f"{path} cannot be read as {kind} ({one_line(error)}); "
             "check the file, or set data.format"
         ) from None
+    except PermissionError:
+        raise _no_permission(path) from None
+
+
+def _no_permission(path: str) -> DataError:
+    return DataError(f"{path} may not be read by this user; change its permissions, or copy it")
 
 
 def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
     """Item metadata: item, title, year int, genres array<string>; None without any."""
     if source.items_path:
-        return _read_item_table(spark, source.items_path)
+        try:
+            return _read_item_table(spark, source.items_path)
+        except SPARK_ERRORS as error:
+            raise DataError(
+                f"the item table {source.items_path} cannot be read ({one_line(error)}); give a "
+                "CSV, TSV, Parquet or JSON file with the columns item and title in data.items_path"
+            ) from None
     kind = detect_format(source)
     folder = Path(source.path)
     if kind == "movielens":
@@ -76,37 +94,41 @@ def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
 
 def detect_format(source: RatingsSource) -> str:
     """The declared format, or the one that the names of the files tell; checks that they exist."""
-    if not files.exists(source.path):
+    path = source.path
+    if not files.exists(path):
         raise DataError(
-            f"there is no file or folder {source.path}; set data.path, or data.dataset for a "
-            "dataset that mfspark can download"
+            f"there is no file or folder {path}; set data.path, or data.dataset for a dataset that "
+            "mfspark can download"
         )
+    if files.is_local(path) and not os.access(files.absolute(path), os.R_OK):
+        raise _no_permission(path)
     if source.format != "auto":
         return source.format
-    if "://" not in source.path:
-        path = Path(source.path)
-        if path.is_dir():
-            if any((path / name).exists() for name in _MOVIELENS_FILES):
-                return "movielens"
-            if (path / "ratings.csv").exists() and (path / "movies.csv").exists():
-                return "movielens"
-            if _netflix_files(path):
-                return "netflix"
-            if any(path.glob("*.inter")):
-                return "recbole"
-        elif path.name in _MOVIELENS_FILES:
-            return "movielens"
-        elif path.name.startswith(("mv_", "combined_data_")):
-            return "netflix"
-        elif path.suffix == ".inter":
-            return "recbole"
-    found = _by_name(source.path)
+    dataset = _dataset(Path(path)) if files.is_local(path) else None
+    found = dataset or _by_name(path)
     if found is None:
         raise DataError(
-            f"the format of {source.path} is not clear from its name; set data.format to one of "
+            f"the format of {path} is not clear from its name; set data.format to one of "
             "movielens, netflix, recbole, csv, tsv, parquet, json"
         )
     return found
+
+
+def _dataset(path: Path) -> str | None:
+    """The dataset whose file or folder that is, by the names that its files have."""
+    if not path.is_dir():
+        if path.name in _MOVIELENS_FILES:
+            return "movielens"
+        if path.name.startswith(("mv_", "combined_data_")):
+            return "netflix"
+        return "recbole" if path.suffix == ".inter" else None
+    if any((path / name).exists() for name in _MOVIELENS_FILES):
+        return "movielens"
+    if (path / "ratings.csv").exists() and (path / "movies.csv").exists():
+        return "movielens"
+    if _netflix_files(path):
+        return "netflix"
+    return "recbole" if any(path.glob("*.inter")) else None
 
 
 def _by_name(path: str) -> str | None:
@@ -117,16 +139,26 @@ def _by_name(path: str) -> str | None:
     return _SUFFIXES.get(name.suffix.lower())
 
 
-def _read_table(spark: SparkSession, path: str, kind: str) -> DataFrame:
+def _read_table(spark: SparkSession, path: str, kind: str, encoding: str = "UTF-8") -> DataFrame:
     if kind in _SEPARATORS:
         separator = _SEPARATORS[kind]
         names = header_of(spark, path, separator)
         if not names:
             raise DataError(f"{path} is empty: it has no header line; check how it was written")
-        return read_delimited(spark, path, separator, names, header=True, quoted=True)
-    read = spark.read.parquet if kind == "parquet" else spark.read.json
-    table = read(files.to_read(path))
+        return read_delimited(
+            spark, path, separator, names, header=True, quoted=True, encoding=encoding
+        )
+    if kind == "parquet":
+        table = spark.read.parquet(files.to_read(path))
+    else:
+        # An array of objects, as pandas writes it, is one value that spans lines.
+        reader = spark.read.option("multiLine", _begins_with_bracket(path))
+        table = reader.option("encoding", encoding).json(files.to_read(path))
     return table.withColumn(MALFORMED, _malformed_json(table))
+
+
+def _begins_with_bracket(path: str) -> bool:
+    return not files.is_folder(path) and files.read_bytes(path, 1024).lstrip().startswith(b"[")
 
 
 def _malformed_json(table: DataFrame) -> Column:
@@ -135,23 +167,38 @@ def _malformed_json(table: DataFrame) -> Column:
 
 
 def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRatings:
-    table = _read_table(spark, source.path, kind)
+    table = _read_table(spark, source.path, kind, source.encoding)
     mapping = source.columns.model_dump()
     found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
+    columns = {
+        role: _column_or_field(table, name) for role, name in mapping.items() if name is not None
+    }
     for role, name in mapping.items():
-        if name is not None and name not in found:
+        if name is not None and columns[role] is None:
             raise DataError(
                 f"{source.path} has no column {name!r} for the {role}; it has "
                 f"{', '.join(found) or 'none'}; set data.columns.{role}"
             )
     selected = [
-        (F.col(f"`{mapping[role]}`") if mapping[role] else F.lit(None).cast("string")).alias(role)
-        for role in RAW_COLUMNS
+        F.lit(None).cast("string").alias(role) if found is None else found.alias(role)
+        for role, found in ((role, columns.get(role)) for role in RAW_COLUMNS)
     ]
     return RawRatings(
         table.select(*selected, file_path().alias("origin"), MALFORMED),
         has_timestamps=mapping["timestamp"] is not None,
     )
+
+
+def _column_or_field(table: DataFrame, name: str) -> Column | None:
+    """The column of that name, or the field a.b of a column a; None without either."""
+    if name in table.columns:
+        return column(name)
+    kind: DataType | None = table.schema
+    for part in name.split("."):
+        if not isinstance(kind, StructType) or part not in kind.names:
+            return None
+        kind = kind[part].dataType
+    return F.col(".".join(f"`{part}`" for part in name.split(".")))
 
 
 def _read_item_table(spark: SparkSession, path: str) -> DataFrame:

@@ -154,9 +154,26 @@ def _reason(scale: tuple[float, float] | None) -> Column:
         # What pandas writes for a missing number.
         return is_blank(name) | (F.col(name).isNull() & (F.col(f"raw_{name}") == "NaN"))
 
+    def has(name: str, what: Column) -> Column:
+        return F.col(f"raw_{name}").contains(what)
+
+    def has_odd_quote(name: str) -> Column:
+        raw = F.col(f"raw_{name}")
+        return (F.length(raw) - F.length(F.replace(raw, F.lit('"'), F.lit("")))) % 2 == 1
+
+    # What Spark makes of bytes that are no characters.
+    unknown = F.lit("\ufffd")
     rating = F.col("parsed_rating")
     reason = (
         F.when(F.col(MALFORMED).isNotNull(), "line with a wrong number of fields")
+        .when(
+            has(USER, unknown) | has(ITEM, unknown),
+            "id with bytes that are not of the character set (set data.encoding)",
+        )
+        .when(
+            has_odd_quote(USER) | has_odd_quote(ITEM),
+            "id with half a pair of quotes (is there a line break inside a field?)",
+        )
         .when(is_missing_id(USER), "null user")
         .when(is_missing_id(ITEM), "null item")
         .when(F.col(USER).isNull(), "unparsable user")

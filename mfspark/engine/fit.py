@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -178,10 +179,10 @@ def _remedy(error: Exception) -> str:
             "executors were lost again and again, mostly for want of memory: raise "
             "spark.executor.memoryOverhead, or the numbers of blocks, and see the executors' logs"
         )
-    if "No module named 'mfspark'" in text:
+    if re.search("No module named '(mfspark|numba|numpy|pandas|pyarrow|scipy)", text):
         return (
             "Spark's workers run another Python than this one: import mfspark before the session "
-            "is made, or set PYSPARK_PYTHON to a Python that has mfspark"
+            "is made, or set PYSPARK_PYTHON to a Python that has mfspark and what it needs"
         )
     if "No space left" in text:
         return "make room on the executors' disks, or name others in spark.local.dir"

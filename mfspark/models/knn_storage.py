@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mfspark.models.knn import KNNModel
 
 # Raised whenever a reader of the previous version would misread a table.
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _NAME = "knn.json"
 
 
@@ -25,7 +25,7 @@ class KNNMetadata(BaseModel):
     """``knn.json``: which ids are neighbours (user or item), how many count, Params of the model.
 
     ``has_means``: whether predictions start from means, in a table of their own, and not from the
-    biases.
+    biases. ``n_rows``: of each table.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,19 +35,27 @@ class KNNMetadata(BaseModel):
     side: str
     k: int
     has_means: bool
+    n_rows: dict[str, int]
     params: dict[str, Any]
 
 
 def write_content(model: "KNNModel", directory: str) -> None:
     """Tables, biases and ``knn.json`` into a directory."""
-    files.write_parquet(model.neighbourhood.neighbours, f"{directory}/neighbours")
-    files.write_parquet(model.neighbourhood.rated, f"{directory}/rated")
+    tables = {
+        "neighbours": model.neighbourhood.neighbours,
+        "rated": model.neighbourhood.rated,
+    }
     if model.means is not None:
-        files.write_parquet(model.means, f"{directory}/means")
+        tables["means"] = model.means
+    for name, table in tables.items():
+        files.write_parquet(table, f"{directory}/{name}")
     model.biases.save(f"{directory}/biases")
-    params = {param.name: value for param, value in model.extractParamMap().items()}
     metadata = KNNMetadata(
-        side=model.side, k=model.k, has_means=model.means is not None, params=params
+        side=model.side,
+        k=model.k,
+        has_means=model.means is not None,
+        n_rows={name: table.count() for name, table in tables.items()},
+        params={param.name: value for param, value in model.extractParamMap().items()},
     )
     files.write_text(f"{directory}/{_NAME}", metadata.model_dump_json(indent=2) + "\n")
 
@@ -56,20 +64,29 @@ def read_content(path: str) -> dict[str, Any]:
     """What ``KNNModel`` is made of, and its ``params``; ``ModelFormatError`` says what is wrong."""
     metadata = read_document(path, _NAME, KNNMetadata, _SCHEMA_VERSION, "KNNModel.save")
     spark = SparkSession.active()
-    try:
-        tables = [files.read_parquet(spark, f"{path}/{name}") for name in ("neighbours", "rated")]
-        means = files.read_parquet(spark, f"{path}/means") if metadata.has_means else None
-    except SPARK_ERRORS as error:
-        raise ModelFormatError(
-            f"a table of model {path} is missing or damaged ({one_line(error)}); restore it from a "
-            "copy or train again"
-        ) from None
+    names = ["neighbours", "rated", *(["means"] if metadata.has_means else [])]
+    tables = {}
+    for name in names:
+        try:
+            tables[name] = files.read_parquet(spark, f"{path}/{name}")
+            n_found = tables[name].count()
+        except SPARK_ERRORS as error:
+            raise ModelFormatError(
+                f"table {name} of model {path} is missing or damaged ({one_line(error)}); restore "
+                "it from a copy or train again"
+            ) from None
+        if n_found != metadata.n_rows.get(name):
+            raise ModelFormatError(
+                f"table {name} of model {path} has {n_found} rows, but {_NAME} counts "
+                f"{metadata.n_rows.get(name)}: a file is missing or was added; restore it from a "
+                "copy or train again"
+            )
     return {
-        "neighbourhood": Neighbourhood(*tables),
+        "neighbourhood": Neighbourhood(tables["neighbours"], tables["rated"]),
         "biases": FactorModel.load(f"{path}/biases"),
         "side": metadata.side,
         "k": metadata.k,
-        "means": means,
+        "means": tables.get("means"),
         "params": metadata.params,
     }
 

@@ -1,11 +1,16 @@
 """Every format through the one entry point, with the oddities of real files."""
 
+import gzip
+import json
+
 import pandas as pd
 import pytest
 
 from mfspark.data.read import RatingsSource, read_items, read_ratings
 from mfspark.data.source import ColumnMapping
-from mfspark.errors import DataError
+from mfspark.data.validate import Checks, check_ratings
+from mfspark.errors import DataError, one_line
+from mfspark.spark_errors import SPARK_ERRORS
 
 
 def rows(spark, path, **source):
@@ -169,3 +174,57 @@ def test_errors_name_the_culprit_and_the_remedy(spark, tmp_path):
     (tmp_path / "not.parquet").write_text("text")
     with pytest.raises(DataError, match="cannot be read as parquet"):
         rows(spark, tmp_path / "not.parquet")[0].table.count()
+
+
+def test_a_json_array_and_nested_fields(spark, tmp_path):
+    path = tmp_path / "ratings.json"
+    objects = [
+        {"r": {"user": "a", "stars": 4}, "item": "x"},
+        {"r": {"user": "b", "stars": 2}, "item": "y"},
+    ]
+    path.write_text(json.dumps(objects, indent=1))
+    mapping = ColumnMapping(user="r.user", rating="r.stars")
+    _, found = rows(spark, path, columns=mapping)
+    assert found == [("a", "x", 4, None), ("b", "y", 2, None)]
+    with pytest.raises(DataError, match=r"has no column 'r.name' for the user; it has"):
+        rows(spark, path, columns=ColumnMapping(user="r.name"))
+
+
+def test_another_character_set(spark, tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_bytes("user,item,rating\nJosé,x,3\nJosè,x,4\n".encode("latin-1"))
+    _, found = rows(spark, path, encoding="ISO-8859-1")
+    assert [row[0] for row in found] == ["José", "Josè"]
+    raw = read_ratings(spark, RatingsSource(path=str(path)))
+    with pytest.raises(DataError, match=r"set data.encoding"):
+        check_ratings(raw, Checks())
+
+
+def test_a_line_break_inside_a_field_invents_no_user(spark, tmp_path):
+    path = tmp_path / "ratings.csv"
+    good = "".join(f"u,i{n},3\n" for n in range(50))
+    path.write_text(f'user,item,rating\n"an\nna",x,3\n{good}')
+    result = check_ratings(read_ratings(spark, RatingsSource(path=str(path))), Checks())
+    assert {row["user"] for row in result.clean.select("user").distinct().collect()} == {"u"}
+    assert result.n_read == result.n_clean + sum(result.bad_rows.values())
+    result.release()
+
+
+def test_an_item_table_that_is_none(spark, tmp_path):
+    (tmp_path / "items.parquet").write_text("no table")
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+    source = RatingsSource(
+        path=str(tmp_path / "ratings.csv"), items_path=str(tmp_path / "items.parquet")
+    )
+    with pytest.raises(DataError, match=r"item table .* cannot be read") as raised:
+        read_items(spark, source)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["cut", "none"])
+def test_a_damaged_file_is_named(spark, tmp_path, content):
+    whole = gzip.compress(b"user,item,rating\n" + b"1,2,3\n" * 20_000)
+    (tmp_path / "a.csv.gz").write_bytes(whole[: len(whole) // 2] if content == "cut" else b"x" * 99)
+    with pytest.raises((DataError, *SPARK_ERRORS)) as raised:
+        check_ratings(read_ratings(spark, RatingsSource(path=str(tmp_path / "a.csv.gz"))), Checks())
+    assert "a.csv.gz" in one_line(raised.value)

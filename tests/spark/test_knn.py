@@ -121,7 +121,7 @@ def test_a_damaged_model_is_refused(ratings, tmp_path):
     ItemKNN(k=4).fit(ratings).save(str(path))
     document = (path / "knn.json").read_text()
     for text, message in (
-        (document.replace('"schema_version": 1', '"schema_version": 7'), "schema version 7, but"),
+        (document.replace('"schema_version": 2', '"schema_version": 7'), "schema version 7, but"),
         (document.replace('"k": 4', '"k": "four"'), "damaged at 'k'"),
         (document[:20], "is damaged"),
     ):
@@ -130,5 +130,15 @@ def test_a_damaged_model_is_refused(ratings, tmp_path):
             KNNModel.load(str(path))
     (path / "knn.json").write_text(document)
     shutil.rmtree(path / "rated")
-    with pytest.raises(ModelFormatError, match=r"a table of model .* is missing"):
+    with pytest.raises(ModelFormatError, match=r"table .* of model .* is missing"):
+        KNNModel.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["neighbours", "rated"])
+def test_a_missing_part_of_a_table_is_noticed(ratings, tmp_path, name):
+    path = tmp_path / "model"
+    ItemKNN(k=5).fit(ratings).save(str(path))
+    parts = [p for p in (path / name).glob("part-*.parquet") if len(pd.read_parquet(p))]
+    parts[0].unlink()
+    with pytest.raises(ModelFormatError, match=rf"table {name} of model .*(rows, but|missing)"):
         KNNModel.load(str(path))
