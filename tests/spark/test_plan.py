@@ -81,7 +81,7 @@ from mfspark.engine.threaded_als import ThreadedALS
 from mfspark.engine.threaded_sgd import ThreadedSGD
 from mfspark.engine.one_task import OneTask, _fit
 from mfspark.kernels.problem import Penalty, Problem
-problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
+problem = Problem(0.0, Penalty(1.0, 0.2, 0.5), True)
 problems = {"user": problem, "item": problem}
 learners = {
     "als": ThreadedALS(16, problems, 2, 0.0, 0, 1.0),
@@ -103,7 +103,7 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
         {
             "user": (rng.random(n) ** 2 * 40_000).astype(np.int64),
             "item": (rng.random(n) ** 2 * 9_000).astype(np.int64),
-            "rating": rng.integers(1, 6, n).astype(np.float32),
+            "rating": ((rng.integers(1, 6, n) - 3) / 2**0.5).astype(np.float32),
         }
     )
     cells = list(_pack(iter(table.to_batches(500_000))))
