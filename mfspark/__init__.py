@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfspark.models.als import ALS, ALSModel
     from mfspark.models.baselines import BiasOnly, GlobalMean, MeanModel
     from mfspark.models.biased_als import BiasedALS
     from mfspark.models.biased_sgd import BiasedSGD
     from mfspark.models.factor_model import FactorModel
     from mfspark.models.knn import ItemKNN, KNNModel, UserKNN
+    from mfspark.models.mllib_als import ALS, ALSModel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,8 +39,8 @@ __all__ = [
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 _MODULES = {
-    "ALS": "als",
-    "ALSModel": "als",
+    "ALS": "mllib_als",
+    "ALSModel": "mllib_als",
     "BiasOnly": "baselines",
     "BiasedALS": "biased_als",
     "BiasedSGD": "biased_sgd",
