@@ -105,3 +105,19 @@ def test_the_reference_is_up_to_date():
     assert page == reference()
     assert "| `reg_exponent` | `0.5` | ν: a row with n ratings" in page
     assert "| `columns.timestamp` | not set |" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('als = 3\n[data]\npath = "x"\n', "als = 3 is not allowed"),
+        ('data = "x"\n', "data = 'x' is not allowed"),
+        ('[data]\npath = "x"\n[als]\nreg_param = inf\n', "als.reg_param = inf is not allowed"),
+        ("a = " + 3000 * "[" + 3000 * "]" + "\n", "is not valid TOML"),
+    ],
+)
+def test_odd_files_are_said_in_a_line(tmp_path, content, message):
+    (tmp_path / "run.toml").write_text(content)
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(str(tmp_path / "run.toml"), [])
+    assert "\n" not in str(raised.value)

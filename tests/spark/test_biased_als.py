@@ -251,3 +251,14 @@ def test_ratings_that_are_all_the_same_are_predicted_as_such(spark):
     for estimator in (BiasedALS, BiasedSGD):
         found = estimator(rank=2, maxIter=30).fit(rows).transform(rows).toPandas()["prediction"]
         np.testing.assert_allclose(found, 4.0, atol=0.05)
+
+
+@pytest.mark.parametrize("execution", ["one_task", "distributed"])
+def test_ratings_at_the_end_of_single_precision_are_fitted(spark, execution):
+    rows = [(u, i, 1e38 * (-1) ** ((u * i) % 3)) for u in range(8) for i in range(6)]
+    data = spark.createDataFrame(rows, "user int, item int, rating double")
+    model = BiasedALS(rank=2, maxIter=3, execution=execution).fit(data)
+    predicted = model.transform(data).toPandas()["prediction"]
+    assert np.isfinite(predicted).all()
+    assert predicted.abs().max() > 1e37
+    assert np.isfinite(model.history.toPandas()["objective"]).all()
