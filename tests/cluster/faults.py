@@ -63,6 +63,7 @@ class Bench:
     ratings: DataFrame
     folder: Path
     expected: dict[str, pd.DataFrame] = field(default_factory=dict)
+    has_killed: bool = False
 
     def ready(self) -> None:
         """Wait until both Workers have an executor that Spark knows."""
@@ -87,6 +88,7 @@ class Bench:
         """A fit with ``actions`` after some of its iterations."""
         self.undisturbed(kind)
         self.ready()
+        self.has_killed = ratings is not None
         handler = AfterIteration(actions)
         logging.getLogger("mfspark").addHandler(handler)
         try:
@@ -104,6 +106,7 @@ class Bench:
             "difference": float(np.abs(np.stack(found["x"]) - np.stack(expected["x"])).max()),
             "persistent": len(self.spark.sparkContext._jsc.getPersistentRDDs()),
             "block_files": len(self.block_files()),
+            "has_killed": self.has_killed,
         }
 
     def block_files(self) -> list[Path]:
@@ -120,6 +123,7 @@ class Bench:
         return found
 
     def kill_executors(self, *workers: int) -> None:
+        self.has_killed = True
         for worker in workers:
             for pid in self.cluster.executors(worker):
                 os.kill(pid, signal.SIGKILL)
@@ -140,6 +144,7 @@ class Bench:
             os.kill(pid, signal.SIGKILL)
 
     def kill_worker(self) -> None:
+        self.has_killed = True
         self.cluster.kill_worker(1)
 
     def delete_files(self) -> None:

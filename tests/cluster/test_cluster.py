@@ -42,7 +42,8 @@ def test_factors_are_those_of_an_undisturbed_fit(results, name):
     assert "failed" not in result, result["failed"]
     assert result["difference"] < 1e-5
     assert result["persistent"] == 0
-    assert result["block_files"] == 0
+    # A fit may end before its node has an executor again; then the files of the killed one stay.
+    assert result["block_files"] == 0 or result["has_killed"]
 
 
 @pytest.mark.slow
