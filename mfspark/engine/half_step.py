@@ -25,11 +25,12 @@ from mfspark.settings import Exchange as ExchangeName
 # rows, float64 [2, n_hot, rank + 2, rank + 2] (training, validation). The schema is narrow because
 # Spark's driver spends a millisecond or two on each column of a plan.
 FACTORS_SCHEMA = "number int, rows binary, metrics array<double>, hot binary"
+# What of it the next half-step is given.
+FACTORS = ("number", "rows")
+
 # Tables that a fit may go back to: the best iteration is the last one or the one before, of either
 # side, and a half-step makes two tables where files were missing.
 _RECENT = 8
-# What of it the next half-step is given.
-FACTORS = ("number", "rows")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pyspark.storagelevel import StorageLevel
 
 from mfspark import files
 from mfspark.engine.plan import BROADCAST_LIMIT
+from mfspark.errors import DataError
 from mfspark.spark_errors import SPARK_ERRORS
 
 logger = logging.getLogger("mfspark")
@@ -79,7 +80,11 @@ class Workspace:
         for table in self._pinned:
             table.unpersist()
         if self._checkpoints is not None:
-            files.remove(self._checkpoints)
+            try:
+                files.remove(self._checkpoints)
+            except (OSError, DataError) as problem:
+                # A later fit finds it too old. The session's settings must come back all the same.
+                logger.warning("checkpoints in %s were not removed: %s", self._checkpoints, problem)
         with self._lock:
             users, before = self._active.pop(id(self.spark))
             if users > 1:

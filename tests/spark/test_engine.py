@@ -1,5 +1,6 @@
 """The plumbing: placing ids, exchanging factors, stopping."""
 
+import logging
 import os
 import time
 from contextlib import contextmanager
@@ -317,3 +318,17 @@ def test_workspace_nests(spark):
             assert spark.conf.get(setting) == "false"
         assert spark.conf.get(setting) == "false"
     assert spark.conf.get(setting) == "true"
+
+
+def test_settings_come_back_when_checkpoints_cannot_be_removed(spark, monkeypatch, caplog):
+    before = spark.conf.get("spark.sql.adaptive.enabled")
+
+    def refuse(path):
+        raise OSError("the file system is gone")
+
+    monkeypatch.setattr("mfspark.files.remove", refuse)
+    logging.getLogger("mfspark").propagate = True
+    with Workspace(spark) as workspace:
+        workspace._checkpoints = "nowhere"
+    assert spark.conf.get("spark.sql.adaptive.enabled") == before
+    assert "the file system is gone" in caplog.text
