@@ -88,7 +88,7 @@ def _fit_distributed(settings: ALSSettings, name: str | None, training: Training
             progress.iteration,
         )
     cells = {USER: outcome.users, ITEM: outcome.items}
-    users, items, singular_values = factor_tables(cells, indices, rank, training.scale)
+    users, items, singular_values = factor_tables(workspace, cells, indices, rank, training.scale)
     return {
         "users": users,
         "items": items,

@@ -70,8 +70,7 @@ def build_blocks(
         other = layouts[ITEM if side == USER else USER]
         files = BlockFiles(name, side, layouts[side], other.n_rows)
         blocks = file_blocks(workspace, packed, side, files, block_arrays, _about, _ABOUT)
-        totals = blocks.places.agg(F.sum("about.n_needed"), F.sum("about.n_held_out")).first()
-        assert totals is not None
+        totals = blocks.totals(workspace, "n_needed", "n_held_out")
         return BlockedSide(blocks, *totals)
 
     with ThreadPoolExecutor(len(layouts)) as pool:

@@ -43,8 +43,17 @@ def from_cell(cell: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(cell).read_all()
 
 
+class LostCellError(Exception):
+    """A cell is null: a task computed it again on a node that had not what it is made of."""
+
+
 def values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
-    """The values of a binary column where they lie (a pyarrow scalar is a copy); null is empty."""
+    """The values of a binary column where they lie (a pyarrow scalar is a copy).
+
+    Raises ``LostCellError`` for null.
+    """
+    if column.null_count:
+        raise LostCellError(f"{column.null_count} of {len(column)} cells are null")
     found = []
     for part in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         _, offsets, data = part.buffers()

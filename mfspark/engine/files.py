@@ -6,7 +6,8 @@ table that these tasks make, is persisted: Spark then prefers to run a task of t
 executor that has its file, and where the place is lost with an executor, the task that makes it
 anew makes the file, too. A task that runs without the file all the same (Spark does not wait for a
 busy executor, and files get damaged) says so, and the work on its block is done again from the
-chunks that the block is made of.
+chunks that the block is made of. Where Spark itself computes a lost table again and meets no file,
+whoever reads the table finds nulls (``LostCellError``); then all files are made again.
 """
 
 import gc
@@ -16,12 +17,13 @@ import re
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.storagelevel import StorageLevel
 
-from mfspark.engine.cells import values
+from mfspark.engine.cells import LostCellError, values
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Keep, Workspace
 from mfspark.errors import FitError
@@ -41,14 +43,19 @@ from mfspark.spark_errors import SPARK_ERRORS
 logger = logging.getLogger("mfspark")
 
 Arrays = list[npt.NDArray[Any]]
+ResultT = TypeVar("ResultT")
 
 CHUNK_COLUMNS = ("block", "rows", "others", "rating", "held_out")
 
-_MISSING_FILE = re.compile("FileNotFoundException|NoSuchFileException")
+_LOST_SCRATCH = re.compile("FileNotFoundException|NoSuchFileException")
+# A fit that loses files more often than this has a disk that must be seen to.
+_MOST_RECOVERIES = 3
 
 _PREFIX = "mfspark-block-"
 # Nobody opened such a file for so long: its fit is dead. Every use makes a file young again.
 _ABANDONED_SECONDS = 24 * 3600
+# The last fits of this process that have ended.
+_ended: deque[str] = deque(maxlen=100)
 # Folders that Spark's disk store expects below its own and does not make a second time.
 _STORE_FOLDERS = 64
 
@@ -97,6 +104,12 @@ class FiledBlocks:
     places: DataFrame
     make_file: Any
 
+    def totals(self, workspace: Workspace, *fields: str) -> list[int]:
+        """Sums over the blocks of fields of ``about``; the files are made if they are not yet."""
+        sums = [F.coalesce(F.sum(f"about.{field}"), F.lit(0)) for field in fields]
+        n_blocks = self.files.layout.n_blocks
+        return list(recovering(workspace, n_blocks, self.places.agg(*sums).collect)[0])
+
     def placed_anew(self, blocks: list[int]) -> DataFrame:
         """``places`` of some blocks, whose files are made in the task that asks."""
         chunks = self.chunks.where(F.col("block").isin(blocks))
@@ -111,19 +124,26 @@ def unique_name() -> str:
 
 def delete_at_exit(workspace: Workspace, fit: str, n_blocks: int) -> None:
     """Have all files of a fit deleted when it ends, those of executors that were lost on the way
-    included where another one runs on their node."""
-
-    def delete(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for folder in _folders():
-            for place in ("", "../blockmgr-*/"):
-                for path in folder.glob(f"{place}{_PREFIX}{fit}-*"):
-                    path.unlink(missing_ok=True)
-        for batch in batches:
-            yield batch.slice(0, 0)
-
+    included where another one runs on their node; where none does yet, a later fit deletes them.
+    """
     # More tasks than cores, so that no executor is left out.
     tasks = workspace.spark.range(0, 2 * n_blocks, 1, 2 * n_blocks)
-    workspace.on_exit(lambda: tasks.mapInArrow(delete, "id long").collect())
+
+    def delete() -> None:
+        _ended.append(fit)
+        tasks.mapInArrow(partial(_delete, fits=frozenset(_ended)), "id long").collect()
+
+    workspace.on_exit(delete)
+
+
+def _delete(batches: Iterator[pa.RecordBatch], fits: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    for folder in _folders():
+        for place in ("", "../blockmgr-*/"):
+            for path in folder.glob(f"{place}{_PREFIX}*"):
+                if path.name.removeprefix(_PREFIX).partition("-")[0] in fits:
+                    path.unlink(missing_ok=True)
+    for batch in batches:
+        yield batch.slice(0, 0)
 
 
 def _folders() -> list[Path]:
@@ -171,7 +191,7 @@ def file_blocks(
 
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.
     aggregate = arrow_udf(make_file, f"struct<{about}>")  # type: ignore[call-overload]
-    places = workspace.pin(_make_places(chunks, aggregate))
+    places = workspace.pin(_make_places(chunks, aggregate), is_made_of_files=True)
     return FiledBlocks(files, chunks, places, aggregate)
 
 
@@ -248,27 +268,52 @@ def work_at_files(
     def made(places: DataFrame) -> DataFrame:
         return deliver(places.select("block")).mapInArrow(do, schema)
 
-    try:
-        kept, found = workspace.keep(made(blocks.places), keep, columns)
-    except SPARK_ERRORS as error:
-        if not _MISSING_FILE.search(str(error)):
-            raise
-        logger.warning("an executor has lost its scratch folder; making it again")
-        restore_scratch(workspace.spark, 4 * blocks.files.layout.n_blocks)
-        kept, found = workspace.keep(made(blocks.places), keep, columns)
+    n_blocks = blocks.files.layout.n_blocks
+    kept, found = recovering(
+        workspace, n_blocks, lambda: workspace.keep(made(blocks.places), keep, columns)
+    )
     missing = found.filter(pc.is_null(found["metrics"]))["number"].to_pylist()
     if not missing:
         return kept, found
     logger.debug("the files of %d blocks are not where they are needed", len(missing))
-    again, found_again = workspace.keep(made(blocks.placed_anew(missing)), keep, columns)
+    again, found_again = recovering(
+        workspace,
+        n_blocks,
+        lambda: workspace.keep(made(blocks.placed_anew(missing)), keep, columns),
+    )
     if found_again["metrics"].null_count:
         raise FitError(
             "a file of ratings that a task had just written was not there for the next step: the "
             "executors' scratch folders lose files; check their disks (spark.local.dir)"
         )
-    kept = kept.where(F.col("rows").isNotNull()).unionByName(again)
+    is_first = F.col("rows").isNotNull()
+    if keep == "executors":
+        # Computed again, a row that was null may be none.
+        is_first = ~F.col("number").isin(missing)
+    kept = kept.where(is_first).unionByName(again)
     found = pa.concat_tables([found.filter(pc.is_valid(found["metrics"])), found_again])
     return kept, found.sort_by("number")
+
+
+def recovering(workspace: Workspace, n_blocks: int, job: Callable[[], ResultT]) -> ResultT:
+    """What ``job`` returns; done again when it failed of something that Spark cannot put right: an
+    executor's scratch folder that is gone, or cells that were lost."""
+    for _ in range(_MOST_RECOVERIES):
+        try:
+            return job()
+        except SPARK_ERRORS as error:
+            if LostCellError.__name__ in str(error):
+                logger.warning(
+                    "factors and the files that they are made of were lost; making both again"
+                )
+                workspace.renew()
+            elif _LOST_SCRATCH.search(str(error)):
+                logger.warning("an executor has lost its scratch folder; making it again")
+                # More tasks than cores, so that no executor is left out.
+                restore_scratch(workspace.spark, 4 * n_blocks)
+            else:
+                raise
+    return job()
 
 
 def restore_scratch(spark: SparkSession, n_tasks: int) -> None:

@@ -93,7 +93,7 @@ def _fit_distributed(settings: SGDSettings, training: Training) -> dict[str, Any
             progress.iteration,
         )
     cells = {side: factors_of(done.state, side, rank) for side in (USER, ITEM)}
-    users, items, singular_values = factor_tables(cells, indices, rank, training.scale)
+    users, items, singular_values = factor_tables(workspace, cells, indices, rank, training.scale)
     return {
         "users": users,
         "items": items,

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER
 from mfspark.engine.blocks import assemble_whole, pack_ratings
@@ -98,10 +97,9 @@ def build_strata(workspace: Workspace, ratings: DataFrame, indices: dict[str, Si
     delete_at_exit(workspace, files.fit, users.n_blocks)
     make = partial(_arrays, items=items)
     blocks = file_blocks(workspace, packed, USER, files, make, _about, "n_held_out: bigint")
-    row = blocks.places.agg(F.sum("about.n_held_out")).first()
-    assert row is not None
+    (n_held_out,) = blocks.totals(workspace, "n_held_out")
     workspace.release(packed)
-    return Strata(blocks, items, row[0] or 0)
+    return Strata(blocks, items, n_held_out)
 
 
 def _about(arrays: Arrays) -> dict[str, Any]:

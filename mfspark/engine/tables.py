@@ -11,9 +11,10 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.engine.cells import values
+from mfspark.engine.files import recovering
 from mfspark.engine.half_step import matrix
 from mfspark.engine.index import SideIndex
-from mfspark.engine.workspace import settled
+from mfspark.engine.workspace import Workspace, settled
 from mfspark.kernels.csr import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
 
@@ -22,16 +23,26 @@ _ROWS_PER_BATCH = 65_536
 
 
 def factor_tables(
-    cells: dict[str, DataFrame], indices: dict[str, SideIndex], rank: int, scale: float
+    workspace: Workspace,
+    cells: dict[str, DataFrame],
+    indices: dict[str, SideIndex],
+    rank: int,
+    scale: float,
 ) -> tuple[DataFrame, DataFrame, list[float]]:
     """Tables of users and items in canonical rotation, and the singular values, all in the unit of
     the user's ratings, which is ``scale`` times smaller."""
-    rotation = find_rotation(cells[USER], cells[ITEM], rank).scaled(scale)
+    n_blocks = max(index.layout.n_blocks for index in indices.values())
+    found = recovering(workspace, n_blocks, lambda: find_rotation(cells[USER], cells[ITEM], rank))
+    rotation = found.scaled(scale)
 
     def table(side: str, matrix: Float64s) -> DataFrame:
         # The tables must be whole before the workspace lets go of blocks and ids.
         n_bytes = table_bytes(indices[side].layout.n_rows, rank)
-        return settled(factor_table(cells[side], indices[side], matrix, side, scale), n_bytes)
+        return recovering(
+            workspace,
+            n_blocks,
+            lambda: settled(factor_table(cells[side], indices[side], matrix, side, scale), n_bytes),
+        )
 
     with ThreadPoolExecutor(2) as pool:
         users, items = pool.map(table, (USER, ITEM), (rotation.users, rotation.items))

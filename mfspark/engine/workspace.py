@@ -51,6 +51,7 @@ class Workspace:
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
         self._pinned: list[DataFrame] = []
+        self._made_of_files: list[DataFrame] = []
         self._last_steps: list[Callable[[], object]] = []
         self._releases: list[Callable[[], object] | None] = []
         self._checkpoints: str | None = None
@@ -94,11 +95,27 @@ class Workspace:
                 self.spark.conf.set(name, value)
 
     def pin(
-        self, table: DataFrame, level: StorageLevel = StorageLevel.MEMORY_AND_DISK
+        self,
+        table: DataFrame,
+        level: StorageLevel = StorageLevel.MEMORY_AND_DISK,
+        is_made_of_files: bool = False,
     ) -> DataFrame:
-        """Persist ``table`` until it is released or the fit ends; in memory, spilling to disk."""
+        """Persist ``table`` until it is released or the fit ends; in memory, spilling to disk.
+
+        ``is_made_of_files``: its tasks make files of their node, or work at such files.
+        """
         self._pinned.append(table.persist(level))
+        if is_made_of_files:
+            self._made_of_files.append(table)
         return table
+
+    def renew(self) -> None:
+        """Have the tables made of files computed again when they are next asked for, files
+        included."""
+        for table in self._made_of_files:
+            table.unpersist()
+        for table in self._made_of_files:
+            table.persist(StorageLevel.MEMORY_AND_DISK)
 
     def on_exit(self, step: Callable[[], object]) -> None:
         """Call ``step`` when the fit ends, while what is pinned is still there."""
@@ -108,6 +125,7 @@ class Workspace:
         """Unpersist a pinned table that no later step reads."""
         table.unpersist()
         self._pinned = [other for other in self._pinned if other is not table]
+        self._made_of_files = [other for other in self._made_of_files if other is not table]
 
     def keep(
         self, made: DataFrame, keep: Keep, columns: tuple[str, ...]
@@ -126,7 +144,7 @@ class Workspace:
             self._releases.append(None)
             return kept, table.drop_columns("rows")
         if keep == "executors":
-            kept = self.pin(made)
+            kept = self.pin(made, is_made_of_files=True)
             self._releases.append(partial(self.release, kept))
         elif folder := self.spark.conf.get("spark.checkpoint.dir", ""):
             kept, path = self._in_files(made, str(folder))

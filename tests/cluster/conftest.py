@@ -1,6 +1,7 @@
 """A packed environment that holds the project, and a cluster that runs jobs from it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,11 @@ class Packed:
         settings: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess:
         """``spark-submit`` to the cluster, as the README says."""
+        # A killed executor leaves there what it has fetched.
+        temporary = Path(cluster.folder) / "temporary"
+        temporary.mkdir(exist_ok=True)
+        # A short life: the optimising compiler costs more than it saves.
+        options = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djava.io.tmpdir={temporary}"
         conf = {
             "spark.executor.instances": "2",
             "spark.executor.cores": "1",
@@ -42,15 +48,18 @@ class Packed:
             "spark.default.parallelism": "4",
             "spark.ui.enabled": "false",
             "spark.log.level": "ERROR",
-            # A short life: the optimising compiler costs more than it saves.
-            "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-            "spark.executor.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+            "spark.driver.defaultJavaOptions": options,
+            "spark.executor.defaultJavaOptions": options,
+            # The small scratch folder has no room for the archive.
+            "spark.files.useFetchCache": "false",
             **(settings or {}),
         }
-        options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
+        properties = [
+            part for name, value in conf.items() for part in ("--conf", f"{name}={value}")
+        ]
         return subprocess.run(
             [str(self.python.parent / "spark-submit"), "--master", cluster.url,
-             "--properties-file", str(ROOT / "conf/cluster.conf"), *options,
+             "--properties-file", str(ROOT / "conf/cluster.conf"), *properties,
              "--archives", f"{self.archive}#environment", str(script), *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
             env={
@@ -79,10 +88,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
         check=True,
     )
     archive = folder / "mfspark-env.tar.gz"
-    # Executors have Spark's own libraries already.
+    # Executors have Spark's own libraries already, and draw no charts.
+    excluded = ["pyspark", "tests", "pip", "setuptools", "matplotlib", "fontTools", "PIL"]
     subprocess.run(
         [str(binaries / "venv-pack"), "-q", "-p", str(environment), "-o", str(archive),
-         "--compress-level", "1", "--exclude", "*/pyspark/*", "--exclude", "*/tests/*"],
+         "--compress-level", "1", *[f"--exclude=*/{name}/*" for name in excluded]],
         check=True,
     )  # fmt: skip
     return Packed(binaries / "python", archive)
@@ -98,6 +108,7 @@ def cluster(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
     finally:
         Cluster.load(file).stop()
+        shutil.rmtree(folder / "temporary", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,25 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from standalone import Cluster, wait_for
 
 from mfspark import BiasedALS, BiasedSGD, FactorModel
+from mfspark.engine import blocks, half_step, meetings, sgd, strata, workspace
+from mfspark.engine.files import file_blocks, work_at_files
 from mfspark.errors import FitError
 
 ITERATIONS = 6
@@ -65,15 +72,15 @@ class Bench:
     expected: dict[str, pd.DataFrame] = field(default_factory=dict)
     has_killed: bool = False
 
+    def marks(self) -> Path:
+        """A new folder in which tasks mark what they have done."""
+        return Path(tempfile.mkdtemp(dir=self.folder))
+
     def ready(self) -> None:
-        """Wait until both Workers have an executor that Spark knows."""
-        infos = self.spark.sparkContext._jsc.sc().statusTracker()
+        """Wait until both Workers have an executor that runs tasks."""
         n = len(self.cluster.workers)
-        # The driver is listed among the executors.
-        wait_for(
-            lambda: len(self.cluster.executors()) == n and len(infos.getExecutorInfos()) == n + 1,
-            "the executors",
-        )
+        tasks = self.spark.range(0, 2 * n, 1, 2 * n).mapInArrow(executor_of_task, "pid int")
+        wait_for(lambda: tasks.distinct().count() == n, "the executors")
 
     def undisturbed(self, kind: str) -> pd.DataFrame:
         if kind not in self.expected:
@@ -104,14 +111,27 @@ class Bench:
         model.unpersist()
         return {
             "difference": float(np.abs(np.stack(found["x"]) - np.stack(expected["x"])).max()),
-            "persistent": len(self.spark.sparkContext._jsc.getPersistentRDDs()),
-            "block_files": len(self.block_files()),
-            "has_killed": self.has_killed,
+            "persistent": self.n_persistent(),
+            "block_files": [str(path) for path in self.left_files()],
         }
 
+    def n_persistent(self) -> int:
+        """Persisted tables; when factors are big, without their checkpoints on the executors, which
+        Spark drops some time after nothing refers to them."""
+        if workspace.BROADCAST_LIMIT:
+            return len(self.spark.sparkContext._jsc.getPersistentRDDs())
+        return 0 if self.spark._jsparkSession.sharedState().cacheManager().isEmpty() else 1
+
+    def left_files(self) -> list[Path]:
+        """Block files after a fit. It may end before the node of a killed executor has another
+        one; then the next fit removes them."""
+        if self.has_killed and self.block_files():
+            self.ready()
+            ESTIMATORS["broadcast"]().fit(self.ratings).unpersist()
+        return self.block_files()
+
     def block_files(self) -> list[Path]:
-        """Files of blocks that executors of today have; those of killed ones stay until Spark's
-        Worker removes them at the end of the application, or a later fit finds them too old."""
+        """Files of blocks in the folders of this application, those of killed executors too."""
         found = []
         for pid in self.cluster.executors():
             environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
@@ -221,33 +241,133 @@ def full_disk(kind: str) -> Callable[[Bench], dict]:
     return run
 
 
+def first_times(marks: Path, n: int) -> bool:
+    """Whether this is one of the first ``n`` calls, of all processes together."""
+    for number in range(n):
+        try:
+            (marks / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return True
+    return False
+
+
+def own_executor() -> int:
+    """Called by a task: the process of its executor."""
+    with open(f"/proc/{os.getppid()}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def executor_of_task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for _ in batches:
+        yield pa.RecordBatch.from_pydict({"pid": pa.array([own_executor()], pa.int32())})
+
+
+def kill_own_executor() -> None:
+    """Called by a task: it ends with its executor."""
+    os.kill(own_executor(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def remove_own_scratch() -> None:
+    """Called by a task: its executor has no folder for temporary files any more."""
+    for folder in os.environ["SPARK_LOCAL_DIRS"].split(","):
+        shutil.rmtree(folder)
+
+
 def dying_tasks(ratings: DataFrame, marks: Path, n_deaths: int) -> DataFrame:
     """``ratings`` whose first tasks kill the executor that they run on."""
-    marks.mkdir()
 
     def die(batches):
-        executor = os.getppid()
-        with open(f"/proc/{executor}/stat") as stat:
-            executor = int(stat.read().rpartition(")")[2].split()[1])
-        for number in range(n_deaths):
-            try:
-                (marks / str(number)).touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            os.kill(executor, signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
+        if first_times(marks, n_deaths):
+            kill_own_executor()
         yield from batches
 
     return ratings.mapInArrow(die, ratings.schema)
 
 
+def spoilt(arrived, *others, do, spoil, marks: Path):
+    """``do``, but the first task that is about to do it spoils something."""
+    if first_times(marks, 1):
+        spoil()
+    return do(arrived, *others)
+
+
+@contextmanager
+def in_a_step(bench: Bench, module, number: int) -> Iterator[None]:
+    """In the ``number``th pass that ``module`` makes over the files of blocks, a task kills its
+    executor."""
+    numbers, marks = count(), bench.marks()
+
+    def work(workspace, blocks, deliver, work, *others):
+        if next(numbers) == number:
+            bench.has_killed = True
+            work = partial(spoilt, do=work, spoil=kill_own_executor, marks=marks)
+        return work_at_files(workspace, blocks, deliver, work, *others)
+
+    with patch.object(module, "work_at_files", work):
+        yield
+    assert any(marks.iterdir())
+
+
+@contextmanager
+def while_blocks_are_built(bench: Bench, module) -> Iterator[None]:
+    """The first task that is about to make a file removes its executor's scratch folder."""
+    marks = bench.marks()
+
+    def build(workspace, packed, side, files, make, *others):
+        make = partial(spoilt, do=make, spoil=remove_own_scratch, marks=marks)
+        return file_blocks(workspace, packed, side, files, make, *others)
+
+    with patch.object(module, "file_blocks", build):
+        yield
+    assert any(marks.iterdir())
+
+
+@contextmanager
+def big_factors() -> Iterator[None]:
+    """Factors are kept as if they were too big for the driver."""
+    with (
+        patch.object(workspace, "BROADCAST_LIMIT", 0),
+        patch.object(workspace, "_CHEAP_BYTES", 0),
+        patch.object(sgd, "BROADCAST_LIMIT", 0),
+    ):
+        yield
+
+
+def death_in_a_step(kind: str, module, number: int, *actions: str) -> Callable[[Bench], dict]:
+    def run(bench: Bench) -> dict:
+        bench.undisturbed(kind)
+        with in_a_step(bench, module, number):
+            return after_iterations(kind, *actions)(bench)
+
+    return run
+
+
+def with_big_factors(run: Callable[[Bench], dict]) -> Callable[[Bench], dict]:
+    def run_with_them(bench: Bench) -> dict:
+        with big_factors():
+            return run(bench)
+
+    return run_with_them
+
+
+def lost_scratch_while_blocks_are_built(kind: str, module) -> Callable[[Bench], dict]:
+    def run(bench: Bench) -> dict:
+        bench.undisturbed(kind)
+        with while_blocks_are_built(bench, module):
+            return after_iterations(kind)(bench)
+
+    return run
+
+
 def deaths_before_the_loop(bench: Bench) -> dict:
-    ratings = dying_tasks(bench.ratings, bench.folder / "deaths", 1)
+    ratings = dying_tasks(bench.ratings, bench.marks(), 1)
     return bench.outcome("broadcast", bench.disturbed("broadcast", {}, ratings))
 
 
 def endless_deaths(bench: Bench) -> dict:
-    ratings = dying_tasks(bench.ratings, bench.folder / "endless", 100)
+    ratings = dying_tasks(bench.ratings, bench.marks(), 100)
     try:
         bench.disturbed("broadcast", {}, ratings)
     except FitError as error:
@@ -279,16 +399,26 @@ FILE_FAULTS = ("kill_python_workers", "delete_files", "truncate_files", "remove_
 SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "broadcast, no fault": after_iterations("broadcast"),
     "routed, no fault": after_iterations("routed"),
-    "one executor, routed": after_iterations("routed", "kill_first_executor"),
-    "one executor, sgd": after_iterations("sgd", "kill_first_executor"),
-    "one executor after the other, broadcast": after_iterations(
-        "broadcast", "kill_first_executor", "kill_second_executor"
+    "an executor in a half-step, routed": death_in_a_step("routed", half_step, 4),
+    "an executor in a sub-epoch, sgd": death_in_a_step("sgd", meetings, 5),
+    "an executor in a half-step, then both one after the other, broadcast": death_in_a_step(
+        "broadcast", half_step, 1, "kill_first_executor", "kill_second_executor"
     ),
     "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
     "a Worker": lost_worker,
     "Python workers, files, scratch; broadcast": after_iterations("broadcast", *FILE_FAULTS),
     "Python workers, files, scratch; routed": after_iterations("routed", *FILE_FAULTS),
     "Python workers, files, scratch; sgd": after_iterations("sgd", *FILE_FAULTS),
+    "big factors; an executor in a half-step, files, scratch; routed": with_big_factors(
+        death_in_a_step("routed", half_step, 2, *FILE_FAULTS)
+    ),
+    "big factors; an executor in a sub-epoch, files; sgd": with_big_factors(
+        death_in_a_step("sgd", meetings, 2, "delete_files")
+    ),
+    "scratch while blocks are built, broadcast": lost_scratch_while_blocks_are_built(
+        "broadcast", blocks
+    ),
+    "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", strata),
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
     "executors die before the loop": deaths_before_the_loop,

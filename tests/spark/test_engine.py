@@ -16,7 +16,7 @@ from pyspark.sql.conf import RuntimeConfig
 from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
-from mfspark.engine import files, half_step
+from mfspark.engine import files, half_step, tables
 from mfspark.engine.blocks import build_blocks, open_block
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
 from mfspark.engine.start import initial_keys
@@ -223,6 +223,48 @@ def test_factors_are_the_same_wherever_they_are_kept(
         found = fit()
     assert_same_predictions(found, expected, ratings)
     assert not any((tmp_path / "my checkpoints").glob("mfspark-fit-*"))
+
+
+@pytest.mark.parametrize("exchange", ["broadcast", "routed"])
+@pytest.mark.parametrize("when", ["in an iteration", "after the last one"])
+def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
+    spark, ratings, monkeypatch, caplog, exchange, when
+):
+    """Spark computes a lost table again where no file is, and so makes nulls of it."""
+    estimator = BiasedALS(
+        rank=3, maxIter=4, tol=0.0, seed=1, execution="distributed", exchange=exchange,
+        numUserBlocks=3, numItemBlocks=2,
+    )  # fmt: skip
+    expected = estimator.fit(ratings)
+    monkeypatch.setattr("mfspark.engine.workspace._CHEAP_BYTES", 0)
+    scratch, calls = scratch_folder(spark), []
+    run, write = half_step.run_half_step, tables.factor_tables
+
+    def lose():
+        files_lost = list(scratch.glob("mfspark-block-*.arrow"))
+        for path in files_lost:
+            path.unlink()
+        persisted = dict(spark.sparkContext._jsc.getPersistentRDDs())
+        persisted[max(persisted)].unpersist(True)
+        calls.append(len(files_lost))
+
+    def lose_in_an_iteration(workspace, side, fixed):
+        if when == "in an iteration" and workspace.n_kept in (4, 7):
+            lose()
+        return run(workspace, side, fixed)
+
+    def lose_after_the_last_one(*arguments):
+        if when == "after the last one":
+            lose()
+        return write(*arguments)
+
+    monkeypatch.setattr("mfspark.engine.als.run_half_step", lose_in_an_iteration)
+    monkeypatch.setattr("mfspark.engine.als.factor_tables", lose_after_the_last_one)
+    found = estimator.fit(ratings)
+    assert calls
+    assert min(calls) > 0
+    assert "making both again" in caplog.text
+    assert_same_predictions(found, expected, ratings)
 
 
 @contextmanager
