@@ -74,6 +74,8 @@ def test_a_fit_interrupted_from_the_keyboard_leaves_nothing(spark, ratings, esti
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
+    # The ratings themselves are persisted when they are first read.
+    ratings.count()
     before = left_behind()
     try:
         with pytest.raises(KeyboardInterrupt):
