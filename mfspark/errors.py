@@ -41,10 +41,15 @@ def one_line(error: Exception) -> str:
     if causes and "awaitResult" in first:
         first = causes[0]
     if broken := re.search(r"FAILED_READ_FILE.*? (file:\S+|\w+://\S+)", first):
+        path = re.sub("^file:(//)?", "", broken[1]).rstrip(".")
+        # Of types Spark tells behind the file, of other columns in the cause.
+        types = re.search(r"Data type mismatch.*?\. (?=SQLSTATE)", first)
+        header = next((cause for cause in causes if "header" in cause), "")
+        reason = (types[0] if types else re.sub(r"^\S+Exception: ", "", header)).strip()
+        told = f" (Spark says: {reason[:150]})"
         return (
-            f"{re.sub('^file:(//)?', '', broken[1]).rstrip('.')} cannot be read: it is cut off, "
-            "damaged, or of another format or other columns than the files beside it; replace or "
-            "remove it"
+            f"{path} cannot be read: it is cut off, damaged, or of another format or other columns "
+            f"than the files beside it{told if types or header else ''}; replace or remove it"
         )
     # Of a Python error in a worker the last line of the traceback tells.
     if "Traceback (most recent call last)" in str(error):

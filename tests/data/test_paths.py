@@ -4,6 +4,7 @@ import os
 import time
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mfspark import FactorModel, files
@@ -145,11 +146,14 @@ def test_a_run_stays_in_its_directory(name):
     assert RunSettings(name="My Runs [2024] 100%").name
 
 
-@pytest.mark.parametrize("suffix", ["csv.gz", "csv.bz2", "json.gz"])
+@pytest.mark.parametrize("suffix", ["csv.gz", "csv.bz2", "csv.zst", "json.gz"])
 def test_compressed_files_are_known_by_name(spark, tmp_path, suffix):
     path = tmp_path / f"ratings.{suffix}"
     frame = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "rating": [1.0, 2.0]})
-    if suffix.startswith("csv"):
+    if suffix == "csv.zst":
+        with pa.CompressedOutputStream(str(path), "zstd") as compressed:
+            compressed.write(frame.to_csv(index=False).encode())
+    elif suffix.startswith("csv"):
         frame.to_csv(path, index=False)
     else:
         frame.to_json(path, orient="records", lines=True)

@@ -228,3 +228,22 @@ def test_a_damaged_file_is_named(spark, tmp_path, content):
     with pytest.raises((DataError, *SPARK_ERRORS)) as raised:
         check_ratings(read_ratings(spark, RatingsSource(path=str(tmp_path / "a.csv.gz"))), Checks())
     assert "a.csv.gz" in one_line(raised.value)
+
+
+@pytest.mark.parametrize("odd", ["README", "order of columns", "types", "README among Parquet"])
+def test_a_file_among_parts_that_is_none_of_them_is_named(spark, tmp_path, odd):
+    frame = pd.DataFrame({"user": range(50), "item": range(50), "rating": 3.0})
+    kind = "csv" if odd in ("README", "order of columns") else "parquet"
+    getattr(frame, f"to_{kind}")(tmp_path / f"a.{kind}", index=False)
+    if odd.startswith("README"):
+        (tmp_path / "README.md").write_text("These are ratings.\nEnjoy them, and cite us.\n")
+    elif odd == "types":
+        frame.astype({"user": str}).to_parquet(tmp_path / "b.parquet", index=False)
+    else:
+        frame[["item", "user", "rating"]].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises((DataError, *SPARK_ERRORS)) as raised:
+        check_ratings(read_ratings(spark, RatingsSource(path=str(tmp_path), format=kind)), Checks())
+    assert str(tmp_path) in one_line(raised.value)
+    assert "than the files beside it" in one_line(raised.value)
+    if odd == "types":
+        assert "[user]" in one_line(raised.value)

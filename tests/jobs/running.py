@@ -8,7 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run_job(name: str, config: Path, *settings: str) -> subprocess.CompletedProcess:
+def run_job(
+    name: str, config: Path, *settings: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess:
     """``spark-submit`` of this environment, as in the README."""
     submit = Path(sys.executable).parent / "spark-submit"
     overrides = [part for setting in settings for part in ("--set", setting)]
@@ -20,7 +22,8 @@ def run_job(name: str, config: Path, *settings: str) -> subprocess.CompletedProc
          str(ROOT / "jobs" / f"{name}.py"), "--config", str(config), *overrides],
         # spark-submit passes the driver's standard error on to its own standard output.
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        cwd=config.parent,
+        # The console is to be quiet, as for who follows the README.
+        cwd=cwd or config.parent,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable},
     )  # fmt: skip
 

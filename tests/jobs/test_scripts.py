@@ -1,10 +1,13 @@
 """Scripts of an environment that nobody activated."""
 
 import os
+import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+from running import ROOT, make_ratings, run_job
 
 FIT = """
 rows = spark.createDataFrame([(u, i, float(u + i)) for u in range(5) for i in range(4)],
@@ -45,3 +48,17 @@ def test_a_session_that_was_there_first_is_told_about(tmp_path):
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "import mfspark before the session is made, or set PYSPARK_PYTHON" in last
+
+
+def test_the_console_of_a_job_has_no_lines_of_spark(tmp_path):
+    """From the checkout, as in the README; the Java virtual machine's own line stays."""
+    make_ratings(tmp_path / "ratings.csv")
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f"[run]\nname = 'quiet'\ndirectory = '{tmp_path}/runs'\n"
+        f"[data]\npath = '{tmp_path}/ratings.csv'\n[als]\nrank = 2\nmax_iter = 2\n"
+    )
+    result = run_job("pipeline", config, cwd=ROOT)
+    assert result.returncode == 0, result.stdout[-3000:]
+    lines = [line for line in result.stdout.splitlines() if "incubator modules" not in line]
+    assert not [line for line in lines if re.search(r"INFO|WARN|ERROR|Exception|Traceback", line)]

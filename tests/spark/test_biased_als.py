@@ -262,3 +262,9 @@ def test_ratings_at_the_end_of_single_precision_are_fitted(spark, execution):
     assert np.isfinite(predicted).all()
     assert predicted.abs().max() > 1e37
     assert np.isfinite(model.history.toPandas()["objective"]).all()
+
+
+def test_a_rank_above_the_number_of_ratings_is_warned_of(spark, caplog):
+    few = spark.createDataFrame([(1, 1, 3.0), (1, 2, 4.0), (2, 1, 2.0)], ["user", "item", "rating"])
+    BiasedALS(rank=4, maxIter=1).fit(few)
+    assert "rank 4 is more than the 3 ratings can tell" in caplog.text
