@@ -16,7 +16,7 @@ class DataError(MfsparkError):
 
 
 class DivergenceError(MfsparkError):
-    """Gradient descent left all bounds, at whatever learning rate."""
+    """The objective left all bounds: of gradient descent at whatever learning rate."""
 
 
 class FitError(MfsparkError):

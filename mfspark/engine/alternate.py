@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mfspark.engine.stopping import StopReason, StopRule
+from mfspark.errors import DivergenceError
 from mfspark.kernels.problem import HalfStepMetrics
 
 HISTORY_SCHEMA = (
@@ -50,7 +51,8 @@ def alternate(
 
     ``start``: item factors to begin with and their penalty. ``scale``: what a unit of the fitted
     ratings is in the unit of the user's; the history is in the latter. ``report`` is told the last
-    row of the history after each iteration.
+    row of the history after each iteration. Raises ``DivergenceError`` when the objective is NaN or
+    infinite.
     """
     item_factors, item_penalty = start
     rule = StopRule(tol)
@@ -74,6 +76,12 @@ def alternate(
             )
         )
         item_penalty = metrics.penalty
+        if not math.isfinite(history[-1]["objective"]):
+            raise DivergenceError(
+                f"the objective of iteration {iteration} is {history[-1]['objective']}, so the "
+                "factors are of no use; check the ratings for values far off the scale, or set "
+                "regParam higher"
+            )
         report(history[-1])
         stopped = rule.observe(iteration, history[-1]["objective"], history[-1]["validation_rmse"])
         if rule.best_iteration == iteration:

@@ -34,7 +34,7 @@ from mfspark.engine.fit import Fit, summarise
 from mfspark.engine.start import start_rows
 from mfspark.engine.tables import table_bytes
 from mfspark.engine.workspace import settled
-from mfspark.errors import ConfigError
+from mfspark.errors import ConfigError, ModelFormatError
 from mfspark.ids import column
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
@@ -348,12 +348,23 @@ def _random_rows(
 class ALSModel(_Setters, Model, _ALSModelParams, MLWritable, MLReadable["ALSModel"]):
     """What ``ALS.fit`` returns, with the interface of ``pyspark.ml.recommendation.ALSModel``.
 
-    ``factor_model`` is the same as a :class:`FactorModel`, with history and metadata.
+    One made by ``ALSModel()`` is empty, as in pyspark.ml, and only good for ``load``.
     """
 
-    def __init__(self, factor_model: FactorModel) -> None:
+    def __init__(self, factor_model: FactorModel | None = None) -> None:
         super().__init__()
-        self.factor_model = factor_model
+        self._factor_model = factor_model
+
+    @property
+    def factor_model(self) -> FactorModel:
+        """The same as a :class:`FactorModel`, with history and metadata; ``ModelFormatError`` when
+        the model is empty."""
+        if self._factor_model is None:
+            raise ModelFormatError(
+                "ALSModel() has no factors; ALS(…).fit(ratings) and ALSModel.load(path) make one "
+                "that has"
+            )
+        return self._factor_model
 
     @property
     def rank(self) -> int:

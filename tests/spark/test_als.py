@@ -14,7 +14,7 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import functions as F
 
 from mfspark import ALS, ALSModel, BiasedALS, FactorModel
-from mfspark.errors import ConfigError, DataError
+from mfspark.errors import ConfigError, DataError, ModelFormatError
 
 TOY = [(0, 0, 4.0), (0, 1, 2.0), (1, 1, 3.0), (1, 2, 4.0), (2, 1, 1.0), (2, 2, 5.0)]
 
@@ -105,6 +105,29 @@ def test_the_session_of_its_manual(spark, toy, tmp_path):
     with pytest.raises(Exception, match="exists"):
         model.save(path)
     model.write().overwrite().save(path)
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_pairs_of_its_own_tables_can_be_predicted(spark, toy, tmp_path, is_strict):
+    """Columns of the tables that predictions are joined with are not ambiguous."""
+    ALS(rank=2, numUserBlocks=10, numItemBlocks=10, maxIter=1, seed=42).fit(toy).write().save(
+        str(tmp_path / "model")
+    )
+    model = ALSModel().load(str(tmp_path / "model"))
+    users = model.userFactors.select(F.col("id").alias("user"))
+    items = model.itemFactors.select(F.col("id").alias("item"))
+    name = "spark.sql.analyzer.failAmbiguousSelfJoin"
+    before = spark.conf.get(name)
+    spark.conf.set(name, is_strict)
+    try:
+        assert model.transform(users.crossJoin(items)).count() == 9
+    finally:
+        spark.conf.set(name, before)
+
+
+def test_an_empty_model_says_where_factors_come_from(spark, toy):
+    with pytest.raises(ModelFormatError, match=r"ALSModel\.load\(path\)"):
+        ALSModel().transform(toy)
 
 
 def test_the_example_of_spark_with_ratings_of_text(spark, tmp_path):

@@ -1,6 +1,7 @@
 """The plumbing: placing ids, exchanging factors, stopping."""
 
 import logging
+import math
 import os
 import time
 from contextlib import contextmanager
@@ -17,11 +18,14 @@ from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
 from mfspark.engine import files, half_step, tables
+from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks, open_block
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
 from mfspark.engine.start import initial_keys
 from mfspark.engine.stopping import StopRule
 from mfspark.engine.workspace import Workspace
+from mfspark.errors import DivergenceError
+from mfspark.kernels.problem import HalfStepMetrics
 
 
 @given(
@@ -350,6 +354,18 @@ def test_stop_rule_by_objective():
         "converged",
     ]
     assert rule.best_iteration == 3
+
+
+@pytest.mark.parametrize("error", [math.nan, math.inf])
+def test_an_objective_that_is_no_number_ends_the_loop(error):
+    squared_errors = iter([1.0, 1.0, error, error])
+
+    def solve(fixed):
+        return fixed, HalfStepMetrics(next(squared_errors), 1, 0.0, 0.0, 0)
+
+    solvers = Solver("user", solve, 0), Solver("item", solve, 0)
+    with pytest.raises(DivergenceError, match=r"objective of iteration 2 is (nan|inf)"):
+        alternate(*solvers, (0, 0.0), 0.0, 5, 1.0, lambda row: None)
 
 
 def test_workspace_nests(spark):
