@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from pyspark.sql import SparkSession
 
+from mfspark.app.config import load_config
 from mfspark.app.run_directory import RunDirectory
-from mfspark.config import load_config
 from mfspark.errors import MfsparkError, one_line
 from mfspark.spark_errors import SPARK_ERRORS
 

@@ -19,7 +19,7 @@ from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.data.split import PARTS, fold, uniform
 from mfspark.errors import DataError
 from mfspark.evaluation.comparison import compare
-from mfspark.report.comparison import write_comparison
+from mfspark.report.comparison_page import write_comparison
 
 logger = logging.getLogger("mfspark")
 

@@ -9,8 +9,8 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mfspark.app.config import BlendSettings, Config, MllibSettings, ModelKind, explain
 from mfspark.columns import ITEM, RATING, USER
-from mfspark.config import BlendSettings, Config, MllibSettings, ModelKind, explain
 from mfspark.errors import ConfigError
 from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.biased_als import BiasedALS

@@ -13,8 +13,8 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mfspark.app.config import BenchmarkSettings
 from mfspark.columns import ITEM, RATING, USER
-from mfspark.config import BenchmarkSettings
 from mfspark.errors import ConfigError
 from mfspark.kernels.csr import Float32s, Float64s, Int64s
 from mfspark.models.biased_als import BiasedALS

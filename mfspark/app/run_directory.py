@@ -14,7 +14,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
-from mfspark.config import Config
+from mfspark.app.config import Config
 from mfspark.data.split import PARTS
 from mfspark.errors import DataError
 

@@ -9,10 +9,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.config import BlendSettings
 from mfspark.app.estimators import Contender, make_estimator
 from mfspark.app.memory import Memory, watch_memory
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
-from mfspark.config import BlendSettings
 from mfspark.errors import DataError, one_line
 from mfspark.evaluation.blend import fit_blend
 from mfspark.models.baselines import MeanModel

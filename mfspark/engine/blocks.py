@@ -16,8 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
-from mfspark.engine.cells import ROWS_PER_PACK, packs, values
-from mfspark.engine.files import (
+from mfspark.engine.block_files import (
     Arrays,
     BlockFiles,
     FiledBlocks,
@@ -25,6 +24,7 @@ from mfspark.engine.files import (
     file_blocks,
     unique_name,
 )
+from mfspark.engine.cells import ROWS_PER_PACK, packs, values
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact

@@ -31,9 +31,9 @@ from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, N_RATINGS, RATING, US
 from mfspark.engine.alternate import Outcome
 from mfspark.engine.blocks import held_out_of
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
+from mfspark.engine.factor_tables import factor_batches, table_bytes
 from mfspark.engine.plan import Workload, one_task_bytes
 from mfspark.engine.start import known_rows, start_rows
-from mfspark.engine.tables import factor_batches, table_bytes
 from mfspark.engine.workspace import Workspace, settled
 from mfspark.errors import DivergenceError
 from mfspark.kernels.csr import Float32s, Int32s, Int64s, RatingBlock, build_block

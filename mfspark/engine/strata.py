@@ -15,8 +15,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from mfspark.columns import ITEM, USER
-from mfspark.engine.blocks import assemble_whole, pack_ratings
-from mfspark.engine.files import (
+from mfspark.engine.block_files import (
     Arrays,
     BlockFiles,
     FiledBlocks,
@@ -24,6 +23,7 @@ from mfspark.engine.files import (
     file_blocks,
     unique_name,
 )
+from mfspark.engine.blocks import assemble_whole, pack_ratings
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Csr, Int32s, Int64s

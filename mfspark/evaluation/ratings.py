@@ -6,11 +6,12 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, PREDICTION, RATING, USER
-from mfspark.evaluation.baselines import BIAS_ONLY, GLOBAL_MEAN, ITEM_MEAN, add_baselines
 from mfspark.evaluation.slices import add_slices
+from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.factor_model import FactorModel
 
 MODEL = "model"
+GLOBAL_MEAN, ITEM_MEAN, BIAS_ONLY = "global mean", "item mean", "bias only"
 PREDICTORS = (MODEL, BIAS_ONLY, ITEM_MEAN, GLOBAL_MEAN)
 # The 97.5 % quantile of the normal distribution.
 _Z = 1.959964
@@ -56,6 +57,29 @@ def predict(model: FactorModel, train: DataFrame, test: DataFrame) -> DataFrame:
     )
     scored = keeps_rows.transform(test.select(USER, ITEM, RATING))
     return add_baselines(scored, train).withColumnRenamed(PREDICTION, MODEL)
+
+
+def add_baselines(test: DataFrame, train: DataFrame) -> DataFrame:
+    """Add the columns ``global mean``, ``item mean`` and ``bias only`` to the test rows.
+
+    global mean: μ, by :class:`GlobalMean`. item mean: the mean rating of the item, μ for items
+    without one. bias only: μ + b_u + b_i, by :class:`BiasOnly` with its defaults.
+    """
+    means = GlobalMean(predictionCol=GLOBAL_MEAN).fit(train)
+    biases = BiasOnly(predictionCol=BIAS_ONLY).fit(train)
+    # The predictions are computed later, from the tables on the driver.
+    biases.unpersist()
+    item_means = train.groupBy(ITEM).agg(F.avg(RATING).alias(ITEM_MEAN))
+    return (
+        biases.transform(means.transform(test))
+        .join(item_means, on=ITEM, how="left")
+        .select(
+            *test.columns,
+            GLOBAL_MEAN,
+            F.coalesce(ITEM_MEAN, GLOBAL_MEAN).alias(ITEM_MEAN),
+            F.col(BIAS_ONLY).cast("double").alias(BIAS_ONLY),
+        )
+    )
 
 
 def rating_metrics(predictions: DataFrame) -> DataFrame:

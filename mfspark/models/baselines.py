@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 from typing_extensions import Unpack
 
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER
-from mfspark.engine.als import fit_als
+from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit import Fit, summarise
-from mfspark.engine.tables import table_bytes
+from mfspark.engine.fit_als import fit_als
 from mfspark.engine.workspace import settled
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings

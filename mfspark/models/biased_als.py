@@ -4,8 +4,8 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from typing_extensions import Unpack
 
-from mfspark.engine.als import fit_als
 from mfspark.engine.fit import Fit
+from mfspark.engine.fit_als import fit_als
 from mfspark.models.factorisation import Factorisation
 from mfspark.models.params import BiasedALSArguments, BiasedALSParams
 from mfspark.settings import ALSSettings

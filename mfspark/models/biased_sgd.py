@@ -5,7 +5,7 @@ from pyspark.sql import DataFrame
 from typing_extensions import Unpack
 
 from mfspark.engine.fit import Fit
-from mfspark.engine.sgd import fit_sgd
+from mfspark.engine.fit_sgd import fit_sgd
 from mfspark.models.factorisation import Factorisation
 from mfspark.models.params import BiasedSGDArguments, BiasedSGDParams
 from mfspark.settings import SGDSettings

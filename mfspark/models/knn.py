@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 from mfspark import files
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.engine.cells import values
-from mfspark.engine.neighbours import Nearest, Neighbourhood, find_neighbours
+from mfspark.engine.find_neighbours import Nearest, Neighbourhood, find_neighbours
 from mfspark.engine.workspace import settled
 from mfspark.kernels.csr import Int64s
 from mfspark.kernels.neighbours import Lists, corrections

@@ -7,7 +7,7 @@ from pyspark.ml.util import DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
 from mfspark import __version__, files
-from mfspark.engine.neighbours import Neighbourhood
+from mfspark.engine.find_neighbours import Neighbourhood
 from mfspark.errors import ModelFormatError, one_line
 from mfspark.models.documents import read_document
 from mfspark.models.factor_model import FactorModel

@@ -25,7 +25,7 @@ from mfspark.columns import BIAS, FACTORS
 from mfspark.engine.machine import machine_of
 from mfspark.kernels.csr import Float32s, Int32s, Int64s
 from mfspark.kernels.predict import top_n
-from mfspark.models.cells import factors_of, read, with_tables
+from mfspark.models.broadcast import factors_of, read, with_tables
 
 # Lists that leave Python at a time.
 _QUERIES_PER_BATCH = 10_000

@@ -29,10 +29,10 @@ from pyspark.sql.types import IntegerType, IntegralType
 
 from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
-from mfspark.engine.als import fit_als
+from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit import Fit, summarise
+from mfspark.engine.fit_als import fit_als
 from mfspark.engine.start import start_rows
-from mfspark.engine.tables import table_bytes
 from mfspark.engine.workspace import settled
 from mfspark.errors import ConfigError, ModelFormatError
 from mfspark.ids import column

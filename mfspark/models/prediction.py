@@ -32,7 +32,7 @@ from mfspark.columns import BIAS, FACTORS, ITEM, USER
 from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.kernels.csr import Float64s, Int32s
 from mfspark.kernels.predict import dot_rows, predict_pairs
-from mfspark.models.cells import factors_of, read, with_tables
+from mfspark.models.broadcast import factors_of, read, with_tables
 from mfspark.settings import ColdStartStrategy
 
 # Types that reach Python and come back unchanged.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mfspark import files
 from mfspark.report import charts
-from mfspark.report.comparison import comparison_section
+from mfspark.report.comparison_page import comparison_section
 from mfspark.report.environment import make_environment
 
 _SLICES = ("user activity", "item popularity", "rating value", "cold start")

@@ -28,8 +28,8 @@ from pyspark.sql import DataFrame, SparkSession
 from standalone import Cluster, wait_for
 
 from mfspark import BiasedALS, BiasedSGD, FactorModel
-from mfspark.engine import blocks, half_step, meetings, sgd, strata, workspace
-from mfspark.engine.files import file_blocks, work_at_files
+from mfspark.engine import als_half_step, blocks, fit_sgd, sgd_epoch, strata, workspace
+from mfspark.engine.block_files import file_blocks, work_at_files
 from mfspark.errors import FitError
 
 ITERATIONS = 6
@@ -330,7 +330,7 @@ def big_factors() -> Iterator[None]:
     with (
         patch.object(workspace, "BROADCAST_LIMIT", 0),
         patch.object(workspace, "_CHEAP_BYTES", 0),
-        patch.object(sgd, "BROADCAST_LIMIT", 0),
+        patch.object(fit_sgd, "BROADCAST_LIMIT", 0),
     ):
         yield
 
@@ -399,10 +399,10 @@ FILE_FAULTS = ("kill_python_workers", "delete_files", "truncate_files", "remove_
 SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "broadcast, no fault": after_iterations("broadcast"),
     "routed, no fault": after_iterations("routed"),
-    "an executor in a half-step, routed": death_in_a_step("routed", half_step, 4),
-    "an executor in a sub-epoch, sgd": death_in_a_step("sgd", meetings, 5),
+    "an executor in a half-step, routed": death_in_a_step("routed", als_half_step, 4),
+    "an executor in a sub-epoch, sgd": death_in_a_step("sgd", sgd_epoch, 5),
     "an executor in a half-step, then both one after the other, broadcast": death_in_a_step(
-        "broadcast", half_step, 1, "kill_first_executor", "kill_second_executor"
+        "broadcast", als_half_step, 1, "kill_first_executor", "kill_second_executor"
     ),
     "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
     "a Worker": lost_worker,
@@ -410,10 +410,10 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "Python workers, files, scratch; routed": after_iterations("routed", *FILE_FAULTS),
     "Python workers, files, scratch; sgd": after_iterations("sgd", *FILE_FAULTS),
     "big factors; an executor in a half-step, files, scratch; routed": with_big_factors(
-        death_in_a_step("routed", half_step, 2, *FILE_FAULTS)
+        death_in_a_step("routed", als_half_step, 2, *FILE_FAULTS)
     ),
     "big factors; an executor in a sub-epoch, files; sgd": with_big_factors(
-        death_in_a_step("sgd", meetings, 2, "delete_files")
+        death_in_a_step("sgd", sgd_epoch, 2, "delete_files")
     ),
     "scratch while blocks are built, broadcast": lost_scratch_while_blocks_are_built(
         "broadcast", blocks

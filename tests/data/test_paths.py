@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mfspark import FactorModel, files
-from mfspark.config import RunSettings
+from mfspark.app.config import RunSettings
 from mfspark.data.read import RatingsSource, read_items, read_ratings
 from mfspark.errors import DataError, OutputExistsError
 

@@ -123,8 +123,8 @@ def test_folds_and_the_section_in_the_report(finished, tmp_path):
 )
 def test_models_are_checked_before_anything_runs(tmp_path, models, message):
     from mfspark.app.compare import _entries
+    from mfspark.app.config import load_config
     from mfspark.app.run_directory import RunDirectory
-    from mfspark.config import load_config
     from mfspark.errors import ConfigError
 
     (tmp_path / "run.toml").write_text(CONFIG)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mfspark.app.reference import reference
-from mfspark.config import Config, load_config
+from mfspark.app.config import Config, load_config
+from mfspark.app.config_reference import reference
 from mfspark.errors import ConfigError
 from mfspark.settings import ALSSettings, SGDSettings
 
@@ -100,7 +100,7 @@ def test_every_setting_is_described():
 
 
 def test_the_reference_is_up_to_date():
-    """docs/configuration.md; `python -m mfspark.app.reference` prints it anew."""
+    """docs/configuration.md; `python -m mfspark.app.config_reference` prints it anew."""
     page = (CONF.parent / "docs/configuration.md").read_text(encoding="utf-8")
     assert page == reference()
     assert "| `reg_exponent` | `0.5` | ν: a row with n ratings" in page

@@ -10,8 +10,8 @@ import pytest
 from running import make_ratings
 
 from mfspark.app import steps
+from mfspark.app.config import load_config
 from mfspark.app.run_directory import RunDirectory
-from mfspark.config import load_config
 from mfspark.errors import DataError
 
 
@@ -87,7 +87,7 @@ def test_damaged_documents_are_said_in_a_line(spark, open_run, content):
 HOLD = """
 import sys
 from mfspark.app.run_directory import RunDirectory
-from mfspark.config import load_config
+from mfspark.app.config import load_config
 with RunDirectory(load_config(sys.argv[1], [])).lock():
     print("locked", flush=True)
     sys.stdin.read()

@@ -10,7 +10,7 @@ from scratch import scratch_folder
 from mfspark import BiasedALS, BiasedSGD, FactorModel
 from mfspark.data.split import fold
 from mfspark.data.synthetic import SyntheticSettings, synthetic_ratings
-from mfspark.engine import meetings
+from mfspark.engine import sgd_epoch
 from mfspark.errors import ConfigError, DivergenceError
 
 SETTINGS = {
@@ -91,7 +91,7 @@ def test_distributed_epochs_do_what_those_of_one_task_do(ratings):
 def test_lost_files_are_made_again(spark, ratings, monkeypatch):
     plain = BiasedSGD(numBlocks=3, maxIter=2, execution="distributed", **SETTINGS)
     expected = plain.fit(ratings).history.select("objective", "train_rmse").toPandas()
-    work, scratch, n_lost = meetings.work_at_files, scratch_folder(spark), []
+    work, scratch, n_lost = sgd_epoch.work_at_files, scratch_folder(spark), []
 
     def lose(*arguments):
         for path in scratch.glob("mfspark-block-*.arrow"):
@@ -99,7 +99,7 @@ def test_lost_files_are_made_again(spark, ratings, monkeypatch):
             n_lost.append(path)
         return work(*arguments)
 
-    monkeypatch.setattr(meetings, "work_at_files", lose)
+    monkeypatch.setattr(sgd_epoch, "work_at_files", lose)
     found = plain.fit(ratings).history.select("objective", "train_rmse").toPandas()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert len(n_lost) >= 3 * 2 * 3

@@ -9,7 +9,7 @@ import pytest
 from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
-from mfspark.engine import half_step
+from mfspark.engine import als_half_step
 
 
 def heap_mib(spark) -> float:
@@ -23,7 +23,7 @@ def heap_mib(spark) -> float:
 @pytest.mark.parametrize("exchange", ["broadcast", "routed"])
 def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchange):
     scratch, seen, n = scratch_folder(spark), [], 200
-    run = half_step.run_half_step
+    run = als_half_step.run_half_step
 
     def watch(workspace, side, fixed):
         if len(seen) % 20 == 0:
@@ -35,7 +35,7 @@ def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchang
             seen.append(None)
         return run(workspace, side, fixed)
 
-    monkeypatch.setattr("mfspark.engine.als.run_half_step", watch)
+    monkeypatch.setattr("mfspark.engine.fit_als.run_half_step", watch)
     # Never better by enough would stop the fit, so every iteration counts as better.
     monkeypatch.setattr("mfspark.engine.stopping.StopRule.observe", never_stop)
     model = BiasedALS(

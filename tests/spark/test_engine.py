@@ -17,7 +17,7 @@ from pyspark.sql.conf import RuntimeConfig
 from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
-from mfspark.engine import files, half_step, tables
+from mfspark.engine import als_half_step, block_files, factor_tables
 from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks, open_block
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
@@ -186,7 +186,7 @@ def test_files_lost_before_every_half_step_are_made_again(
     spark, model, ratings, monkeypatch, exchange, damage
 ):
     calls = []
-    run = half_step.run_half_step
+    run = als_half_step.run_half_step
 
     scratch = scratch_folder(spark)
 
@@ -197,7 +197,7 @@ def test_files_lost_before_every_half_step_are_made_again(
         calls.append(len(paths))
         return run(workspace, side, fixed)
 
-    monkeypatch.setattr("mfspark.engine.als.run_half_step", lose_files)
+    monkeypatch.setattr("mfspark.engine.fit_als.run_half_step", lose_files)
     found = BiasedALS(
         rank=3, maxIter=6, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed",
         exchange=exchange, numUserBlocks=3, numItemBlocks=2,
@@ -222,7 +222,7 @@ def test_factors_are_the_same_wherever_they_are_kept(
     limits = {"driver": (2**20, 2**20), "executors": (2**20, 0)}.get(keep, (0, 0))
     monkeypatch.setattr("mfspark.engine.workspace.BROADCAST_LIMIT", limits[0])
     monkeypatch.setattr("mfspark.engine.workspace._CHEAP_BYTES", limits[1])
-    monkeypatch.setattr("mfspark.engine.sgd.BROADCAST_LIMIT", limits[0])
+    monkeypatch.setattr("mfspark.engine.fit_sgd.BROADCAST_LIMIT", limits[0])
     with session_setting(spark, "spark.checkpoint.dir", str(tmp_path / "my checkpoints"), keep):
         found = fit()
     assert_same_predictions(found, expected, ratings)
@@ -242,7 +242,7 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
     expected = estimator.fit(ratings)
     monkeypatch.setattr("mfspark.engine.workspace._CHEAP_BYTES", 0)
     scratch, calls = scratch_folder(spark), []
-    run, write = half_step.run_half_step, tables.factor_tables
+    run, write = als_half_step.run_half_step, factor_tables.factor_tables
 
     def lose():
         files_lost = list(scratch.glob("mfspark-block-*.arrow"))
@@ -262,8 +262,8 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
             lose()
         return write(*arguments)
 
-    monkeypatch.setattr("mfspark.engine.als.run_half_step", lose_in_an_iteration)
-    monkeypatch.setattr("mfspark.engine.als.factor_tables", lose_after_the_last_one)
+    monkeypatch.setattr("mfspark.engine.fit_als.run_half_step", lose_in_an_iteration)
+    monkeypatch.setattr("mfspark.engine.fit_als.factor_tables", lose_after_the_last_one)
     found = estimator.fit(ratings)
     assert calls
     assert min(calls) > 0
@@ -304,8 +304,8 @@ def test_what_killed_fits_left_is_removed_and_nothing_else(tmp_path, monkeypatch
     for path in (old, other):
         os.utime(path, (two_days_ago, two_days_ago))
     monkeypatch.setenv("SPARK_LOCAL_DIRS", str(live))
-    files._remove_abandoned.cache_clear()
-    files._remove_abandoned()
+    block_files._remove_abandoned.cache_clear()
+    block_files._remove_abandoned()
     assert not old.exists()
     assert young.exists()
     assert other.exists()

@@ -6,8 +6,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from mfspark import BiasOnly
-from mfspark.evaluation.baselines import add_baselines
-from mfspark.evaluation.ratings import evaluate, rating_metrics
+from mfspark.evaluation.ratings import add_baselines, evaluate, rating_metrics
 from mfspark.evaluation.slices import add_slices
 
 

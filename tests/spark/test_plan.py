@@ -128,8 +128,8 @@ BLOCK = """
 import sys
 import numpy as np, pyarrow as pa
 from mfspark.engine.blocks import block_arrays
-from mfspark.engine.files import BlockFiles
-from mfspark.engine.half_step import _solve
+from mfspark.engine.block_files import BlockFiles
+from mfspark.engine.als_half_step import _solve
 from mfspark.engine.index import Layout
 from mfspark.kernels.problem import Penalty, Problem
 n_users, n_items, rank = map(int, sys.argv[2:])

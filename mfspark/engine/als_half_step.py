@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.blocks import BlockedSide, open_block
 from mfspark.engine.cells import values
 from mfspark.engine.exchange import Exchange, gather
-from mfspark.engine.files import BlockFiles, work_at_files
 from mfspark.engine.index import SideIndex
 from mfspark.engine.start import start_cells
 from mfspark.engine.workspace import Keep, Workspace

@@ -8,14 +8,14 @@ from pyspark.sql import DataFrame
 from mfspark.columns import ITEM, USER
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.descend import Rates, descend
+from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.fit import Fit, Training, run_fit
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
-from mfspark.engine.meetings import Descending, factors_of, initial_cells, run_epoch
 from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.engine.progress import Progress
+from mfspark.engine.sgd_epoch import Descending, factors_of, initial_cells, run_epoch
 from mfspark.engine.strata import build_strata
-from mfspark.engine.tables import factor_tables
 from mfspark.engine.threaded_sgd import ThreadedSGD
 from mfspark.kernels.problem import Problem
 from mfspark.settings import SGDSettings

@@ -15,10 +15,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER
+from mfspark.engine.als_half_step import FACTORS_SCHEMA, factors_batch
+from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.cells import values
 from mfspark.engine.descend import Rates
-from mfspark.engine.files import BlockFiles, work_at_files
-from mfspark.engine.half_step import FACTORS_SCHEMA, factors_batch
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.start import start_cells
 from mfspark.engine.strata import Strata, draw_key, draw_meetings, open_user_block

@@ -10,9 +10,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
+from mfspark.engine.als_half_step import matrix
+from mfspark.engine.block_files import recovering
 from mfspark.engine.cells import values
-from mfspark.engine.files import recovering
-from mfspark.engine.half_step import matrix
 from mfspark.engine.index import SideIndex
 from mfspark.engine.workspace import Workspace, settled
 from mfspark.kernels.csr import Float32s, Float64s

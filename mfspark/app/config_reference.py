@@ -1,6 +1,6 @@
 """The reference of the configuration, made from the settings themselves.
 
-python -m mfspark.app.reference > docs/configuration.md
+python -m mfspark.app.config_reference > docs/configuration.md
 """
 
 import json
@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from mfspark.config import Config
+from mfspark.app.config import Config
 
 _HEAD = """# Configuration
 
 A TOML file with the sections below; `--set section.key=value` overrides single values. Unknown keys
-are errors. This page is printed by `python -m mfspark.app.reference`.
+are errors. This page is printed by `python -m mfspark.app.config_reference`.
 """
 
 

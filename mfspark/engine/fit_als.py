@@ -7,16 +7,16 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from mfspark.columns import ITEM, USER
+from mfspark.engine.als_half_step import SolvedSide, initial_factors, run_half_step
 from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.exchange import make_exchange
+from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.fit import Fit, Training, run_fit
-from mfspark.engine.half_step import SolvedSide, initial_factors, run_half_step
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.plan import Workload, make_plan
 from mfspark.engine.progress import Progress
-from mfspark.engine.tables import factor_tables
 from mfspark.engine.threaded_als import ThreadedALS
 from mfspark.engine.workspace import where_to_keep
 from mfspark.kernels.problem import Problem
