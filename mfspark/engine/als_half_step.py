@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 
 from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.blocks import BlockedSide, open_block
-from mfspark.engine.cells import values
+from mfspark.engine.cells import kept_values, values
 from mfspark.engine.exchange import Exchange, gather
 from mfspark.engine.index import SideIndex
 from mfspark.engine.start import start_cells
@@ -92,7 +92,7 @@ def _solve(
     if opened is None:
         return factors_batch(block)
     ratings, needed = opened
-    sent = zip(arrived["number"].to_pylist(), values(arrived["rows"]), strict=True)
+    sent = zip(arrived["number"].to_pylist(), kept_values(arrived["rows"]), strict=True)
     fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange, rank)
     n_own = int(layout.sizes[block])
     rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)

@@ -48,12 +48,7 @@ class LostCellError(Exception):
 
 
 def values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
-    """The values of a binary column where they lie (a pyarrow scalar is a copy).
-
-    Raises ``LostCellError`` for null.
-    """
-    if column.null_count:
-        raise LostCellError(f"{column.null_count} of {len(column)} cells are null")
+    """The values of a binary column where they lie (a pyarrow scalar is a copy); null is empty."""
     found = []
     for part in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         _, offsets, data = part.buffers()
@@ -61,6 +56,13 @@ def values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
         whole = data or pa.py_buffer(b"")
         found += [whole.slice(start, end - start) for start, end in pairwise(ends)]
     return found
+
+
+def kept_values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
+    """``values`` of cells that a fit keeps between its steps; ``LostCellError`` for null."""
+    if column.null_count:
+        raise LostCellError(f"{column.null_count} of {len(column)} cells are null")
+    return values(column)
 
 
 def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:

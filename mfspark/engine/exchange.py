@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.engine.blocks import BlockedSide
-from mfspark.engine.cells import cell
+from mfspark.engine.cells import cell, kept_values
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.csr import Float32s, Int32s, Int64s
@@ -153,11 +153,11 @@ def _select_rows(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Re
     for batch in batches:
         for row in range(batch.num_rows):
             wanted = cell(batch, "wanted", row, np.int32)
-            rows = cell(batch, "rows", row, np.float32).reshape(-1, rank + 1)
+            rows = np.frombuffer(kept_values(batch.column("rows"))[row], np.float32)
             yield pa.RecordBatch.from_pydict(
                 {
                     "number": batch.column("number").slice(row, 1),
                     "target": batch.column("target").slice(row, 1),
-                    "rows": [rows[wanted].tobytes()],
+                    "rows": [rows.reshape(-1, rank + 1)[wanted].tobytes()],
                 }
             )

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.engine.als_half_step import matrix
 from mfspark.engine.block_files import recovering
-from mfspark.engine.cells import values
+from mfspark.engine.cells import kept_values
 from mfspark.engine.index import SideIndex
 from mfspark.engine.workspace import Workspace, settled
 from mfspark.kernels.csr import Float32s, Float64s
@@ -76,7 +76,7 @@ def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Rec
     for batch in batches:
         for row in range(batch.num_rows):
             # By place: Spark's optimiser gives the columns of a union names of its own.
-            factors = matrix(values(batch.column(1))[row], rank)[:, :rank].astype(np.float64)
+            factors = matrix(kept_values(batch.column(1))[row], rank)[:, :rank].astype(np.float64)
             gram, sums = factors.T @ factors, factors.sum(axis=0)
             yield pa.RecordBatch.from_pydict(
                 {
@@ -106,7 +106,7 @@ def _unpack(
     for batch in batches:
         for row in range(batch.num_rows):
             block = batch.column("number")[row].as_py()
-            rows = matrix(values(batch.column("rows"))[row], len(rotation))
+            rows = matrix(kept_values(batch.column("rows"))[row], len(rotation))
             for first, bias, factors in factor_batches(rows, rotation, scale):
                 n = len(bias)
                 yield pa.RecordBatch.from_pydict(

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from mfspark.columns import ITEM, USER
 from mfspark.engine.als_half_step import FACTORS_SCHEMA, factors_batch
 from mfspark.engine.block_files import BlockFiles, work_at_files
-from mfspark.engine.cells import values
+from mfspark.engine.cells import kept_values
 from mfspark.engine.descend import Rates
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.start import start_cells
@@ -148,7 +148,7 @@ def _meet(
     entries = opened.stratum(item_block)
     shuffle(entries, draw_key(descending.seed, epoch, user_block, item_block))
     owners = zip(arrived["side"].to_pylist(), arrived["number"].to_pylist(), strict=True)
-    parts = [_parameters(part, descending.rank) for part in values(arrived["rows"])]
+    parts = [_parameters(part, descending.rank) for part in kept_values(arrived["rows"])]
     before = dict(zip(owners, parts, strict=True))
     partners_met = (USER, user_block), (ITEM, item_block)
     problems = descending.problems[USER], descending.problems[ITEM]
@@ -228,11 +228,15 @@ def _measure(arrived: pa.Table, *, descending: Descending) -> pa.RecordBatch:
     error = None
     if opened is not None:
         items = FixedSide.zeros(descending.items.n_rows, rank)
-        sent = zip(arrived["item_block"].to_pylist(), values(arrived["item_rows"]), strict=True)
+        sent = zip(
+            arrived["item_block"].to_pylist(), kept_values(arrived["item_rows"]), strict=True
+        )
         for source, part in sent:
             first = int(descending.items.offsets[source])
             items.fill(first, _parameters(part, rank)[:, : rank + 1])
-        users = np.ascontiguousarray(_parameters(values(arrived["rows"])[0], rank)[:, : rank + 1])
+        users = np.ascontiguousarray(
+            _parameters(kept_values(arrived["rows"])[0], rank)[:, : rank + 1]
+        )
         error = [squared_error(opened.validation, users, items, descending.problems[USER].mean)]
     return _cells([(USER, block, None, error)])
 
@@ -252,6 +256,8 @@ def factors_of(cells: DataFrame, side: str, rank: int) -> DataFrame:
 
 def _factors(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        for owner, part in zip(batch.column(0).to_pylist(), values(batch.column(1)), strict=True):
+        for owner, part in zip(
+            batch.column(0).to_pylist(), kept_values(batch.column(1)), strict=True
+        ):
             rows = _parameters(part, rank)[:, : rank + 1]
             yield factors_batch(owner, np.ascontiguousarray(rows))

@@ -116,11 +116,9 @@ class Bench:
         }
 
     def n_persistent(self) -> int:
-        """Persisted tables; when factors are big, without their checkpoints on the executors, which
-        Spark drops some time after nothing refers to them."""
-        if workspace.BROADCAST_LIMIT:
-            return len(self.spark.sparkContext._jsc.getPersistentRDDs())
-        return 0 if self.spark._jsparkSession.sharedState().cacheManager().isEmpty() else 1
+        """Persisted tables; without checkpoints of big factors on the executors, which Spark drops
+        some time after nothing refers to them."""
+        return self.spark._jsparkSession.sharedState().cacheManager().numCachedEntries()
 
     def left_files(self) -> list[Path]:
         """Block files after a fit. It may end before the node of a killed executor has another

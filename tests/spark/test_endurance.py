@@ -47,8 +47,9 @@ def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchang
     assert len(figures) == 2 * n // 20
     early, late = figures[2], figures[-1]
     assert late[0] == early[0]
-    # Spark removes files of finished shuffles when its garbage collector finds them unused.
-    assert late[1] < early[1] + 100
+    # Spark removes files of finished shuffles some time after its garbage collector finds them
+    # unused; all of them together would be above a thousand.
+    assert late[1] < early[1] + 400
     assert late[2] == early[2]
     assert late[3] < early[3] + 50
 
