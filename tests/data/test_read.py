@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -247,3 +251,21 @@ def test_a_file_among_parts_that_is_none_of_them_is_named(spark, tmp_path, odd):
     assert "than the files beside it" in one_line(raised.value)
     if odd == "types":
         assert "[user]" in one_line(raised.value)
+
+
+def test_a_file_that_may_not_be_read_says_so():
+    """As a user that is not root, who may read everything."""
+    script = (
+        "import os, sys; from mfspark.data.read import detect_format, RatingsSource\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "detect_format(RatingsSource(path=sys.argv[1]))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "ratings.csv"
+        path.write_text("user,item,rating\n1,2,3\n")
+        path.chmod(0)
+        command = [sys.executable, "-c", script, str(path)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert f"{path} may not be read by this user; change its permissions" in run.stderr
