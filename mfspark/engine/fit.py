@@ -1,4 +1,5 @@
-"""What every fit begins with and ends in; in between, one task fits or all together."""
+"""The frame of ALS and SGD fits: ratings are checked, summarised and standardised, and then fitted
+in one task or distributed."""
 
 import logging
 import math

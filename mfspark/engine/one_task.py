@@ -103,7 +103,7 @@ class Learner(Protocol):
     def learn(
         self, pool: ThreadPoolExecutor, n_threads: int, ratings: Indexed
     ) -> Outcome[Float32s]:
-        """Rows [factors, bias] of users and items by position, and how they came about."""
+        """Rows [factors, bias] of users and items by position, history and reason to stop."""
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _meet(
     error = visit(entries, users, items, problems, rate, descending.rates.by_row)
     found: list[_Cell] = []
     for owner, problem, reached in zip(partners_met, problems, (users, items), strict=True):
-        # Of a block without rows nothing came, and nothing goes on.
+        # A block without rows has no cell.
         if owner in before:
             counts = before[owner][:, -1]
             penalty = problem.penalty.total(counts.astype(np.float64), reached.rows)

@@ -1,4 +1,4 @@
-"""What a half-step is given and gives: penalty, fixed side, metrics."""
+"""Arguments and results of a half-step: penalty, fixed side, metrics."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
