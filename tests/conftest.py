@@ -32,6 +32,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
         .config("spark.driver.memory", "2g")
         # A short life: the optimising compiler and parallel collection cost more than they save.
         .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        # What Spark remembers for its UI grows until it is a thousand queries: tests of memory
+        # would depend on the tests before them.
+        .config("spark.sql.ui.retainedExecutions", "10")
+        .config("spark.ui.retainedJobs", "10")
+        .config("spark.ui.retainedStages", "10")
+        .config("spark.ui.retainedTasks", "100")
         .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
         .config("spark.python.unix.domain.socket.enabled", "true")
         .getOrCreate()
