@@ -48,8 +48,8 @@ def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchang
     early, late = figures[2], figures[-1]
     assert late[0] == early[0]
     # Spark removes files of finished shuffles some time after its garbage collector finds them
-    # unused; all of them together would be above a thousand.
-    assert late[1] < early[1] + 400
+    # unused, so that their number goes up and down.
+    assert min(files for _, files, _, _ in figures[-5:]) < early[1] + 100
     assert late[2] == early[2]
     assert late[3] < early[3] + 50
 
