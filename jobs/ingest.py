@@ -1,6 +1,7 @@
 """Read, check and split ratings: writes ratings/, quarantine/, items/ and ingest.json."""
 
-from mfspark.app import cli, steps
+from mfspark.app import cli
+from mfspark.app.ingest import ingest
 
 if __name__ == "__main__":
-    cli.main(steps.ingest, __doc__)
+    cli.main(ingest, __doc__)

@@ -1,7 +1,23 @@
 """One vocabulary of column names, shared by every table that mfspark reads or writes."""
 
-USER = "user"
-ITEM = "item"
+from enum import Enum
+
+
+class Side(str, Enum):
+    """Users or items; as text, the name of the column of their ids."""
+
+    USER = "user"
+    ITEM = "item"
+
+    __str__ = str.__str__
+
+    @property
+    def other(self) -> "Side":
+        """The side that this one is rated by, or rates."""
+        return Side.ITEM if self == Side.USER else Side.USER
+
+
+USER, ITEM = Side.USER, Side.ITEM
 RATING = "rating"
 TIMESTAMP = "timestamp"
 HELD_OUT = "held_out"

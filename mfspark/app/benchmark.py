@@ -17,10 +17,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.ingest import checked_ratings
 from mfspark.app.memory import IS_MEASURED, Memory, machine_bytes, watch_memory
 from mfspark.app.peers import Data, Peer, make_peers
 from mfspark.app.run_directory import RunDirectory
-from mfspark.app.steps import checked_ratings
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.data.split import fold
 from mfspark.data.synthetic import synthetic_ratings

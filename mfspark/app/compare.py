@@ -11,9 +11,10 @@ from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.app.estimators import contenders, mark_validation, members
+from mfspark.app.ingest import ingest
 from mfspark.app.memory import IS_MEASURED
 from mfspark.app.run_directory import RunDirectory
-from mfspark.app.steps import ingest, kernels_compiled
+from mfspark.app.steps import kernels_compiled
 from mfspark.app.trial import TEST, VALIDATION, Entry, Fold, run_entry, train_of, warm_up
 from mfspark.columns import HELD_OUT, ITEM, RATING, USER
 from mfspark.data.split import PARTS, fold, uniform

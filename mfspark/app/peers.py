@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from mfspark.app.config import BenchmarkSettings
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.errors import ConfigError
-from mfspark.kernels.csr import Float32s, Float64s, Int64s
+from mfspark.kernels.arrays import Float32s, Float64s, Int64s
 from mfspark.models.biased_als import BiasedALS
 from mfspark.models.biased_sgd import BiasedSGD
 from mfspark.settings import ALSSettings, FactorisationSettings, SGDSettings
@@ -111,7 +111,7 @@ class _SingleMachine(Peer):
         self._cores = cores
         train: Any = data.train.toPandas()
         test: Any = data.test.toPandas()
-        known = {side: pd.Index(train[side].unique()) for side in (USER, ITEM)}
+        known = {str(side): pd.Index(train[side].unique()) for side in (USER, ITEM)}
         self.train = pd.DataFrame(
             {
                 **{side: index.get_indexer(train[side]) for side, index in known.items()},

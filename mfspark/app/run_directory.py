@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
@@ -23,6 +24,24 @@ _PACKAGES = ("mfspark", "pyspark", "numpy", "pandas", "pyarrow", "numba", "scipy
 # In every output: what it is, and what it was made from. Readers of tables pass over such names.
 _PROVENANCE = "_provenance.json"
 _LOCK = ".lock"
+
+
+class IngestRecord(BaseModel):
+    """``ingest.json``: what became of all rows that were read.
+
+    ``split``: rows of each part; ``bad_rows``: of each reason, in quarantine; ``fingerprint``: of
+    the ratings and of the part that each is in.
+    """
+
+    origin: str
+    rows_read: int
+    rows_clean: int
+    users: int
+    items: int
+    rows_merged: int
+    bad_rows: dict[str, int]
+    split: dict[str, int]
+    fingerprint: str | None
 
 
 class RunDirectory:
@@ -119,23 +138,31 @@ class RunDirectory:
             raise DataError(f"{path} is damaged: it should hold a JSON object; delete it")
         return content
 
-    def ingested(self) -> dict[str, Any]:
+    def ingested(self) -> IngestRecord:
         """What ``ingest.json`` says; ``DataError`` when it is not about these ratings."""
         self.require("ratings", "ingest")
         if not files.exists(self.of("ingest.json")):
             raise DataError(f"{self.path}/ingest.json is missing; run the ingest job again")
-        facts = self.document(self.of("ingest.json"))
-        if facts.get("fingerprint") != self.identity("ratings"):
+        path = self.of("ingest.json")
+        try:
+            record = IngestRecord.model_validate(self.document(path))
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise DataError(
+                f"{path} is damaged at {where!r}; restore it from a copy, or run the ingest job "
+                "again with run.overwrite = true"
+            ) from None
+        if record.fingerprint != self.identity("ratings"):
             raise DataError(
                 f"{self.path}/ingest.json is about other ratings than {self.path}/ratings holds: "
                 "an ingest was broken off; run the ingest job again with run.overwrite = true"
             )
-        return facts
+        return record
 
     def ratings(self, spark: SparkSession, part: str) -> DataFrame:
         """Ratings of a part of the split, none of them missing."""
         assert part in PARTS
-        expected = self.ingested()["split"][part]
+        expected = self.ingested().split[part]
         rows = files.read_parquet(spark, self.of(f"ratings/{part}"))
         found = rows.count()
         if found != expected:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark.columns import GENRES, ITEM, RATING, TIMESTAMP, TITLE, USER, YEAR
-from mfspark.kernels.csr import Float64s, Int64s
-from mfspark.kernels.initialise import hashed_uniform
+from mfspark.kernels.arrays import Float64s, Int64s
+from mfspark.kernels.random import hashed_uniform
 
 _FIRST_SECOND = 1_500_000_000
 _FIVE_YEARS = 5 * 365 * 86_400

@@ -50,7 +50,7 @@ class Checks(BaseModel):
 
 @dataclass(frozen=True)
 class CheckedRatings:
-    """The outcome of the checks; both tables are pinned until ``release``.
+    """The outcome of the checks; both tables are persisted until ``release``.
 
     ``clean``: user, item, rating double, timestamp long (Unix seconds, null when unknown); one row
     per user and item. ``quarantine``: raw fields as strings, line, origin, reason. ``bad_rows``
@@ -63,11 +63,11 @@ class CheckedRatings:
     n_clean: int
     n_merged: int
     bad_rows: dict[str, int]
-    pinned: DataFrame
+    persisted: DataFrame
 
     def release(self) -> None:
         """Let go of the memory."""
-        self.pinned.unpersist()
+        self.persisted.unpersist()
 
 
 def check_ratings(raw: RawRatings, checks: Checks) -> CheckedRatings:
@@ -139,7 +139,7 @@ def _outcome(raw: RawRatings, checks: Checks, checked: DataFrame) -> CheckedRati
         n_clean=n_clean,
         n_merged=n_merged,
         bad_rows=bad_rows,
-        pinned=checked,
+        persisted=checked,
     )
 
 
@@ -287,7 +287,7 @@ def _refuse_ambiguous(checked: DataFrame, has_timestamps: bool) -> None:
     latest = of_pair.agg(newest["parsed_timestamp"].alias("latest"))
     row = (
         checked.where(F.col(REASON).isNull() | (F.col(REASON) == DUPLICATE))
-        .join(latest, [USER, ITEM])
+        .join(latest, [str(USER), str(ITEM)])
         .where(F.col("parsed_timestamp").eqNullSafe(F.col("latest")))
         .groupBy(USER, ITEM, "latest")
         .agg(F.count_distinct("parsed_rating").alias("n"))

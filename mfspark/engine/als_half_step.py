@@ -1,5 +1,6 @@
 """One half-step on all blocks of a side: a pure function of the blocks and the fixed factors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,26 +8,20 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from mfspark.columns import Side
 from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.blocks import BlockedSide, open_block
-from mfspark.engine.cells import kept_values, values
+from mfspark.engine.cells import values
 from mfspark.engine.exchange import Exchange, gather
+from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import SideIndex
-from mfspark.engine.start import start_cells
-from mfspark.engine.workspace import Keep, Workspace
-from mfspark.kernels.csr import Float32s, Float64s, Int64s
+from mfspark.engine.plan import Keep
+from mfspark.engine.start_cells import block_start, starting_ids
+from mfspark.engine.workspace import Workspace
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
-from mfspark.kernels.problem import HalfStepMetrics, Problem, add_metrics
+from mfspark.kernels.objective import Objective, PassSums, Penalty, add_sums
 from mfspark.settings import Exchange as ExchangeName
-
-# What a half-step makes of each block: its number, its rows (float32 [size, rank + 1]), and sums
-# that the driver wants: the metrics of the half-step, and the moments of the block's shares in hot
-# rows, float64 [2, n_hot, rank + 2, rank + 2] (training, validation). The schema is narrow because
-# Spark's driver spends a millisecond or two on each column of a plan.
-FACTORS_SCHEMA = "number int, rows binary, metrics array<double>, hot binary"
-# What of it the next half-step is given.
-FACTORS = ("number", "rows")
 
 # Tables that a fit may go back to: the best iteration is the last one or the one before, of either
 # side, and a half-step makes two tables where files were missing.
@@ -35,111 +30,105 @@ _RECENT = 8
 
 @dataclass(frozen=True)
 class SolvedSide:
-    """What the half-steps of one side share."""
+    """What the half-steps that solve one side share."""
 
+    side: Side
     blocks: BlockedSide
     exchange: Exchange
-    problem: Problem
+    objective: Objective
     rank: int
     keep: Keep
 
 
 def run_half_step(
-    workspace: Workspace, side: SolvedSide, fixed: DataFrame
-) -> tuple[DataFrame, HalfStepMetrics]:
+    workspace: Workspace, solved: SolvedSide, fixed: DataFrame
+) -> tuple[DataFrame, PassSums]:
     """Solve every block of a side, from and to a table of the columns ``FACTORS``.
 
     One Spark job solves, measures and stores the new factors. Only sums come to the driver, unless
-    the factors are kept there: the metrics, and of each hot row its moments, from which it is
+    the factors are kept there: those of the pass, and of each hot row its moments, from which it is
     solved here.
     """
-    blocks, layout = side.blocks, side.blocks.layout
+    layout, files = solved.blocks.layout, solved.blocks.blocks.files
     solve = partial(
-        _solve,
-        problem=side.problem,
-        files=blocks.blocks.files,
-        exchange=side.exchange.name,
-        rank=side.rank,
+        solve_block,
+        side=solved.side,
+        objective=solved.objective,
+        files=files,
+        exchange=solved.exchange.name,
+        rank=solved.rank,
     )
-    deliver = partial(side.exchange.deliver, fixed)
-    solved, sums = work_at_files(
-        workspace, blocks.blocks, deliver, solve, FACTORS_SCHEMA, side.keep, FACTORS
+    factors, found = work_at_files(
+        workspace,
+        solved.blocks.blocks,
+        solved.exchange.deliver(fixed),
+        solve,
+        FACTORS_SCHEMA,
+        solved.keep,
+        FACTORS,
     )
     workspace.forget(0, workspace.n_kept - _RECENT)
     # In the order of the blocks, so that the sums are the same in every run.
-    metrics = sums["metrics"].to_pylist()
+    sums = found["sums"].to_pylist()
     if layout.n_hot:
-        shape = (2, layout.n_hot, side.rank + 2, side.rank + 2)
+        shape = (2, layout.n_hot, solved.rank + 2, solved.rank + 2)
         train, validation = np.sum(
-            [np.frombuffer(part).reshape(shape) for part in values(sums["hot"])], axis=0
+            [np.frombuffer(part).reshape(shape) for part in values(found["hot"])], axis=0
         )
-        rows, hot_metrics = half_step_of_moments(train, validation, side.problem)
-        metrics.append(hot_metrics)
-        solved = solved.union(
+        rows, hot_sums = half_step_of_moments(train, validation, solved.objective, solved.side)
+        sums.append(hot_sums)
+        factors = factors.union(
             workspace.spark.createDataFrame(
                 [(layout.n_blocks, rows.tobytes())], "number int, rows binary"
             )
         )
-    return solved, add_metrics(metrics)
+    return factors, add_sums(sums)
 
 
-def _solve(
-    arrived: pa.Table, *, problem: Problem, files: BlockFiles, exchange: ExchangeName, rank: int
+def solve_block(
+    arrived: pa.Table,
+    *,
+    side: Side,
+    objective: Objective,
+    files: BlockFiles,
+    exchange: ExchangeName,
+    rank: int,
 ) -> pa.RecordBatch:
-    """Solve the block that the rows of ``arrived`` (block, number, rows) were sent to."""
+    """Solve the block that the rows of ``arrived`` (block, number, rows) were sent to: one row of
+    ``FACTORS_SCHEMA``."""
     block, layout = arrived["block"][0].as_py(), files.layout
     opened = open_block(files, block)
     if opened is None:
-        return factors_batch(block)
+        return factors_cell(block)
     ratings, needed = opened
-    sent = zip(arrived["number"].to_pylist(), kept_values(arrived["rows"]), strict=True)
-    fixed = gather({source: matrix(rows, rank) for source, rows in sent}, needed, exchange, rank)
+    sent = zip(arrived["number"].to_pylist(), factor_rows(arrived["rows"], rank), strict=True)
+    fixed = gather(dict(sent), needed, exchange, rank)
     n_own = int(layout.sizes[block])
-    rows, metrics = half_step(ratings.slice(0, n_own), fixed, problem)
+    rows, sums = half_step(ratings.slice(0, n_own), fixed, objective, side)
     hot = ratings.slice(n_own, n_own + layout.n_hot)
-    moments = [row_moments(part, fixed, problem.mean) for part in (hot.train, hot.validation)]
-    return factors_batch(block, rows, [float(value) for value in metrics], np.stack(moments))
+    moments = [row_moments(part, fixed, objective.mean) for part in (hot.train, hot.validation)]
+    return factors_cell(block, rows, [float(value) for value in sums], np.stack(moments))
 
 
-def factors_batch(
-    block: int,
-    rows: Float32s | None = None,
-    metrics: list[float] | None = None,
-    hot: Float64s | None = None,
-) -> pa.RecordBatch:
-    """One row of ``FACTORS_SCHEMA``; without factors it says that the block was not here."""
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array([block], pa.int32()),
-            pa.array([None if rows is None else rows.tobytes()], pa.binary()),
-            pa.array([metrics], pa.list_(pa.float64())),
-            pa.array([None if hot is None else hot.tobytes()], pa.binary()),
-        ],
-        names=["number", "rows", "metrics", "hot"],
-    )
-
-
-def initial_factors(
-    workspace: Workspace,
-    index: SideIndex,
-    known: DataFrame | None,
-    side: str,
-    problem: Problem,
-    rank: int,
-    seed: int,
-    keep: Keep,
+def start_factors(
+    workspace: Workspace, index: SideIndex, known: DataFrame | None, solved: SolvedSide, seed: int
 ) -> tuple[DataFrame, float]:
-    """Factors that the first half-step is given, and their penalty in the objective."""
-    make = partial(_first_factors, problem)
-    cells = start_cells(index, known, side, rank, seed, make, FACTORS_SCHEMA)
-    start, sums = workspace.keep(cells, keep, FACTORS)
-    return start, sum(metrics[0] for metrics in sums["metrics"].to_pylist())
+    """The factors that the first half-step is given, a table of the columns ``FACTORS``, and their
+    penalty. ``solved``: the side whose factors they are; ``known`` as in ``starting_ids``."""
+    start = partial(
+        _start_block,
+        side=solved.side,
+        rank=solved.rank,
+        seed=seed,
+        penalty=solved.objective.penalty(solved.side),
+    )
+    made = starting_ids(index, known, solved.side).mapInArrow(start, FACTORS_SCHEMA)
+    kept, found = workspace.keep(made, solved.keep, FACTORS)
+    return kept, sum(sums[0] for sums in found["sums"].to_pylist())
 
 
-def _first_factors(problem: Problem, block: int, rows: Float32s, counts: Int64s) -> pa.RecordBatch:
-    return factors_batch(block, rows, [problem.penalty.total(counts, rows)])
-
-
-def matrix(rows: pa.Buffer, rank: int) -> Float32s:
-    """The factor matrix in a cell, float32 [size, rank + 1]."""
-    return np.frombuffer(rows, np.float32).reshape(-1, rank + 1)
+def _start_block(
+    batches: Iterator[pa.RecordBatch], side: Side, rank: int, seed: int, penalty: Penalty
+) -> Iterator[pa.RecordBatch]:
+    for block, rows, counts in block_start(batches, side, rank, seed):
+        yield factors_cell(block, rows, [penalty.total(counts, rows)])

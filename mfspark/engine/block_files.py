@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.storagelevel import StorageLevel
 
+from mfspark.columns import Side
 from mfspark.engine.cells import LostCellError, values
 from mfspark.engine.index import Layout
-from mfspark.engine.workspace import Keep, Workspace
+from mfspark.engine.plan import Keep
+from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
 from mfspark.spark_errors import SPARK_ERRORS
 
@@ -60,18 +62,43 @@ _ended: deque[str] = deque(maxlen=100)
 _STORE_FOLDERS = 64
 
 
+class BlockFormat(Protocol):
+    """What the file of a block holds."""
+
+    @property
+    def dtypes(self) -> tuple[type, ...]:
+        """Types of the arrays."""
+
+    @property
+    def about_schema(self) -> str:
+        """Names and types of what is told of a block."""
+
+    def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
+        """The block that all its chunks make; ``n_fixed``: rows of the other side."""
+
+    def about(self, arrays: Arrays) -> dict[str, int | bytes]:
+        """What is told of a block: a row of ``about_schema``."""
+
+
 @dataclass(frozen=True)
 class BlockFiles:
     """What it takes to make the files of one side's blocks: names of the fit and of the side, the
-    layout, and the number of fixed rows."""
+    format, the layout, and the number of rows of the other side."""
 
     fit: str
-    side: str
+    side: Side
+    format: BlockFormat
     layout: Layout
     n_fixed: int
 
-    def write(self, block: int, arrays: Arrays) -> None:
-        """Keep the arrays of a block on this node, in the first folder that has room."""
+    def make(self, chunks: pa.Table) -> dict[str, int | bytes]:
+        """Keep the block that ``chunks`` make on this node, in the first folder that has room;
+        what is told of it."""
+        arrays = self.format.arrays(chunks, self.layout, self.n_fixed)
+        self._write(chunks["block"][0].as_py(), arrays)
+        return self.format.about(arrays)
+
+    def _write(self, block: int, arrays: Arrays) -> None:
         for folder in _folders():
             try:
                 return write_arrays(self._in(folder, block), arrays)
@@ -79,16 +106,40 @@ class BlockFiles:
                 problem = error
         raise problem
 
-    def open(self, block: int, dtypes: tuple[type, ...]) -> Arrays | None:
+    def open(self, block: int) -> Arrays | None:
         """The arrays of a block, memory-mapped; None where this node has no whole file of it."""
         for folder in _folders():
-            arrays = open_arrays(self._in(folder, block), dtypes)
+            arrays = open_arrays(self._in(folder, block), self.format.dtypes)
             if arrays is not None:
                 return arrays
         return None
 
     def _in(self, folder: Path, block: int) -> Path:
         return folder / f"{_PREFIX}{self.fit}-{self.side}-{block}.arrow"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Rows on their way to blocks: each of ``targeted`` to the block that its column ``target``
+    names, those of ``for_all`` to every block; where there are both, every pair of them.
+
+    Targeted rows come from the driver (``is_small``: one stage is enough), or are shuffled to the
+    places, each task running where the file of its block is.
+    """
+
+    targeted: DataFrame | None = None
+    for_all: DataFrame | None = None
+    is_small: bool = False
+
+    def at(self, places: DataFrame) -> DataFrame:
+        """``places`` (block int: a partition per block), each with the rows that it is sent."""
+        if self.targeted is not None:
+            is_target = F.col("block") == F.col("target")
+            if self.is_small:
+                places = places.join(F.broadcast(self.targeted), is_target)
+            else:
+                places = places.hint("shuffle_hash").join(self.targeted, is_target)
+        return places if self.for_all is None else places.crossJoin(F.broadcast(self.for_all))
 
 
 @dataclass(frozen=True)
@@ -160,21 +211,10 @@ def _folders() -> list[Path]:
     return [*folders, Path(tempfile.gettempdir())]
 
 
-def file_blocks(
-    workspace: Workspace,
-    packed: DataFrame,
-    side: str,
-    files: BlockFiles,
-    make: Callable[[pa.Table, BlockFiles], Arrays],
-    describe: Callable[[Arrays], dict[str, Any]],
-    about: str,
-) -> FiledBlocks:
-    """Bring the ``packed`` chunks of a side together and have a file made of each block.
-
-    ``describe`` makes of a block's arrays a struct of the type ``about``.
-    """
-    chunks = workspace.pin(
-        packed.where(F.col("side") == side)
+def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> FiledBlocks:
+    """Bring the ``packed`` chunks of a side together and have a file made of each block."""
+    chunks = workspace.persist(
+        packed.where(F.col("side") == files.side)
         .drop("side")
         .repartitionById(files.layout.n_blocks, F.col("block")),
         StorageLevel.DISK_ONLY,
@@ -183,15 +223,13 @@ def file_blocks(
     def make_file(
         block: pa.Array, rows: pa.Array, others: pa.Array, rating: pa.Array, held_out: pa.Array
     ) -> pa.Scalar:
-        _remove_abandoned()
+        remove_abandoned()
         table = pa.table([block, rows, others, rating, held_out], names=list(CHUNK_COLUMNS))
-        arrays = make(table, files)
-        files.write(block[0].as_py(), arrays)
-        return pa.scalar(describe(arrays))
+        return pa.scalar(files.make(table))
 
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.
-    aggregate = arrow_udf(make_file, f"struct<{about}>")  # type: ignore[call-overload]
-    places = workspace.pin(_make_places(chunks, aggregate), is_made_of_files=True)
+    aggregate = arrow_udf(make_file, f"struct<{files.format.about_schema}>")  # type: ignore[call-overload]
+    places = workspace.persist(_make_places(chunks, aggregate), is_made_of_files=True)
     return FiledBlocks(files, chunks, places, aggregate)
 
 
@@ -200,7 +238,7 @@ def _make_places(chunks: DataFrame, make_file: Any) -> DataFrame:
 
 
 @cache
-def _remove_abandoned() -> None:
+def remove_abandoned() -> None:
     """Once per Python worker: delete files that fits of this user left when they were killed."""
     for folder in _folders():
         root = folder
@@ -249,7 +287,7 @@ def open_arrays(path: Path, dtypes: tuple[type, ...]) -> Arrays | None:
 def work_at_files(
     workspace: Workspace,
     blocks: FiledBlocks,
-    deliver: Callable[[DataFrame], DataFrame],
+    delivery: Delivery,
     work: Callable[[pa.Table], pa.RecordBatch],
     schema: str,
     keep: Keep,
@@ -258,21 +296,20 @@ def work_at_files(
     """Do ``work`` on every block where its file is: ``columns`` of the rows it makes, kept as
     ``keep`` says, and all but their ``rows``.
 
-    ``deliver`` makes of places (block int) what is sent there; ``work`` is given what was sent to
-    one block. In the rows that it makes, ``metrics`` that are null say that the file of the block
-    is not on this node; ``number`` is the block's. Such work is done again where the file is made
-    again.
+    ``work`` is given what was sent to one block. In the rows that it makes, ``sums`` that are null
+    say that the file of the block is not on this node; ``number`` is the block's. Such work is done
+    again where the file is made again.
     """
     do = partial(_work, work=work)
 
     def made(places: DataFrame) -> DataFrame:
-        return deliver(places.select("block")).mapInArrow(do, schema)
+        return delivery.at(places.select("block")).mapInArrow(do, schema)
 
     n_blocks = blocks.files.layout.n_blocks
     kept, found = recovering(
         workspace, n_blocks, lambda: workspace.keep(made(blocks.places), keep, columns)
     )
-    missing = found.filter(pc.is_null(found["metrics"]))["number"].to_pylist()
+    missing = found.filter(pc.is_null(found["sums"]))["number"].to_pylist()
     if not missing:
         return kept, found
     logger.debug("the files of %d blocks are not where they are needed", len(missing))
@@ -281,7 +318,7 @@ def work_at_files(
         n_blocks,
         lambda: workspace.keep(made(blocks.placed_anew(missing)), keep, columns),
     )
-    if found_again["metrics"].null_count:
+    if found_again["sums"].null_count:
         raise FitError(
             "a file of ratings that a task had just written was not there for the next step: the "
             "executors' scratch folders lose files; check their disks (spark.local.dir)"
@@ -291,7 +328,7 @@ def work_at_files(
         # Computed again, a row that was null may be none.
         is_first = ~F.col("number").isin(missing)
     kept = kept.where(is_first).unionByName(again)
-    found = pa.concat_tables([found.filter(pc.is_valid(found["metrics"])), found_again])
+    found = pa.concat_tables([found.filter(pc.is_valid(found["sums"])), found_again])
     return kept, found.sort_by("number")
 
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.algorithms.indexed_ratings import with_held_out
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER, Side
 from mfspark.engine.block_files import (
     Arrays,
     BlockFiles,
@@ -27,10 +28,34 @@ from mfspark.engine.block_files import (
 from mfspark.engine.cells import ROWS_PER_PACK, packs, values
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Csr, Int32s, RatingBlock, build_block, compact
+from mfspark.kernels.arrays import Int32s
+from mfspark.kernels.csr import Csr, RatingBlock, build_block, compact
 
 _CHUNK_SCHEMA = "side string, block int, rows binary, others binary, rating binary, held_out binary"
-_ABOUT = "needed: binary, n_needed: bigint, n_held_out: bigint"
+
+
+@dataclass(frozen=True)
+class RatingBlockFormat:
+    """The positions of the rows of the other side that the block needs, int32; the CSR of its
+    training ratings and that of its validation ratings, whose columns are places among these."""
+
+    dtypes: ClassVar[tuple[type, ...]] = (np.int32, *2 * (np.int64, np.int32, np.float32))
+    about_schema: ClassVar[str] = "needed: binary, n_needed: bigint, n_held_out: bigint"
+
+    def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
+        """See ``BlockFormat``."""
+        needed, columns = compact(_joined(chunks, "others", np.int32), n_fixed)
+        block = _assemble(chunks, layout, columns, len(needed))
+        return [needed, *block.train, *block.validation]
+
+    def about(self, arrays: Arrays) -> dict[str, int | bytes]:
+        """See ``BlockFormat``."""
+        needed, validation = arrays[0], arrays[-1]
+        return {
+            "needed": needed.tobytes(),
+            "n_needed": len(needed),
+            "n_held_out": len(validation),
+        }
 
 
 @dataclass(frozen=True)
@@ -53,25 +78,25 @@ class BlockedSide:
 
 
 def build_blocks(
-    workspace: Workspace, ratings: DataFrame, indices: dict[str, SideIndex]
-) -> dict[str, BlockedSide]:
+    workspace: Workspace, ratings: DataFrame, indices: dict[Side, SideIndex]
+) -> dict[Side, BlockedSide]:
     """User-major and item-major blocks of ``ratings`` (user, item, rating float, and maybe
     held_out boolean).
 
     Validation ratings whose user or item has no training rating belong to no block.
     """
     layouts = {side: index.layout for side, index in indices.items()}
-    packed = pack_ratings(workspace, ratings, indices, (USER, ITEM))
+    packed = pack_ratings(workspace, ratings, indices, tuple(Side))
     name = unique_name()
     n_blocks = max(layout.n_blocks for layout in layouts.values())
     delete_at_exit(workspace, name, n_blocks)
 
-    def build(side: str) -> BlockedSide:
-        other = layouts[ITEM if side == USER else USER]
-        files = BlockFiles(name, side, layouts[side], other.n_rows)
-        blocks = file_blocks(workspace, packed, side, files, block_arrays, _about, _ABOUT)
-        totals = blocks.totals(workspace, "n_needed", "n_held_out")
-        return BlockedSide(blocks, *totals)
+    def build(side: Side) -> BlockedSide:
+        n_fixed = layouts[side.other].n_rows
+        files = BlockFiles(name, side, RatingBlockFormat(), layouts[side], n_fixed)
+        blocks = file_blocks(workspace, packed, files)
+        n_needed, n_held_out = blocks.totals(workspace, "n_needed", "n_held_out")
+        return BlockedSide(blocks, n_needed, n_held_out)
 
     with ThreadPoolExecutor(len(layouts)) as pool:
         blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
@@ -82,39 +107,39 @@ def build_blocks(
 def pack_ratings(
     workspace: Workspace,
     ratings: DataFrame,
-    indices: dict[str, SideIndex],
-    sides: tuple[str, ...],
+    indices: dict[Side, SideIndex],
+    sides: tuple[Side, ...],
 ) -> DataFrame:
-    """Chunks of the blocks of ``sides``, pinned where they were packed."""
+    """Chunks of the blocks of ``sides``, persisted where they were packed."""
     located = ratings
     for side, index in indices.items():
         ids = index.table.select(F.col("id").alias(side), F.col("position").alias(f"{side}_at"))
         located = located.join(ids, side)
     layouts = {side: index.layout for side, index in indices.items()}
-    return workspace.pin(
+    return workspace.persist(
         located.drop(USER, ITEM).mapInArrow(
-            partial(_pack, layouts=layouts, sides=sides), _CHUNK_SCHEMA
+            partial(_pack_chunks, layouts=layouts, sides=sides), _CHUNK_SCHEMA
         )
     )
 
 
-def _pack(
-    batches: Iterator[pa.RecordBatch], layouts: dict[str, Layout], sides: tuple[str, ...]
+def _pack_chunks(
+    batches: Iterator[pa.RecordBatch], layouts: dict[Side, Layout], sides: tuple[Side, ...]
 ) -> Iterator[pa.RecordBatch]:
     for table in packs(batches, ROWS_PER_PACK):
         yield from _chunks(table, layouts, sides)
 
 
 def _chunks(
-    table: pa.Table, layouts: dict[str, Layout], sides: tuple[str, ...]
+    table: pa.Table, layouts: dict[Side, Layout], sides: tuple[Side, ...]
 ) -> Iterator[pa.RecordBatch]:
     """One row per (side, block) that occurs in the table."""
     positions = {side: table[f"{side}_at"].to_numpy() for side in layouts}
     rating = table[RATING].to_numpy()
-    held_out = held_out_of(table).to_numpy()
+    held_out = with_held_out(table)[HELD_OUT].to_numpy()
     for side in sides:
-        other = ITEM if side == USER else USER
-        block, row = layouts[side].locate(positions[side], positions[other])
+        others = positions[side.other]
+        block, row = layouts[side].locate(positions[side], others)
         # Of short numbers numpy sorts the digits, not the values: four times as fast.
         short = block.astype(np.min_scalar_type(layouts[side].n_blocks))
         order = np.argsort(short, kind="stable")
@@ -122,30 +147,22 @@ def _chunks(
         for n, part in zip(blocks, np.split(order, starts[1:]), strict=True):
             yield pa.RecordBatch.from_pydict(
                 {
-                    "side": [side],
+                    "side": [str(side)],
                     "block": pa.array([n], pa.int32()),
                     "rows": [row[part].tobytes()],
-                    "others": [positions[other][part].astype(np.int32).tobytes()],
+                    "others": [others[part].astype(np.int32).tobytes()],
                     "rating": [rating[part].astype(np.float32).tobytes()],
                     "held_out": [held_out[part].astype(np.bool_).tobytes()],
                 }
             )
 
 
-def held_out_of(table: pa.Table) -> Any:
-    """The column ``held_out``; all false where there is none, to spare Spark a column."""
-    if HELD_OUT in table.column_names:
-        return table[HELD_OUT]
-    return pa.chunked_array([pa.array(np.zeros(table.num_rows, np.bool_))])
+def assemble_whole(chunks: pa.Table, layout: Layout, n_fixed: int) -> RatingBlock:
+    """The block that all its chunks make; its columns are positions on the other side."""
+    return _assemble(chunks, layout, _joined(chunks, "others", np.int32), n_fixed)
 
 
-def assemble_whole(chunks: pa.Table, files: BlockFiles) -> RatingBlock:
-    """The block that all its chunks make; its columns are positions on the fixed side."""
-    return _assemble(chunks, files, _joined(chunks, "others", np.int32), files.n_fixed)
-
-
-def _assemble(chunks: pa.Table, files: BlockFiles, columns: Int32s, n_columns: int) -> RatingBlock:
-    layout = files.layout
+def _assemble(chunks: pa.Table, layout: Layout, columns: Int32s, n_columns: int) -> RatingBlock:
     return build_block(
         _joined(chunks, "rows", np.int32),
         columns,
@@ -160,31 +177,10 @@ def _joined(chunks: pa.Table, column: str, dtype: type) -> Any:
     return np.concatenate([np.frombuffer(part, dtype) for part in values(chunks[column])])
 
 
-# The positions of the fixed rows that a block needs, then the CSR of its training ratings and that
-# of its validation ratings.
-_DTYPES = (np.int32, *2 * (np.int64, np.int32, np.float32))
-
-
-def block_arrays(chunks: pa.Table, files: BlockFiles) -> Arrays:
-    """What the file of a block holds; its columns refer to the fixed rows that it needs."""
-    needed, columns = compact(_joined(chunks, "others", np.int32), files.n_fixed)
-    content = _assemble(chunks, files, columns, len(needed))
-    return [needed, *content.train, *content.validation]
-
-
 def open_block(files: BlockFiles, block: int) -> tuple[RatingBlock, Int32s] | None:
     """The block in a file of this node, memory-mapped, with the positions of the fixed rows that
     it needs; None where there is no such file."""
-    arrays = files.open(block, _DTYPES)
+    arrays = files.open(block)
     if arrays is None:
         return None
     return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
-
-
-def _about(arrays: Arrays) -> dict[str, Any]:
-    needed, validation = arrays[0], arrays[-1]
-    return {
-        "needed": needed.tobytes(),
-        "n_needed": len(needed),
-        "n_held_out": len(validation),
-    }

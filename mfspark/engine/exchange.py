@@ -4,8 +4,8 @@ broadcast   All fixed rows go to every task as one cell. Right when the fixed si
 routed      Each fixed block sends each solved block just the rows that it needs, at most once.
             Right when both sides are big: no machine ever holds a whole side.
 
-Either way a solved block meets (number, rows), a row for each fixed block that sent something;
-``gather`` makes of them the matrix that the kernel wants.
+Either way the task of a solved block is given rows (number, rows), one for each fixed block that
+sent something; ``gather`` makes of them the matrix that the kernel wants.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mfspark.engine.block_files import Delivery
 from mfspark.engine.blocks import BlockedSide
-from mfspark.engine.cells import cell, kept_values
+from mfspark.engine.cells import cell
+from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Float32s, Int32s, Int64s
-from mfspark.kernels.problem import FixedSide
+from mfspark.kernels.arrays import AlignedRows, Float32s, Int32s, Int64s
 from mfspark.settings import Exchange as ExchangeName
 
 
@@ -38,12 +39,8 @@ class Exchange(Protocol):
     def bytes_shipped(self) -> int:
         """Bytes of factors sent per half-step."""
 
-    def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
-        """``places`` (block int: a partition per block), each row with every (number int, rows
-        binary) that its block is sent.
-
-        ``fixed``: number int, rows binary (float32 [size, rank + 1]).
-        """
+    def deliver(self, fixed: DataFrame) -> Delivery:
+        """Send ``fixed`` (number int, rows binary) to the solved blocks."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Broadcast:
     bytes_shipped: int
     name: ExchangeName = "broadcast"
 
-    def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
+    def deliver(self, fixed: DataFrame) -> Delivery:
         """See :class:`Exchange`."""
-        return places.crossJoin(F.broadcast(fixed))
+        return Delivery(for_all=fixed)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Routed:
     bytes_shipped: int
     name: ExchangeName = "routed"
 
-    def deliver(self, fixed: DataFrame, places: DataFrame) -> DataFrame:
+    def deliver(self, fixed: DataFrame) -> Delivery:
         """See :class:`Exchange`."""
         by_source = fixed.repartitionById(self.n_fixed_blocks, F.col("number"))
         sent = (
@@ -84,8 +81,7 @@ class Routed:
             )
             .repartitionById(self.n_solved_blocks, F.col("target"))
         )
-        # The places stay where they are, and so each task runs where the file of its block is.
-        return places.hint("shuffle_hash").join(sent, F.col("block") == F.col("target"))
+        return Delivery(targeted=sent)
 
 
 def make_exchange(
@@ -95,7 +91,7 @@ def make_exchange(
     row_bytes = 4 * (rank + 1)
     if name == "broadcast":
         return Broadcast(fixed.n_rows * row_bytes * solved.layout.n_blocks)
-    links = workspace.pin(
+    links = workspace.persist(
         solved.blocks.places.select("block", "about.needed")
         .mapInArrow(
             partial(_split_needed, offsets=fixed.offsets),
@@ -110,13 +106,13 @@ def make_exchange(
 
 def gather(
     arrived: dict[int, Float32s], needed: Int32s, exchange: ExchangeName, rank: int
-) -> FixedSide:
+) -> AlignedRows:
     """The fixed rows at the positions ``needed``, in this order.
 
     ``arrived``: float32 [n, rank + 1] by source block. Raises ``ValueError`` when rows are missing:
     the kernels do not look.
     """
-    fixed = FixedSide.zeros(len(needed), rank)
+    fixed = AlignedRows.zeros(len(needed), rank)
     first = offset = 0
     # Both ``needed`` and what each source sends ascend, so each fills the places behind the last.
     for source in sorted(arrived):
@@ -153,11 +149,11 @@ def _select_rows(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Re
     for batch in batches:
         for row in range(batch.num_rows):
             wanted = cell(batch, "wanted", row, np.int32)
-            rows = np.frombuffer(kept_values(batch.column("rows"))[row], np.float32)
+            rows = factor_rows(batch.column("rows").slice(row, 1), rank)[0]
             yield pa.RecordBatch.from_pydict(
                 {
                     "number": batch.column("number").slice(row, 1),
                     "target": batch.column("target").slice(row, 1),
-                    "rows": [rows.reshape(-1, rank + 1)[wanted].tobytes()],
+                    "rows": [rows[wanted].tobytes()],
                 }
             )

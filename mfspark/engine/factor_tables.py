@@ -9,13 +9,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
-from mfspark.engine.als_half_step import matrix
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.engine.block_files import recovering
-from mfspark.engine.cells import kept_values
+from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import SideIndex
-from mfspark.engine.workspace import Workspace, settled
-from mfspark.kernels.csr import Float32s, Float64s
+from mfspark.engine.workspace import Workspace, materialised
+from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
 
 # Small batches: a list array counts its values in 32 bits.
@@ -24,29 +23,31 @@ _ROWS_PER_BATCH = 65_536
 
 def factor_tables(
     workspace: Workspace,
-    cells: dict[str, DataFrame],
-    indices: dict[str, SideIndex],
+    cells: dict[Side, DataFrame],
+    indices: dict[Side, SideIndex],
     rank: int,
     scale: float,
-) -> tuple[DataFrame, DataFrame, list[float]]:
+) -> tuple[dict[Side, DataFrame], list[float]]:
     """Tables of users and items in canonical rotation, and the singular values, all in the unit of
     the user's ratings, which is ``scale`` times smaller."""
     n_blocks = max(index.layout.n_blocks for index in indices.values())
     found = recovering(workspace, n_blocks, lambda: find_rotation(cells[USER], cells[ITEM], rank))
     rotation = found.scaled(scale)
 
-    def table(side: str, matrix: Float64s) -> DataFrame:
+    def table(side: Side, matrix: Float64s) -> DataFrame:
         # The tables must be whole before the workspace lets go of blocks and ids.
         n_bytes = table_bytes(indices[side].layout.n_rows, rank)
         return recovering(
             workspace,
             n_blocks,
-            lambda: settled(factor_table(cells[side], indices[side], matrix, side, scale), n_bytes),
+            lambda: materialised(
+                factor_table(cells[side], indices[side], matrix, side, scale), n_bytes
+            ),
         )
 
     with ThreadPoolExecutor(2) as pool:
-        users, items = pool.map(table, (USER, ITEM), (rotation.users, rotation.items))
-    return users, items, rotation.singular_values.tolist()
+        tables = pool.map(table, Side, (rotation.users, rotation.items))
+    return dict(zip(Side, tables, strict=True)), rotation.singular_values.tolist()
 
 
 def table_bytes(n_rows: int, rank: int) -> int:
@@ -74,9 +75,9 @@ def find_rotation(users: DataFrame, items: DataFrame, rank: int) -> Rotation:
 
 def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        for row in range(batch.num_rows):
-            # By place: Spark's optimiser gives the columns of a union names of its own.
-            factors = matrix(kept_values(batch.column(1))[row], rank)[:, :rank].astype(np.float64)
+        # By place: Spark's optimiser gives the columns of a union names of its own.
+        for row, rows in enumerate(factor_rows(batch.column(1), rank)):
+            factors = rows[:, :rank].astype(np.float64)
             gram, sums = factors.T @ factors, factors.sum(axis=0)
             yield pa.RecordBatch.from_pydict(
                 {
@@ -88,15 +89,15 @@ def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Rec
 
 
 def factor_table(
-    cells: DataFrame, index: SideIndex, rotation: Float64s, name: str, scale: float
+    cells: DataFrame, index: SideIndex, rotation: Float64s, side: Side, scale: float
 ) -> DataFrame:
-    """One row per id: ``name`` (the id), n_ratings, bias float, factors array<float>."""
+    """One row per id: ``side`` (the id), n_ratings, bias float, factors array<float>."""
     unpacked = cells.select("number", "rows").mapInArrow(
         partial(_unpack, rotation=rotation, scale=scale),
         "block int, local int, bias float, factors array<float>",
     )
     return index.table.join(unpacked, on=["block", "local"], how="inner").select(
-        F.col("id").alias(name), N_RATINGS, BIAS, FACTORS
+        F.col("id").alias(side), N_RATINGS, BIAS, FACTORS
     )
 
 
@@ -104,9 +105,10 @@ def _unpack(
     batches: Iterator[pa.RecordBatch], rotation: Float64s, scale: float
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        for row in range(batch.num_rows):
-            block = batch.column("number")[row].as_py()
-            rows = matrix(kept_values(batch.column("rows"))[row], len(rotation))
+        blocks = batch.column("number").to_pylist()
+        for block, rows in zip(
+            blocks, factor_rows(batch.column("rows"), len(rotation)), strict=True
+        ):
             for first, bias, factors in factor_batches(rows, rotation, scale):
                 n = len(bias)
                 yield pa.RecordBatch.from_pydict(

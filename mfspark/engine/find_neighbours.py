@@ -16,17 +16,17 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import ITEM, USER
+from mfspark.columns import Side
 from mfspark.engine.cells import cell
 from mfspark.engine.index import Layout, count_ids, index_sides
 from mfspark.engine.machine import machine_of
-from mfspark.engine.workspace import Workspace, settled
+from mfspark.engine.workspace import Workspace, materialised
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.neighbours import N_SUMS, add_common, nearest
 
 # Sums of the pairs of one block.
 _BLOCK_BYTES = 128 * 2**20
-_CELL_SCHEMA = "indptr binary, rows binary, deviations binary"
+_CELL_SCHEMA = "indptr binary, rows binary, compared binary"
 _FOUND_SCHEMA = "position int, neighbours binary, similarities binary"
 
 
@@ -50,24 +50,24 @@ class Neighbourhood:
     rated: DataFrame
 
 
-def find_neighbours(deviations: DataFrame, side: str, wanted: Nearest) -> Neighbourhood:
-    """Compare the ids of ``side`` by ``deviations`` (user, item, deviation float, compared float).
+def find_neighbours(ratings: DataFrame, side: Side, wanted: Nearest) -> Neighbourhood:
+    """Compare the ids of ``side`` by ``ratings`` (user, item, compared float, deviation float).
 
     ``compared`` is what similarities are made of, ``deviation`` what predictions will add up.
     """
-    other = ITEM if side == USER else USER
-    spark = deviations.sparkSession
+    other = side.other
+    spark = ratings.sparkSession
     with Workspace(spark) as workspace:
-        deviations = workspace.pin(deviations)
-        n_ratings = deviations.count()
-        counted = count_ids(workspace, deviations, {side: 64}, n_ratings)
+        ratings = workspace.persist(ratings)
+        n_ratings = ratings.count()
+        counted = count_ids(workspace, ratings, {side: 64}, n_ratings)
         n_ids = counted[side].n_ids
         n_blocks = max(1, math.ceil(4 * N_SUMS * n_ids**2 / _BLOCK_BYTES))
         n_blocks = min(max(n_blocks, machine_of(spark).cores), len(counted[side].pieces))
-        index = index_sides(workspace, counted, {side: n_blocks}, deal_out=False)[side]
+        index = index_sides(workspace, counted, {side: n_blocks}, split_hot=False)[side]
         ids = index.table.select(F.col("id").alias(side), "position")
-        located = workspace.pin(deviations.join(ids, side))
-        cells = workspace.pin(
+        located = workspace.persist(ratings.join(ids, side))
+        cells = workspace.persist(
             located.select(other, "position", "compared")
             .repartition(F.col(other))
             .mapInArrow(partial(_pack_columns, other=other), _CELL_SCHEMA)
@@ -85,17 +85,17 @@ def find_neighbours(deviations: DataFrame, side: str, wanted: Nearest) -> Neighb
             .sortWithinPartitions(other, "position")
             .mapInArrow(
                 partial(_list_rated, other=other),
-                f"{other} {deviations.schema[other].dataType.simpleString()}, positions binary, "
+                f"{other} {ratings.schema[other].dataType.simpleString()}, positions binary, "
                 "deviations binary",
             )
         )
         with ThreadPoolExecutor(2) as pool:
             # The tables must be whole before the workspace lets go of what they are made of.
             sizes = 8 * wanted.n * n_ids, 8 * n_ratings
-            return Neighbourhood(*pool.map(settled, (neighbours, rated), sizes))
+            return Neighbourhood(*pool.map(materialised, (neighbours, rated), sizes))
 
 
-def _pack_columns(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.RecordBatch]:
+def _pack_columns(batches: Iterator[pa.RecordBatch], other: Side) -> Iterator[pa.RecordBatch]:
     """One cell of the columns of a partition, which are whole."""
     parts = [batch for batch in batches if batch.num_rows]
     if not parts:
@@ -105,7 +105,7 @@ def _pack_columns(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.
         {
             "indptr": [_starts(table[other]).tobytes()],
             "rows": [table["position"].to_numpy().astype(np.int32).tobytes()],
-            "deviations": [table["compared"].to_numpy().astype(np.float32).tobytes()],
+            "compared": [table["compared"].to_numpy().astype(np.float32).tobytes()],
         }
     )
 
@@ -117,7 +117,7 @@ def _starts(ids: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate([[0], changes, [len(codes)]]).astype(np.int64)
 
 
-def _list_rated(batches: Iterator[pa.RecordBatch], other: str) -> Iterator[pa.RecordBatch]:
+def _list_rated(batches: Iterator[pa.RecordBatch], other: Side) -> Iterator[pa.RecordBatch]:
     parts = [batch for batch in batches if batch.num_rows]
     if not parts:
         return
@@ -151,7 +151,7 @@ def _find(
             columns = Csr(
                 cell(batch, "indptr", row, np.int64),
                 cell(batch, "rows", row, np.int32),
-                cell(batch, "deviations", row, np.float32),
+                cell(batch, "compared", row, np.float32),
             )
             add_common(sums, first, columns)
     if sums is None:

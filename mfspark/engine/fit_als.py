@@ -1,34 +1,29 @@
 """Alternating least squares from a ratings DataFrame to factor tables: the whole fit."""
 
-import logging
-from functools import partial
-from typing import Any
-
 from pyspark.sql import DataFrame
 
-from mfspark.columns import ITEM, USER
-from mfspark.engine.als_half_step import SolvedSide, initial_factors, run_half_step
-from mfspark.engine.alternate import Solver, alternate
+from mfspark.algorithms.als_threads import ThreadedALS
+from mfspark.algorithms.history import History, Learnt
+from mfspark.columns import ITEM, USER, Side
+from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
 from mfspark.engine.blocks import build_blocks
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.exchange import make_exchange
 from mfspark.engine.factor_tables import factor_tables
-from mfspark.engine.fit import Fit, Training, run_fit
 from mfspark.engine.index import count_ids, index_sides
-from mfspark.engine.plan import Workload, make_plan
+from mfspark.engine.machine import machine_of
+from mfspark.engine.one_task import fit_in_one_task
+from mfspark.engine.plan import Plan, plan_als
 from mfspark.engine.progress import Progress
-from mfspark.engine.threaded_als import ThreadedALS
-from mfspark.engine.workspace import where_to_keep
-from mfspark.kernels.problem import Problem
+from mfspark.engine.training import Fit, Training, prepare
+from mfspark.engine.workspace import Workspace
 from mfspark.settings import ALSSettings
-
-logger = logging.getLogger("mfspark")
 
 
 def fit_als(
     ratings: DataFrame,
     settings: ALSSettings,
-    known: dict[str, DataFrame] | None = None,
+    known: dict[Side, DataFrame] | None = None,
     name: str | None = "ALS",
     scale: float | None = None,
 ) -> Fit:
@@ -36,69 +31,59 @@ def fit_als(
 
     Rows with ``held_out`` true are not fitted; their error is measured inside each half-step and
     decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is for
-    progress; without one there is none. ``scale`` as in ``run_fit``. Raises ``DataError`` for ids
-    or ratings that are null or not finite.
+    progress; without one there is none. ``scale`` as in ``prepare``. Raises ``DataError`` for ids
+    or ratings that are null or not finite, ``DivergenceError`` when the objective leaves all
+    bounds, ``FitError`` when Spark gives up.
     """
+    with Workspace(ratings.sparkSession) as workspace:
+        training = prepare(ratings, settings, known or {}, scale)
+        plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))
+        plan.log_warnings()
+        if plan.in_one_task:
+            als = ThreadedALS(training.objective, settings, training.scale)
+            return fit_in_one_task(workspace, training, als, plan.n_threads, name)
+        return _fit_distributed(workspace, training, settings, plan, name)
 
-    def learner(problems: dict[str, Problem], scale: float) -> ThreadedALS:
-        return ThreadedALS(
-            settings.rank, problems, settings.max_iter, settings.tol, settings.seed, scale
-        )
 
-    distributed = partial(_fit_distributed, settings, name)
-    return run_fit(name, ratings, settings, known or {}, learner, distributed, 2, scale)
-
-
-def _fit_distributed(settings: ALSSettings, name: str | None, training: Training) -> dict[str, Any]:
-    """Fields of ``Fit``."""
-    workspace, problems = training.workspace, training.problems
-    n_ratings, rank = training.summary.n_ratings, settings.rank
-    compiling = start_compiling(workspace.spark, training.machine.cores, ("als",))
-    # At most every rating has a user and an item of its own.
-    most = make_plan(Workload(n_ratings, n_ratings, n_ratings, rank), settings, training.machine)
-    counted = count_ids(workspace, training.fitted, most.n_blocks, n_ratings)
-    n_users, n_items = counted[USER].n_ids, counted[ITEM].n_ids
-    plan = make_plan(Workload(n_ratings, n_users, n_items, rank), settings, training.machine)
-    for warning in plan.warnings:
-        logger.warning("%s", warning)
+def _fit_distributed(
+    workspace: Workspace, training: Training, settings: ALSSettings, plan: Plan, name: str | None
+) -> Fit:
+    compiling = start_compiling(workspace.spark, plan.n_cores, ("als",))
+    counted = count_ids(workspace, training.fitted, plan.n_blocks, training.summary.n_ratings)
     indices = index_sides(workspace, counted, plan.n_blocks)
     blocks = build_blocks(workspace, training.ratings, indices)
-    keep = where_to_keep({USER: n_users, ITEM: n_items}, rank)
-
-    def solver(side: str, other: str) -> Solver[DataFrame]:
+    solved = {}
+    for side in Side:
         exchange = make_exchange(
-            workspace, blocks[side], indices[other].layout, rank, plan.exchange[side]
+            workspace, blocks[side], indices[side.other].layout, settings.rank, plan.exchange[side]
         )
-        solved = SolvedSide(blocks[side], exchange, problems[side], rank, keep[side])
-        return Solver(side, partial(run_half_step, workspace, solved), exchange.bytes_shipped)
-
-    start = initial_factors(
-        workspace, indices[ITEM], training.known.get(ITEM), ITEM, problems[ITEM], rank,
-        settings.seed, keep[ITEM],
-    )  # fmt: skip
+        solved[side] = SolvedSide(
+            side, blocks[side], exchange, training.objective, settings.rank, plan.keep[side]
+        )
+    items, penalty = start_factors(
+        workspace, indices[ITEM], training.known.get(ITEM), solved[ITEM], settings.seed
+    )
     compiling.join()
+    history = History(settings.max_iter, settings.tol, training.scale, {ITEM: penalty})
     with Progress(settings.max_iter, name) as progress:
-        outcome = alternate(
-            solver(USER, ITEM),
-            solver(ITEM, USER),
-            start,
-            settings.tol,
-            settings.max_iter,
-            training.scale,
-            progress.iteration,
-        )
-    cells = {USER: outcome.users, ITEM: outcome.items}
-    users, items, singular_values = factor_tables(workspace, cells, indices, rank, training.scale)
-    return {
-        "users": users,
-        "items": items,
-        "history": outcome.history,
-        "n_users": n_users,
-        "n_items": n_items,
-        "singular_values": singular_values,
-        "best_iteration": outcome.best_iteration,
-        "stopped": outcome.stopped,
-        "n_cold_validation": training.summary.n_validation - blocks[USER].n_held_out,
-        "execution": "distributed",
-        "exchange": plan.exchange,
-    }
+        for _ in history.iterations():
+            users, sums = run_half_step(workspace, solved[USER], items)
+            history.add(USER, sums, solved[USER].exchange.bytes_shipped)
+            items, sums = run_half_step(workspace, solved[ITEM], users)
+            history.add(ITEM, sums, solved[ITEM].exchange.bytes_shipped)
+            if history.end_iteration():
+                best = {USER: users, ITEM: items}
+            progress.report(history.rows[-1])
+    tables, singular_values = factor_tables(workspace, best, indices, settings.rank, training.scale)
+    learnt = Learnt(
+        n_users=indices[USER].layout.n_rows,
+        n_items=indices[ITEM].layout.n_rows,
+        n_cold_validation=training.summary.n_validation - blocks[USER].n_held_out,
+        singular_values=singular_values,
+        history=history.rows,
+        best_iteration=history.best_iteration,
+        stopped=history.reason,
+        execution="distributed",
+        exchange=plan.exchange,
+    )
+    return training.fit(tables, learnt)

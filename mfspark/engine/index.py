@@ -5,9 +5,9 @@ no step needs a global sort. Blocks are balanced by rating counts: the many ids 
 hashed into buckets, and the buckets and the few ids with many ratings are placed one by one on the
 lightest block, the heaviest first (Graham 1969).
 
-An id with more ratings than a block's fair share is *hot*. No block solves it: its ratings are
-dealt out to several blocks, which sum up their shares, and the rows of all hot ids form one more
-block behind the others.
+Skew: an id with more ratings than a block's fair share is *hot*. No block solves it: its ratings
+are split over several blocks, each of which sums up its share, and the rows of all hot ids form one
+more block behind the others.
 """
 
 import heapq
@@ -22,15 +22,15 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, LongType, StructField, StructType
 
-from mfspark.columns import N_RATINGS
+from mfspark.columns import N_RATINGS, Side
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.csr import Int32s, Int64s
+from mfspark.kernels.arrays import Int32s, Int64s
 
 # Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
 # fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
 _PIECES_PER_BLOCK = 64
 
-# A hot id is dealt out in shares of at most this part of a block's fair share.
+# A hot id is split into shares of at most this part of a block's fair share.
 _SHARE = 0.25
 
 
@@ -39,7 +39,7 @@ class Layout:
     """Where the rows of one side are.
 
     ``sizes`` int64 [n_blocks + 1]: rows per block, the hot rows last. ``shares``: for each hot row
-    the blocks that its ratings are dealt out to.
+    the blocks that its ratings are split over.
     """
 
     sizes: Int64s
@@ -110,21 +110,21 @@ class CountedSide:
 
 
 def count_ids(
-    workspace: Workspace, train: DataFrame, most_blocks: dict[str, int], n_ratings: int
-) -> dict[str, CountedSide]:
-    """Count the ratings of every id of the columns that ``most_blocks`` names; cost: one pass over
-    the training ratings each.
+    workspace: Workspace, train: DataFrame, n_blocks: dict[Side, int], n_ratings: int
+) -> dict[Side, CountedSide]:
+    """Count the ratings of every id of the sides that ``n_blocks`` names; cost: one pass over the
+    training ratings each.
 
-    Balance suffers beyond ``most_blocks`` blocks. The sides are counted side by side, so that one
+    Balance suffers beyond ``n_blocks`` blocks. The sides are counted side by side, so that one
     uses the cores while the other is planned.
     """
 
-    def count(side: str) -> CountedSide:
-        n_buckets = _PIECES_PER_BLOCK * most_blocks[side]
+    def count(side: Side) -> CountedSide:
+        n_buckets = _PIECES_PER_BLOCK * n_blocks[side]
         counts = train.groupBy(F.col(side).alias("id")).agg(F.count(F.lit(1)).alias(N_RATINGS))
         is_heavy = F.col(N_RATINGS) * n_buckets >= n_ratings
         bucket = F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_buckets)).cast("int")
-        ids = workspace.pin(
+        ids = workspace.persist(
             counts.withColumns(
                 {"heavy": F.when(is_heavy, F.col("id")), "bucket": F.when(~is_heavy, bucket)}
             )
@@ -135,8 +135,8 @@ def count_ids(
         # In an order of their own: who is placed where must not depend on which task came first.
         return CountedSide(ids, sorted(pieces.collect(), key=_order_of_pieces), n_ratings)
 
-    with ThreadPoolExecutor(len(most_blocks)) as pool:
-        return dict(zip(most_blocks, pool.map(count, most_blocks), strict=True))
+    with ThreadPoolExecutor(len(n_blocks)) as pool:
+        return dict(zip(n_blocks, pool.map(count, n_blocks), strict=True))
 
 
 def _order_of_pieces(piece: Row) -> tuple[int, str]:
@@ -145,23 +145,23 @@ def _order_of_pieces(piece: Row) -> tuple[int, str]:
 
 def index_sides(
     workspace: Workspace,
-    counted: dict[str, CountedSide],
-    n_blocks: dict[str, int],
-    deal_out: bool = True,
-) -> dict[str, SideIndex]:
-    """Give every id its place; the counts are released. Without ``deal_out`` no id is hot."""
+    counted: dict[Side, CountedSide],
+    n_blocks: dict[Side, int],
+    split_hot: bool = True,
+) -> dict[Side, SideIndex]:
+    """Give every id its place; the counts are released. Without ``split_hot`` no id is hot."""
 
-    def index(side: str) -> SideIndex:
-        return _index_side(workspace, counted[side], n_blocks[side], deal_out)
+    def index(side: Side) -> SideIndex:
+        return _index_side(workspace, counted[side], n_blocks[side], split_hot)
 
     with ThreadPoolExecutor(len(counted)) as pool:
         return dict(zip(counted, pool.map(index, counted), strict=True))
 
 
 def _index_side(
-    workspace: Workspace, counted: CountedSide, n_blocks: int, deal_out: bool
+    workspace: Workspace, counted: CountedSide, n_blocks: int, split_hot: bool
 ) -> SideIndex:
-    placed, shares = _place(counted, n_blocks, deal_out)
+    placed, shares = _place(counted, n_blocks, split_hot)
     schema = StructType(
         [
             counted.ids.schema["id"],
@@ -170,8 +170,8 @@ def _index_side(
             StructField(N_RATINGS, LongType()),
         ]
     )
-    local = workspace.pin(
-        placed.repartitionById(n_blocks + 1, F.col("block")).mapInArrow(_number, schema)
+    local = workspace.persist(
+        placed.repartitionById(n_blocks + 1, F.col("block")).mapInArrow(_number_rows, schema)
     )
     sizes = np.zeros(n_blocks + 1, np.int64)
     for row in local.groupBy("block").count().collect():
@@ -184,13 +184,13 @@ def _index_side(
 
 
 def _place(
-    counted: CountedSide, n_blocks: int, deal_out: bool
+    counted: CountedSide, n_blocks: int, split_hot: bool
 ) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
-    """(id, block, n_ratings), and the blocks that each hot row is dealt out to."""
+    """(id, block, n_ratings), and the blocks that the ratings of each hot row are split over."""
     ids = counted.ids
     if n_blocks == 1:
         return ids.select("id", F.lit(0).alias("block"), N_RATINGS), ()
-    fair = counted.n_ratings / n_blocks if deal_out else math.inf
+    fair = counted.n_ratings / n_blocks if split_hot else math.inf
     # In the order in which the hot block numbers its rows.
     hot = sorted(
         (row for row in counted.pieces if row["heavy"] is not None and row[N_RATINGS] > fair),
@@ -234,7 +234,7 @@ def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:
     return places
 
 
-def _number(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _number_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Number the rows of a block, which is a whole partition.
 
     Popular rows side by side: most lookups of a half-step then hit the same few cache lines.

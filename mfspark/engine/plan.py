@@ -6,16 +6,26 @@ Everything follows from sizes alone, before any rating is read; the figures are 
 """
 
 import argparse
+import logging
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
-from mfspark.columns import ITEM, USER
+from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK
-from mfspark.settings import ALSSettings, Exchange, Execution
+from mfspark.settings import ALSSettings, Exchange, Execution, SGDSettings
+
+logger = logging.getLogger("mfspark")
+
+# Where factors are kept between the passes of a distributed fit; see ``Workspace.keep``.
+Keep = Literal["driver", "executors", "durable"]
 
 # Above this many bytes a broadcast strains a driver of Spark's default size (1 GiB), which holds
 # the cell twice while it builds the broadcast.
 BROADCAST_LIMIT = 128 * 2**20
+
+# Collecting a table of this size takes no longer than persisting it.
+CHEAP_BYTES = 16 * 2**20
 
 # A task never sends or receives more than this many bytes of rows: an Arrow binary array ends at
 # 2 GiB, and Spark doubles its buffers.
@@ -67,7 +77,7 @@ class Workload:
     n_items: int
     rank: int
 
-    def n_rows(self, side: str) -> int:
+    def n_rows(self, side: Side) -> int:
         """Users or items."""
         return self.n_users if side == USER else self.n_items
 
@@ -81,17 +91,20 @@ class Workload:
 class Plan:
     """The choices, by solved side where there are two, and the estimates.
 
-    ``task_bytes``: peak memory of a Python worker. ``bytes_shipped``: factors sent per half-step.
-    ``iteration_seconds``: one iteration, both sides. ``warnings``: what may go wrong, and what to
-    do.
+    ``n_threads``: of a fit in one task; ``n_cores``: of a distributed one. ``keep``: where the
+    factors of a side are kept between passes. ``task_bytes``: peak memory of a Python worker.
+    ``bytes_shipped``: factors sent per half-step. ``iteration_seconds``: one iteration, both sides.
+    ``warnings``: what may go wrong, and what to do.
     """
 
     in_one_task: bool
     n_threads: int
-    n_blocks: dict[str, int]
-    exchange: dict[str, Exchange]
+    n_cores: int
+    n_blocks: dict[Side, int]
+    exchange: dict[Side, Exchange]
+    keep: dict[Side, Keep]
     task_bytes: int
-    bytes_shipped: dict[str, int]
+    bytes_shipped: dict[Side, int]
     iteration_seconds: float
     warnings: tuple[str, ...] = field(default=())
 
@@ -102,49 +115,112 @@ class Plan:
         if self.in_one_task:
             return f"plan: one task with {self.n_threads} threads, {memory}, {pace}"
         blocks = ", ".join(
-            f"{n} {side} blocks ({self.exchange[side]}, "
-            f"{self.bytes_shipped[side] / 2**20:.0f} MiB per half-step)"
+            f"{n} {side} blocks ({self.exchange.get(side, 'paired')}, "
+            f"{self.bytes_shipped[side] / 2**20:.0f} MiB per pass)"
             for side, n in self.n_blocks.items()
         )
         return f"plan: distributed, {blocks}; {memory}, {pace}"
 
+    def log_warnings(self) -> None:
+        """Tell what may go wrong."""
+        for warning in self.warnings:
+            logger.warning("%s", warning)
 
-def make_plan(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
-    """Choose how to fit ``workload``; what ``settings`` fixes is taken as it is."""
-    exchange = {side: _choose_exchange(workload, settings, side) for side in (USER, ITEM)}
+
+def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
+    """Choose how to fit ``workload`` by ALS; what ``settings`` fixes is taken as it is."""
+    exchange = {side: _choose_exchange(workload, settings, side) for side in Side}
     given = {USER: settings.num_user_blocks, ITEM: settings.num_item_blocks}
     blocks = {
         side: n or _automatic_blocks(workload, side, exchange[side], machine)
         for side, n in given.items()
     }
-    needed = {side: _needed_rows(workload, side, blocks[side]) for side in blocks}
+    needed = {side: _needed_rows(workload, side, blocks[side]) for side in Side}
     shipped = {
         side: workload.row_bytes
         * blocks[side]
-        * (_other(workload, side) if exchange[side] == "broadcast" else needed[side])
-        for side in blocks
+        * (workload.n_rows(side.other) if exchange[side] == "broadcast" else needed[side])
+        for side in Side
     }
-    in_one_task = is_for_one_task(workload, settings.execution, machine, 2)
+    in_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=2)
     if in_one_task:
         task_bytes = one_task_bytes(workload)
         seconds = _compute_seconds(workload) / machine.task_cores
     else:
         task_bytes = max(
-            _distributed_bytes(workload, side, blocks[side], exchange[side]) for side in blocks
+            _distributed_bytes(workload, side, blocks[side], exchange[side]) for side in Side
         )
         seconds = _compute_seconds(workload) / min(machine.cores, *blocks.values())
         transfer = sum(shipped.values()) / (_BYTES_PER_SECOND * machine.cores)
         seconds += 2 * _SECONDS_PER_STAGE + transfer
     return Plan(
-        in_one_task,
-        machine.task_cores,
-        blocks,
-        exchange,
-        task_bytes,
-        dict.fromkeys(shipped, 0) if in_one_task else shipped,
-        seconds,
-        tuple(_warnings(workload, machine, in_one_task, task_bytes, exchange)),
+        in_one_task=in_one_task,
+        n_threads=machine.task_cores,
+        n_cores=machine.cores,
+        n_blocks=blocks,
+        exchange=exchange,
+        keep=where_to_keep(workload),
+        task_bytes=task_bytes,
+        bytes_shipped=dict.fromkeys(shipped, 0) if in_one_task else shipped,
+        iteration_seconds=seconds,
+        warnings=tuple(_warnings(workload, machine, in_one_task, task_bytes, exchange)),
     )
+
+
+def plan_sgd(workload: Workload, settings: SGDSettings, machine: Machine) -> Plan:
+    """Choose how to fit ``workload`` by SGD; what ``settings`` fixes is taken as it is.
+
+    Each sub-epoch of a distributed fit is a stage, and there are as many as blocks. Both sides'
+    parameters are sent in each, and kept together.
+    """
+    n_blocks = settings.num_blocks or machine.cores
+    in_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=n_blocks)
+    # Factors, bias, AdaGrad's two sums and the number of ratings.
+    sent = 4 * (workload.rank + 4) * (workload.n_users + workload.n_items)
+    if in_one_task:
+        task_bytes = one_task_bytes(workload)
+        seconds = _compute_seconds(workload) / machine.task_cores
+    else:
+        in_block = math.ceil(workload.n_ratings / n_blocks)
+        building = max(
+            _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block),
+            _BYTES_PER_SORTED_RATING * in_block,
+        )
+        # Parameters as they come, in whole vectors, and as they go; for validation, all items.
+        task_bytes = _WORKER_BYTES + max(
+            building, 3 * sent // n_blocks + workload.row_bytes * workload.n_items
+        )
+        seconds = _compute_seconds(workload) / min(machine.cores, n_blocks)
+        seconds += n_blocks * (_SECONDS_PER_STAGE + sent / (_BYTES_PER_SECOND * machine.cores))
+    return Plan(
+        in_one_task=in_one_task,
+        n_threads=machine.task_cores,
+        n_cores=machine.cores,
+        n_blocks=dict.fromkeys(Side, n_blocks),
+        exchange={},
+        keep=dict.fromkeys(Side, "driver" if sent <= BROADCAST_LIMIT else "durable"),
+        task_bytes=task_bytes,
+        bytes_shipped=dict.fromkeys(Side, 0 if in_one_task else n_blocks * sent),
+        iteration_seconds=seconds,
+        warnings=tuple(_warnings(workload, machine, in_one_task, task_bytes, {})),
+    )
+
+
+def where_to_keep(workload: Workload) -> dict[Side, Keep]:
+    """Where the factors of each side are kept between half-steps.
+
+    What is lost with an executor must follow from what is not: the factors of the smaller side,
+    collected or durable. Those of the other side are collected where that costs nothing.
+    """
+    smaller = min(Side, key=workload.n_rows)
+    kept: dict[Side, Keep] = {}
+    for side in Side:
+        n_bytes = workload.n_rows(side) * workload.row_bytes
+        if n_bytes <= (BROADCAST_LIMIT if side == smaller else CHEAP_BYTES):
+            kept[side] = "driver"
+        else:
+            kept[side] = "durable" if side == smaller else "executors"
+    return kept
 
 
 def is_for_one_task(
@@ -163,11 +239,11 @@ def is_for_one_task(
     return is_fast and one_task_bytes(workload) <= machine.task_bytes
 
 
-def _choose_exchange(workload: Workload, settings: ALSSettings, side: str) -> Exchange:
+def _choose_exchange(workload: Workload, settings: ALSSettings, side: Side) -> Exchange:
     """How the blocks of ``side`` receive the factors of the other one."""
     if settings.exchange != "auto":
         return settings.exchange
-    fixed_bytes = _other(workload, side) * workload.row_bytes
+    fixed_bytes = workload.n_rows(side.other) * workload.row_bytes
     return "broadcast" if fixed_bytes <= BROADCAST_LIMIT else "routed"
 
 
@@ -178,12 +254,12 @@ def one_task_bytes(workload: Workload) -> int:
     return _WORKER_BYTES + _BYTES_PER_ONE_TASK_RATING * workload.n_ratings + factors
 
 
-def _distributed_bytes(workload: Workload, side: str, n_blocks: int, exchange: Exchange) -> int:
+def _distributed_bytes(workload: Workload, side: Side, n_blocks: int, exchange: Exchange) -> int:
     """Peak memory of a Python worker: while packing, assembling or solving."""
     in_block = math.ceil(workload.n_ratings / n_blocks)
     packing = _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block)
     needed = _needed_rows(workload, side, n_blocks)
-    arrived = _other(workload, side) if exchange == "broadcast" else needed
+    arrived = workload.n_rows(side.other) if exchange == "broadcast" else needed
     # What arrived, the rows that the block needs in whole vectors, and the solved ones.
     width = 16 * math.ceil(workload.rank / 16) + 1
     solving = workload.row_bytes * (arrived + workload.n_rows(side) // n_blocks)
@@ -192,17 +268,13 @@ def _distributed_bytes(workload: Workload, side: str, n_blocks: int, exchange: E
     return _WORKER_BYTES + max(packing, _BYTES_PER_SORTED_RATING * in_block, solving)
 
 
-def _needed_rows(workload: Workload, side: str, n_blocks: int) -> int:
+def _needed_rows(workload: Workload, side: Side, n_blocks: int) -> int:
     """Rows of the other side that a block refers to, if ratings fell on them at random.
 
     Popular rows draw ratings to themselves, so real blocks need fewer.
     """
-    fixed = _other(workload, side)
+    fixed = workload.n_rows(side.other)
     return round(-fixed * math.expm1(-workload.n_ratings / n_blocks / fixed)) if fixed else 0
-
-
-def _other(workload: Workload, side: str) -> int:
-    return workload.n_rows(ITEM if side == USER else USER)
 
 
 def _compute_seconds(workload: Workload) -> float:
@@ -214,7 +286,7 @@ def _compute_seconds(workload: Workload) -> float:
     return 2 * workload.n_ratings * per_rating + (workload.n_users + workload.n_items) * per_row
 
 
-def _automatic_blocks(workload: Workload, side: str, exchange: Exchange, machine: Machine) -> int:
+def _automatic_blocks(workload: Workload, side: Side, exchange: Exchange, machine: Machine) -> int:
     """The least number of blocks that fit."""
 
     def fits(n: int) -> bool:
@@ -234,16 +306,21 @@ def _warnings(
     machine: Machine,
     in_one_task: bool,
     task_bytes: int,
-    exchange: dict[str, Exchange],
+    exchange: dict[Side, Exchange],
 ) -> list[str]:
     remedy = (
         "set execution to distributed"
         if in_one_task
         else "raise spark.executor.memoryOverhead or the numbers of blocks"
     )
-    found = memory_warnings(task_bytes, machine, remedy)
+    found = []
+    if task_bytes > machine.task_bytes:
+        found.append(
+            f"a Python worker will need about {task_bytes / 2**30:.1f} GiB, more than the "
+            f"{machine.task_bytes / 2**30:.1f} GiB it may take; {remedy}"
+        )
     for side, name in exchange.items():
-        fixed_bytes = _other(workload, side) * workload.row_bytes
+        fixed_bytes = workload.n_rows(side.other) * workload.row_bytes
         if not in_one_task and name == "broadcast" and fixed_bytes > 2 * BROADCAST_LIMIT:
             found.append(
                 f"the factors to broadcast to the {side} blocks take "
@@ -251,16 +328,6 @@ def _warnings(
                 "set exchange to auto or routed"
             )
     return found
-
-
-def memory_warnings(task_bytes: int, machine: Machine, remedy: str) -> list[str]:
-    """A sentence when a Python worker needs more memory than it may take; else none."""
-    if task_bytes <= machine.task_bytes:
-        return []
-    return [
-        f"a Python worker will need about {task_bytes / 2**30:.1f} GiB, more than the "
-        f"{machine.task_bytes / 2**30:.1f} GiB it may take; {remedy}"
-    ]
 
 
 def main() -> None:
@@ -277,7 +344,7 @@ def main() -> None:
     given = parser.parse_args()
     workload = Workload(int(given.ratings), int(given.users), int(given.items), given.rank)
     machine = Machine(given.cores, given.executor_cores, int(given.worker_memory * 2**30))
-    plan = make_plan(workload, ALSSettings(), machine)
+    plan = plan_als(workload, ALSSettings(), machine)
     print("\n".join([plan.describe(), *(f"warning: {warning}" for warning in plan.warnings)]))
 
 

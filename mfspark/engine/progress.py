@@ -5,9 +5,10 @@ import sys
 import time
 from itertools import groupby
 from types import TracebackType
-from typing import Any
 
 from tqdm import tqdm
+
+from mfspark.algorithms.history import HistoryRow
 
 logger = logging.getLogger("mfspark")
 
@@ -39,9 +40,9 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def iteration(self, row: dict[str, Any]) -> None:
+    def report(self, row: HistoryRow) -> None:
         """Report the end of an iteration, by its last row of the history."""
-        number = row["iteration"]
+        number = row.iteration
         if self._title is None:
             return
         if not self._bar.disable:
@@ -61,19 +62,18 @@ class Progress:
         )
 
 
-def log_history(history: list[dict[str, Any]], title: str) -> None:
+def log_history(history: list[HistoryRow], title: str) -> None:
     """Report the iterations of a fit that has ended, from its history."""
-    for iteration, rows in groupby(history, lambda row: row["iteration"]):
+    for iteration, rows in groupby(history, lambda row: row.iteration):
         halves = list(rows)
-        seconds = sum(row["seconds"] for row in halves)
+        seconds = sum(row.seconds for row in halves)
         logger.info("%s %d: %s; %.2g s", title, iteration, _described(halves[-1]), seconds)
 
 
-def _figures(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        name.replace("_", " "): f"{row[name]:.5g}" for name in _FIGURES if row[name] is not None
-    }
+def _figures(row: HistoryRow) -> dict[str, str]:
+    values = {name.replace("_", " "): getattr(row, name) for name in _FIGURES}
+    return {name: f"{value:.5g}" for name, value in values.items() if value is not None}
 
 
-def _described(row: dict[str, Any]) -> str:
+def _described(row: HistoryRow) -> str:
     return ", ".join(f"{name} {value}" for name, value in _figures(row).items())

@@ -1,4 +1,4 @@
-"""What a fit changes in the session, keeps in memory and keeps safe, and how all is put back."""
+"""What a fit changes in the session, persists and keeps safe, and how all is put back."""
 
 import logging
 import threading
@@ -6,16 +6,16 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
 from mfspark import files
-from mfspark.engine.plan import BROADCAST_LIMIT
-from mfspark.errors import DataError
-from mfspark.spark_errors import SPARK_ERRORS
+from mfspark.engine.plan import BROADCAST_LIMIT, Keep
+from mfspark.errors import DataError, FitError, one_line
+from mfspark.spark_errors import SPARK_ERRORS, remedy
 
 logger = logging.getLogger("mfspark")
 
@@ -28,11 +28,6 @@ FIT_SETTINGS = {
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
 }
 
-Keep = Literal["driver", "executors", "durable"]
-
-# Collecting a table of this size takes no longer than persisting it.
-_CHEAP_BYTES = 16 * 2**20
-
 _CHECKPOINT_PREFIX = "mfspark-fit-"
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -40,9 +35,10 @@ _ABANDONED_SECONDS = 24 * 3600
 class Workspace:
     """Context of one fit: session settings, persisted tables, files of checkpoints.
 
-    On exit, also by an exception, every pinned table is unpersisted, every checkpoint deleted, and
-    every setting has the value it had before. Fits may run side by side in one session
-    (``CrossValidator`` with ``parallelism``): the first one in sets, the last one out restores.
+    On exit, also by an exception, every persisted table is unpersisted, every checkpoint deleted,
+    and every setting has the value it had before; errors of Spark leave as ``FitError``. Fits may
+    run side by side in one session (``CrossValidator`` with ``parallelism``): the first one in
+    sets, the last one out restores.
     """
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
@@ -50,7 +46,7 @@ class Workspace:
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
-        self._pinned: list[DataFrame] = []
+        self._persisted: list[DataFrame] = []
         self._made_of_files: list[DataFrame] = []
         self._last_steps: list[Callable[[], object]] = []
         self._releases: list[Callable[[], object] | None] = []
@@ -72,13 +68,18 @@ class Workspace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._clean_up()
+        if isinstance(error, SPARK_ERRORS):
+            raise FitError(f"Spark gave up the fit: {one_line(error)}; {remedy(error)}") from error
+
+    def _clean_up(self) -> None:
         for step in self._last_steps:
             try:
                 step()
             except SPARK_ERRORS as problem:
                 # What the fit found, or failed of, matters more than what it leaves behind.
                 logger.debug("cleaning up after the fit failed: %s", problem)
-        for table in self._pinned:
+        for table in self._persisted:
             table.unpersist()
         if self._checkpoints is not None:
             try:
@@ -94,7 +95,7 @@ class Workspace:
             for name, value in before.items():
                 self.spark.conf.set(name, value)
 
-    def pin(
+    def persist(
         self,
         table: DataFrame,
         level: StorageLevel = StorageLevel.MEMORY_AND_DISK,
@@ -104,7 +105,7 @@ class Workspace:
 
         ``is_made_of_files``: its tasks make files of their node, or work at such files.
         """
-        self._pinned.append(table.persist(level))
+        self._persisted.append(table.persist(level))
         if is_made_of_files:
             self._made_of_files.append(table)
         return table
@@ -118,13 +119,13 @@ class Workspace:
             table.persist(StorageLevel.MEMORY_AND_DISK)
 
     def on_exit(self, step: Callable[[], object]) -> None:
-        """Call ``step`` when the fit ends, while what is pinned is still there."""
+        """Call ``step`` when the fit ends, while what is persisted is still there."""
         self._last_steps.append(step)
 
     def release(self, table: DataFrame) -> None:
-        """Unpersist a pinned table that no later step reads."""
+        """Unpersist a table that no later step reads."""
         table.unpersist()
-        self._pinned = [other for other in self._pinned if other is not table]
+        self._persisted = [other for other in self._persisted if other is not table]
         self._made_of_files = [other for other in self._made_of_files if other is not table]
 
     def keep(
@@ -144,7 +145,7 @@ class Workspace:
             self._releases.append(None)
             return kept, table.drop_columns("rows")
         if keep == "executors":
-            kept = self.pin(made, is_made_of_files=True)
+            kept = self.persist(made, is_made_of_files=True)
             self._releases.append(partial(self.release, kept))
         elif folder := self.spark.conf.get("spark.checkpoint.dir", ""):
             kept, path = self._in_files(made, str(folder))
@@ -178,24 +179,7 @@ class Workspace:
         return self.spark.read.schema(made.schema).parquet(files.to_read(path)), path
 
 
-def where_to_keep(n_rows: dict[str, int], rank: int) -> dict[str, Keep]:
-    """Where the factors of each side are kept between half-steps.
-
-    What is lost with an executor must follow from what is not: the factors of the smaller side,
-    collected or durable. Those of the other side are collected where that costs nothing.
-    """
-    smaller = min(n_rows, key=lambda side: n_rows[side])
-    kept: dict[str, Keep] = {}
-    for side, n in n_rows.items():
-        n_bytes = 4 * n * (rank + 1)
-        if n_bytes <= (BROADCAST_LIMIT if side == smaller else _CHEAP_BYTES):
-            kept[side] = "driver"
-        else:
-            kept[side] = "durable" if side == smaller else "executors"
-    return kept
-
-
-def settled(table: DataFrame, n_bytes: int) -> DataFrame:
+def materialised(table: DataFrame, n_bytes: int) -> DataFrame:
     """``table``, computed now, and no longer dependent on what it was made of.
 
     A table that fits a broadcast is collected and persisted from there, so it survives the loss of

@@ -20,10 +20,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from scipy.stats import poisson
 
+from mfspark.algorithms.start import start_keys
 from mfspark.columns import ITEM, RATING, USER
-from mfspark.engine.start import initial_keys
 from mfspark.evaluation.ratings import rating_metrics
-from mfspark.kernels.initialise import uniform
+from mfspark.kernels.random import uniform
 
 # Weights beyond this many are as likely as two equal random numbers of 64 bits.
 _MOST_DRAWS = 20
@@ -100,7 +100,7 @@ def _resample(
     steps = poisson.cdf(np.arange(_MOST_DRAWS), 1)
     total = np.zeros((resamples, n_models + 1))
     for batch in batches:
-        keys = initial_keys(batch.column(0), "bootstrap", seed)
+        keys = start_keys(batch.column(0), "bootstrap", seed)
         squares = np.asarray(batch.column(2).flatten()).reshape(-1, n_models)
         values = np.column_stack([batch.column(1).to_numpy(), squares])
         for first in range(0, len(keys), _USERS_PER_STEP):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, FACTORS, ITEM, USER
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 
@@ -41,6 +41,27 @@ def explain(model: FactorModel, user: object, item: object) -> Explanation:
     parts = tuple(a * b for a, b in zip(p[1], q[1], strict=True))
     assert all(map(math.isfinite, parts))
     return Explanation(user, item, model.global_mean, p[0], q[0], parts)
+
+
+def most_rated_explained(model: FactorModel) -> DataFrame:
+    """The prediction for the most active user and the most rated item, taken apart: part, name,
+    value double."""
+    ids = []
+    for table, side in ((model.user_factors, USER), (model.item_factors, ITEM)):
+        row = table.orderBy(F.desc(N_RATINGS), side).select(side).first()
+        assert row is not None
+        ids.append(row[0])
+    parts = explain(model, *ids)
+    rows = [
+        ("user", str(parts.user), None),
+        ("item", str(parts.item), None),
+        ("global mean", "μ", parts.global_mean),
+        ("user bias", "b_u", parts.user_bias),
+        ("item bias", "b_i", parts.item_bias),
+        *[("factor", str(n), value) for n, value in enumerate(parts.contributions, start=1)],
+        ("prediction", "r̂", parts.prediction),
+    ]
+    return model.sparkSession.createDataFrame(rows, "part string, name string, value double")
 
 
 def _row(table: DataFrame, side: str, id_: object) -> tuple[float, list[float]]:

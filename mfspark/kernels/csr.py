@@ -18,14 +18,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from mfspark.kernels.arrays import Bools, Float32s, Int32s, Int64s
 from mfspark.kernels.compiled import compiled
-
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
-Float64s = npt.NDArray[np.float64]
 
 
 class Csr(NamedTuple):
@@ -57,6 +52,17 @@ class Csr(NamedTuple):
         """Rows ``first`` .. ``last`` − 1, without a copy."""
         return Csr(self.indptr[first : last + 1], self.columns, self.values)
 
+    def check(self) -> None:
+        """Assert what compiled code relies on, but for the range of the columns."""
+        assert self.indptr.ndim == 1
+        assert len(self.indptr)
+        assert self.indptr.dtype == np.int64
+        assert self.columns.dtype == np.int32
+        assert self.values.dtype == np.float32
+        assert self.columns.shape == self.values.shape
+        assert self.indptr[0] >= 0
+        assert self.indptr[-1] <= len(self.columns)
+
 
 @dataclass(frozen=True)
 class RatingBlock:
@@ -77,7 +83,7 @@ def build_block(
     rows: Int32s,
     columns: Int32s,
     values: Float32s,
-    is_validation: npt.NDArray[np.bool_],
+    is_validation: Bools,
     n_rows: int,
     n_columns: int,
 ) -> RatingBlock:
@@ -85,9 +91,16 @@ def build_block(
 
     Entries are ordered by (row, column), so the sums of a half-step do not depend on the order in
     which ratings arrived. Repeated pairs stay separate observations. Cost: O(n + rows + columns).
+    ``rows`` and ``columns`` int32 [n], ``values`` float32 [n], ``is_validation`` boolean [n].
     """
+    assert rows.shape == columns.shape == values.shape == is_validation.shape
+    assert rows.dtype == columns.dtype == np.int32
+    assert values.dtype == np.float32
+    assert is_validation.dtype == np.bool_
+    assert not len(rows) or (rows.min() >= 0 and rows.max() < n_rows)
+    assert not len(rows) or (columns.min() >= 0 and columns.max() < n_columns)
 
-    def part(chosen: npt.NDArray[np.bool_] | slice) -> Csr:
+    def part(chosen: Bools | slice) -> Csr:
         return Csr(*_sort_entries(rows[chosen], columns[chosen], values[chosen], n_rows, n_columns))
 
     # One copy of a long array less in the usual case.

@@ -12,9 +12,11 @@ image. Without biases the last column stays zero and the features are q_i alone.
 
 import numpy as np
 
+from mfspark.columns import Side
+from mfspark.kernels.arrays import LANES, AlignedRows, Float32s
 from mfspark.kernels.compiled import jit
-from mfspark.kernels.csr import Csr, Float32s, RatingBlock
-from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
+from mfspark.kernels.csr import Csr, RatingBlock
+from mfspark.kernels.objective import Objective, PassSums
 from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import (
     TILE,
@@ -23,41 +25,47 @@ from mfspark.kernels.ridge import (
     solve_in_double,
     solve_primal,
 )
-from mfspark.kernels.vectors import LANES, dot
+from mfspark.kernels.vectors import dot
 
 
 def half_step(
-    block: RatingBlock, fixed: FixedSide, problem: Problem
-) -> tuple[Float32s, HalfStepMetrics]:
-    """Solve all rows of ``block``.
+    block: RatingBlock, fixed: AlignedRows, objective: Objective, side: Side
+) -> tuple[Float32s, PassSums]:
+    """Solve all rows of ``block``, which are of ``side``.
 
     ``fixed`` holds the rows that the block's columns refer to. Returns the solved side float32
-    [n_rows, rank + 1] and its metrics. A row without ratings gets zeros. Cost: about n·d² +
+    [n_rows, rank + 1] and its sums. A row without ratings gets zeros. Cost: about n·d² +
     n_rows·d³/3 floating-point operations.
     """
     train, validation = block.train, block.validation
-    solved, train_error = solve_rows(train, fixed, problem)
-    return solved, HalfStepMetrics(
-        train_error,
-        train.n_entries,
-        problem.penalty.total(train.counts, solved),
-        squared_error(validation, solved, fixed, problem.mean),
-        validation.n_entries,
+    solved, train_error = solve_rows(train, fixed, objective, side)
+    return solved, PassSums(
+        squared_error=train_error,
+        n_ratings=train.n_entries,
+        penalty=objective.penalty(side).total(train.counts, solved),
+        validation_squared_error=squared_error(validation, solved, fixed, objective.mean),
+        n_validation=validation.n_entries,
     )
 
 
-def solve_rows(train: Csr, fixed: FixedSide, problem: Problem) -> tuple[Float32s, float]:
+def solve_rows(
+    train: Csr, fixed: AlignedRows, objective: Objective, side: Side
+) -> tuple[Float32s, float]:
     """Solve the ridge problem of every row: float32 [n_rows, rank + 1], and Σ (r − r̂)²."""
+    train.check()
+    fixed.check()
     solved = np.zeros((train.n_rows, fixed.rank + 1), np.float32)
-    weights = problem.penalty.row_weights(train.counts)
+    penalty = objective.penalty(side)
+    weights = penalty.row_weights(train.counts)
+    assert weights.shape == (train.n_rows,)
     error = _solve_rows(
         *train,
         fixed.factors,
         fixed.bias,
-        np.float32(problem.mean),
-        (weights * problem.penalty.factors).astype(np.float32),
-        (weights * problem.penalty.bias).astype(np.float32),
-        problem.fit_biases,
+        np.float32(objective.mean),
+        (weights * penalty.factors).astype(np.float32),
+        (weights * penalty.bias).astype(np.float32),
+        objective.fit_biases,
         solved,
     )
     return solved, float(error)
@@ -110,8 +118,12 @@ def _row_error(rated, ratings, fixed, bias, mean, solved, solved_bias):  # type:
     return total
 
 
-def squared_error(ratings: Csr, solved: Float32s, fixed: FixedSide, mean: float) -> float:
-    """Σ (r − r̂)² over the ratings of all rows."""
+def squared_error(ratings: Csr, solved: Float32s, fixed: AlignedRows, mean: float) -> float:
+    """Σ (r − r̂)² over the ratings of all rows; ``solved`` float32 [n_rows, rank + 1]."""
+    ratings.check()
+    fixed.check()
+    assert solved.shape == (ratings.n_rows, fixed.rank + 1)
+    assert solved.dtype == np.float32
     if not ratings.n_entries:
         return 0.0
     return float(_squared_error(*ratings, solved, fixed.factors, fixed.bias, np.float32(mean)))

@@ -2,24 +2,27 @@
 
 import numpy as np
 
+from mfspark.columns import Side
+from mfspark.kernels.arrays import LANES, AlignedRows, Float32s, Float64s
 from mfspark.kernels.compiled import jit
-from mfspark.kernels.csr import Csr, Float32s, Float64s
-from mfspark.kernels.problem import FixedSide, HalfStepMetrics, Problem
+from mfspark.kernels.csr import Csr
+from mfspark.kernels.objective import Objective, PassSums
 from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import TILE, row_sums, solve_moments
-from mfspark.kernels.vectors import LANES
 
 # Ratings that are added up in single precision.
 _SHORT_SUM = 4096
 
 
-def row_moments(ratings: Csr, fixed: FixedSide, mean: float) -> Float64s:
+def row_moments(ratings: Csr, fixed: AlignedRows, mean: float) -> Float64s:
     """Σ v vᵀ over all entries of each row, v = [q, 1, r − μ − b_i], float64
     [n_rows, rank + 2, rank + 2].
 
     They hold all that a row's solution and error depend on, and they add up: the ratings of one row
     may lie in many blocks.
     """
+    ratings.check()
+    fixed.check()
     size = fixed.rank + 2
     moments = np.zeros((ratings.n_rows, size, size))
     _add_moments(*ratings, fixed.factors, fixed.bias, np.float32(mean), moments)
@@ -55,21 +58,24 @@ def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: 
 
 
 def half_step_of_moments(
-    train: Float64s, validation: Float64s, problem: Problem
-) -> tuple[Float32s, HalfStepMetrics]:
-    """The half-step of rows given by their moments (see :func:`row_moments`), float64
+    train: Float64s, validation: Float64s, objective: Objective, side: Side
+) -> tuple[Float32s, PassSums]:
+    """The half-step of rows of ``side``, given by their moments (see :func:`row_moments`), float64
     [n_rows, rank + 2, rank + 2]; in double precision, and slow."""
-    solved = np.zeros((len(train), train.shape[1] - 1), np.float32)
-    counts, penalty = train[:, -2, -2], problem.penalty
+    n_rows, size, _ = train.shape
+    assert train.shape == validation.shape == (n_rows, size, size)
+    assert train.dtype == validation.dtype == np.float64
+    solved = np.zeros((n_rows, size - 1), np.float32)
+    counts, penalty = train[:, -2, -2], objective.penalty(side)
     for row, weight in enumerate(penalty.row_weights(counts)):
         ridge = weight * penalty.factors, weight * penalty.bias
-        solve_moments(train[row], *ridge, problem.fit_biases, solved[row])
-    return solved, HalfStepMetrics(
-        _moments_error(train, solved),
-        int(counts.sum()),
-        penalty.total(counts, solved),
-        _moments_error(validation, solved),
-        int(validation[:, -2, -2].sum()),
+        solve_moments(train[row], *ridge, objective.fit_biases, solved[row])
+    return solved, PassSums(
+        squared_error=_moments_error(train, solved),
+        n_ratings=int(counts.sum()),
+        penalty=penalty.total(counts, solved),
+        validation_squared_error=_moments_error(validation, solved),
+        n_validation=int(validation[:, -2, -2].sum()),
     )
 
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.kernels.arrays import Float32s, Float64s, Int32s, Int64s
 from mfspark.kernels.compiled import jit
-from mfspark.kernels.csr import Csr, Float32s, Float64s, Int32s, Int64s
+from mfspark.kernels.csr import Csr
 
 # Sums for each pair of rows: n, Σ x_a x_b, Σ x_a², Σ x_b², Σ x_a, Σ x_b.
 N_SUMS = 6
@@ -28,6 +29,11 @@ def add_common(sums: Float32s, first: int, by_column: Csr) -> None:
     ``sums`` float32 [n_a, n_rows, 6] is changed in place. ``by_column`` lists the rows of each
     column in ascending order, and their values.
     """
+    by_column.check()
+    n_a, n_rows, n_sums = sums.shape
+    assert n_sums == N_SUMS
+    assert sums.dtype == np.float32
+    assert 0 <= first <= n_rows - n_a
     _add_common(sums, first, *by_column)
 
 
@@ -90,6 +96,14 @@ class Lists(NamedTuple):
     numbers: Int32s
     values: Float32s
 
+    def check(self) -> None:
+        """Assert what compiled code relies on."""
+        assert self.starts.dtype == np.int64
+        assert self.numbers.shape == self.values.shape
+        assert self.numbers.dtype == np.int32
+        assert self.values.dtype == np.float32
+        assert self.starts[-1] <= len(self.numbers)
+
 
 def corrections(neighbours: Lists, rated: Lists, n: int) -> Float64s:
     """Σ s_j x_j / Σ s_j over the ``n`` nearest neighbours j that were rated, float64 [pairs].
@@ -98,6 +112,9 @@ def corrections(neighbours: Lists, rated: Lists, n: int) -> Float64s:
     and what its other id has ``rated``, in ascending order, with the deviations x. Zero where no
     neighbour was rated.
     """
+    neighbours.check()
+    rated.check()
+    assert neighbours.starts.shape == rated.starts.shape
     found = np.zeros(len(neighbours.starts) - 1)
     _correct(*neighbours, *rated, n, found)
     return found

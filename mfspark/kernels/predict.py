@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mfspark.kernels.arrays import Float32s, Float64s, Int32s, Int64s
 from mfspark.kernels.compiled import compiled
-from mfspark.kernels.csr import Float32s, Float64s, Int32s, Int64s
 
 # Scores that exist at a time (4 MB, so that they stay in the cache), and how many of them are
 # looked at as one.
@@ -11,13 +11,20 @@ _SCORES_PER_TILE = 1_000_000
 _RUN = 128
 
 
-@compiled()
-def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-untyped-def]
+def dot_rows(left: Float32s, right: Float32s) -> Float64s:
     """Σ_f left[n, f]·right[n, f], float64 [n], added from the first factor to the last.
 
     Products of two float32 are exact in float64 and the order of the sum is fixed, so a list of
     the single contributions adds up to the very same number.
     """
+    assert left.shape == right.shape
+    assert left.dtype == right.dtype == np.float32
+    found: Float64s = _dot_rows(left, right)
+    return found
+
+
+@compiled()
+def _dot_rows(left, right):  # type: ignore[no-untyped-def]
     result = np.zeros(left.shape[0], np.float64)
     for n in range(left.shape[0]):
         total = 0.0
@@ -27,8 +34,7 @@ def dot_rows(left: Float32s, right: Float32s) -> Float64s:  # type: ignore[no-un
     return result
 
 
-@compiled()
-def predict_pairs(  # type: ignore[no-untyped-def]
+def predict_pairs(
     user: Int32s,
     item: Int32s,
     user_factors: Float32s,
@@ -39,9 +45,23 @@ def predict_pairs(  # type: ignore[no-untyped-def]
 ) -> Float64s:
     """μ + b_u + b_i + p_u·q_i, float64 [n], added in this order as ``dot_rows`` does.
 
-    ``user`` and ``item`` int32 [n] are rows of the factors; −1 stands for an id without a row,
-    whose parts are left out.
+    ``user`` and ``item`` int32 [n] are rows of the factors, float32 [·, rank], and of the biases,
+    float32; −1 stands for an id without a row, whose parts are left out.
     """
+    assert user.shape == item.shape
+    assert user.dtype == item.dtype == np.int32
+    assert user_factors.shape[1] == item_factors.shape[1]
+    for factors, bias in ((user_factors, user_bias), (item_factors, item_bias)):
+        assert bias.shape == factors.shape[:1]
+        assert factors.dtype == bias.dtype == np.float32
+    found: Float64s = _predict_pairs(
+        user, item, user_factors, user_bias, item_factors, item_bias, mean
+    )
+    return found
+
+
+@compiled()
+def _predict_pairs(user, item, user_factors, user_bias, item_factors, item_bias, mean):  # type: ignore[no-untyped-def]
     n = len(user)
     result = np.empty(n, np.float64)
     dots = np.empty(4, np.float64)
@@ -93,9 +113,13 @@ def top_n(
     both [n_queries, min(n, n_candidates)], best first, ties by position; places that exclusion left
     empty have score −inf. The scores of a few hundred queries exist at a time.
     """
+    assert queries.shape[1] == candidates.shape[1]
+    assert candidate_bias.shape == candidates.shape[:1]
+    assert queries.dtype == candidates.dtype == candidate_bias.dtype == np.float32
     n_queries, n = len(queries), min(n, len(candidates))
     if excluded is None:
         excluded = np.zeros(n_queries + 1, np.int64), np.zeros(0, np.int32)
+    assert excluded[0].shape == (n_queries + 1,)
     positions = np.zeros((n_queries, n), np.int32)
     best = np.full((n_queries, n), -np.inf, np.float32)
     if n == 0:

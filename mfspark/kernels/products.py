@@ -19,8 +19,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from mfspark.kernels.arrays import LANES
 from mfspark.kernels.compiled import compiled
-from mfspark.kernels.vectors import LANES
 
 _ROWS = 8
 BORDER = 2

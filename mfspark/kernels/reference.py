@@ -4,19 +4,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mfspark.kernels.csr import Csr, Float32s, Float64s
-from mfspark.kernels.problem import Problem
+from mfspark.columns import Side
+from mfspark.kernels.arrays import Float32s, Float64s
+from mfspark.kernels.csr import Csr
+from mfspark.kernels.objective import Objective
 from mfspark.kernels.sgd import Entries, SGDSide
 
 
-def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float64s:
+def solve_rows(train: Csr, fixed: Float32s, objective: Objective, side: Side) -> Float64s:
     """Ridge solution of every row; see :func:`mfspark.kernels.half_step.solve_rows`."""
     rank = fixed.shape[1] - 1
     factors, biases = fixed[:, :rank].astype(np.float64), fixed[:, rank].astype(np.float64)
-    features = np.column_stack([factors, np.ones(len(fixed))]) if problem.fit_biases else factors
-    penalty = problem.penalty
+    features = np.column_stack([factors, np.ones(len(fixed))]) if objective.fit_biases else factors
+    penalty = objective.penalty(side)
     ridge = np.full(features.shape[1], penalty.factors, np.float64)
-    if problem.fit_biases:
+    if objective.fit_biases:
         ridge[rank] = penalty.bias
     weights = penalty.row_weights(train.counts)
     solved = np.zeros((train.n_rows, rank + 1))
@@ -24,7 +26,7 @@ def solve_rows(train: Csr, fixed: Float32s, problem: Problem) -> Float64s:
         entries = slice(train.indptr[row], train.indptr[row + 1])
         rated = train.columns[entries]
         gram = features[rated].T @ features[rated] + weights[row] * np.diag(ridge)
-        rhs = features[rated].T @ (train.values[entries] - problem.mean - biases[rated])
+        rhs = features[rated].T @ (train.values[entries] - objective.mean - biases[rated])
         solved[row, : len(ridge)] = np.linalg.solve(gram, rhs)
     return solved
 
@@ -49,7 +51,7 @@ def visit(
     entries: Entries,
     users: SGDSide,
     items: SGDSide,
-    problems: tuple[Problem, Problem],
+    objective: Objective,
     rate: float,
     by_row: bool,
 ) -> Visited:
@@ -60,16 +62,17 @@ def visit(
     total = 0.0
     for user, item, rating in zip(*entries, strict=True):
         old = [sides[0][user].copy(), sides[1][item].copy()]
-        error = rating - problems[0].mean - old[0][rank] - old[1][rank]
+        error = rating - objective.mean - old[0][rank] - old[1][rank]
         error -= old[0][:rank] @ old[1][:rank]
         total += error**2
+        penalties = objective.users, objective.items
         for n, (place, side) in enumerate(((user, users), (item, items))):
-            penalty, weight = problems[n].penalty, float(side.weights[place])
+            penalty, weight = penalties[n], float(side.weights[place])
             slope = error * old[1 - n][:rank] - penalty.factors * weight * old[n][:rank]
             bias_slope = error - penalty.bias * weight * old[n][rank]
             rates = rate / np.sqrt(squares[n][place]) if by_row else np.full(2, rate)
             squares[n][place] += [slope @ slope / max(rank, 1), bias_slope**2]
             sides[n][place, :rank] += rates[0] * slope
-            if problems[0].fit_biases:
+            if objective.fit_biases:
                 sides[n][place, rank] += rates[1] * bias_slope
     return Visited(sides[0], sides[1], float(total))

@@ -5,15 +5,16 @@ dual       n equations, for a row with few ratings
 in double  when single precision meets a matrix that is near singular
 
 Arguments that all share: ``rated`` int32 [n], the fixed rows that were rated; ``ratings`` float32
-[n]; ``fixed`` and ``bias``, the parts of a :class:`~mfspark.kernels.problem.FixedSide`; ``out``
+[n]; ``fixed`` and ``bias``, the parts of a :class:`~mfspark.kernels.arrays.AlignedRows`; ``out``
 float32 [rank + 1], the solution.
 """
 
 import numpy as np
 
+from mfspark.kernels.arrays import LANES
 from mfspark.kernels.compiled import jit
 from mfspark.kernels.products import BORDER, add_border, add_products, factor
-from mfspark.kernels.vectors import LANES, prefetch
+from mfspark.kernels.vectors import prefetch
 
 # Ratings gathered at a time: few enough to stay in the first-level cache.
 TILE = 64

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfspark.kernels.csr import Float64s
+from mfspark.kernels.arrays import Float64s
 
 # Directions whose share of a Gram matrix is below float32 rounding (1e-7 squared) are noise.
 _NEGLIGIBLE = 1e-14
@@ -39,7 +39,10 @@ class Rotation:
 
 def canonical_rotation(user_gram: Float64s, item_gram: Float64s, item_sums: Float64s) -> Rotation:
     """Find the rotation from PᵀP, QᵀQ (float64 [rank, rank]) and the column sums of Q [rank]."""
-    if not len(item_sums):
+    rank = len(item_sums)
+    assert user_gram.shape == item_gram.shape == (rank, rank)
+    assert user_gram.dtype == item_gram.dtype == np.float64
+    if not rank:
         return Rotation(user_gram, item_gram, item_sums)
     user_root, user_inverse = _square_root(user_gram)
     item_root, item_inverse = _square_root(item_gram)

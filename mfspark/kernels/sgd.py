@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.kernels.arrays import AlignedRows, Float32s, Int32s, Int64s
 from mfspark.kernels.compiled import jit
-from mfspark.kernels.csr import Csr, Float32s, Int32s, Int64s
-from mfspark.kernels.initialise import GAMMA, mix
-from mfspark.kernels.problem import FixedSide, Problem
+from mfspark.kernels.csr import Csr
+from mfspark.kernels.objective import Objective
+from mfspark.kernels.random import GAMMA, mix
 from mfspark.kernels.vectors import dot, prefetch, step
 
 # Ratings between the fetch of a row and its use.
@@ -35,6 +36,12 @@ class Entries(NamedTuple):
     rows: Int32s
     columns: Int32s
     values: Float32s
+
+    def check(self) -> None:
+        """Assert what compiled code relies on, but for the ranges of rows and columns."""
+        assert self.rows.shape == self.columns.shape == self.values.shape
+        assert self.rows.dtype == self.columns.dtype == np.int32
+        assert self.values.dtype == np.float32
 
 
 def entries_of(ratings: Csr) -> Entries:
@@ -59,7 +66,7 @@ class SGDSide(NamedTuple):
     is G of the factors and of the bias.
     """
 
-    at: FixedSide
+    at: AlignedRows
     weights: Float32s
     squares: Float32s
 
@@ -68,7 +75,7 @@ class SGDSide(NamedTuple):
         """From rows [factors, bias], float32 [n, rank + 1], with ``counts`` int64 [n] ratings."""
         weights = np.maximum(counts, 1).astype(np.float64) ** (exponent - 1)
         squares = np.ones((len(rows), 2), np.float32)
-        return cls(FixedSide.of(rows), weights.astype(np.float32), squares)
+        return cls(AlignedRows.of(rows), weights.astype(np.float32), squares)
 
     def copy(self) -> "SGDSide":
         """Parameters that can be changed without changing these."""
@@ -79,21 +86,30 @@ class SGDSide(NamedTuple):
         """[factors, bias] of each, float32 [n, rank + 1]."""
         return np.column_stack([self.at.factors[:, : self.at.rank], self.at.bias])
 
+    def check(self) -> None:
+        """Assert what compiled code relies on."""
+        self.at.check()
+        assert self.weights.shape == (self.at.n_rows,)
+        assert self.squares.shape == (self.at.n_rows, 2)
+        assert self.weights.dtype == self.squares.dtype == np.float32
+
 
 def visit(
     entries: Entries,
     users: SGDSide,
     items: SGDSide,
-    problems: tuple[Problem, Problem],
+    objective: Objective,
     rate: float,
     by_row: bool,
 ) -> float:
     """Visit every entry once, in place; returns Σ e², each from before its own update.
 
-    ``problems`` of the users and of the items, ``rate`` γ, ``by_row`` AdaGrad. A result that is not
-    finite says that the rate is too high.
+    ``rate`` γ, ``by_row`` AdaGrad. A result that is not finite says that the rate is too high.
     """
-    own, other = (problem.penalty for problem in problems)
+    entries.check()
+    users.check()
+    items.check()
+    assert users.at.rank == items.at.rank
     return float(
         _visit(
             *entries,
@@ -105,14 +121,14 @@ def visit(
             items.at.bias,
             items.weights,
             items.squares,
-            np.float32(problems[0].mean),
-            np.float32(own.factors),
-            np.float32(own.bias),
-            np.float32(other.factors),
-            np.float32(other.bias),
+            np.float32(objective.mean),
+            np.float32(objective.users.factors),
+            np.float32(objective.users.bias),
+            np.float32(objective.items.factors),
+            np.float32(objective.items.bias),
             np.float32(rate),
             users.at.rank,
-            problems[0].fit_biases,
+            objective.fit_biases,
             by_row,
         )
     )
@@ -172,9 +188,10 @@ def _visit(  # type: ignore[no-untyped-def]
 def shuffle(entries: Entries, key: int) -> None:
     """Put the entries into an order drawn from ``key``, in place (Fisher and Yates 1938).
 
-    ``key`` has 64 bits. Draws are those of :mod:`mfspark.kernels.initialise`, brought into range by
+    ``key`` has 64 bits. Draws are those of :mod:`mfspark.kernels.random`, brought into range by
     a product in place of a remainder (Lemire 2019); its bias is below n / 2³².
     """
+    entries.check()
     _shuffle(*entries, np.uint64(key))
 
 

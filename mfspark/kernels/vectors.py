@@ -11,7 +11,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16
+from mfspark.kernels.arrays import LANES
+
 _SINGLE = ir.FloatType()
 _VECTOR = ir.VectorType(_SINGLE, LANES)
 

@@ -11,18 +11,20 @@ from typing import Literal
 
 import numpy as np
 
+from mfspark.columns import USER
+from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.compiled import code_folder
 from mfspark.kernels.csr import Csr, build_block
 from mfspark.kernels.half_step import half_step, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
+from mfspark.kernels.objective import Objective, Penalty
 from mfspark.kernels.predict import predict_pairs, top_n
-from mfspark.kernels.problem import FixedSide, Penalty, Problem
 from mfspark.kernels.sgd import SGDSide, entries_of, shuffle, split, visit
 
 Part = Literal["als", "sgd", "knn", "predict"]
 
-_PROBLEM = Problem(0.0, Penalty(1.0, 1.0, 0.5), True)
+_OBJECTIVE = Objective(0.0, True, Penalty(1.0, 1.0, 0.5), Penalty(1.0, 1.0, 0.5))
 
 
 def compile_once(part: Part) -> bool:
@@ -73,11 +75,11 @@ def _block_like(in_file: bool) -> Csr:
     block = build_block(zeros, zeros, values, held_out, 1, 1)
     for array in (*block.train, *block.validation):
         array.setflags(write=not in_file)
-    fixed, rows = FixedSide.zeros(1, 2), np.zeros((1, 3), np.float32)
+    fixed, rows = AlignedRows.zeros(1, 2), np.zeros((1, 3), np.float32)
     squared_error(block.validation, rows, fixed, 0.0)
-    half_step(block, fixed, _PROBLEM)
+    half_step(block, fixed, _OBJECTIVE, USER)
     moments = row_moments(block.train, fixed, 0.0)
-    half_step_of_moments(moments, moments, _PROBLEM)
+    half_step_of_moments(moments, moments, _OBJECTIVE, USER)
     return block.train
 
 
@@ -89,7 +91,7 @@ def _solve() -> None:
 def _descend() -> None:
     zeros, values = np.zeros(2, np.int32), np.ones(2, np.float32)
     block = build_block(zeros, zeros, values, np.array([False, True]), 1, 1)
-    fixed = FixedSide.zeros(1, 2)
+    fixed = AlignedRows.zeros(1, 2)
     for in_file in (False, True):
         for array in block.validation:
             array.setflags(write=not in_file)
@@ -99,7 +101,7 @@ def _descend() -> None:
     users, items = (
         SGDSide.start(np.zeros((1, 3), np.float32), np.ones(1, np.int64), 1.0) for _ in range(2)
     )
-    visit(entries, users, items, (_PROBLEM, _PROBLEM), 0.1, True)
+    visit(entries, users, items, _OBJECTIVE, 0.1, True)
 
 
 def _compare() -> None:

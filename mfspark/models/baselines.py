@@ -9,11 +9,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from typing_extensions import Unpack
 
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER
+from mfspark.algorithms.history import Learnt
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.factor_tables import table_bytes
-from mfspark.engine.fit import Fit, summarise
 from mfspark.engine.fit_als import fit_als
-from mfspark.engine.workspace import settled
+from mfspark.engine.training import Fit, prepare, summarise
+from mfspark.engine.workspace import materialised
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
 from mfspark.models.params import (
@@ -105,10 +106,11 @@ def _joint(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
 
 
 def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
-    summary = summarise(ratings)
-    rating = F.col(RATING).cast("double") - F.lit(summary.mean)
+    # In the unit of the ratings: the damping counts ratings, whatever their scale.
+    training = prepare(ratings, ALSSettings(rank=0), known={}, scale=1.0)
+    rating = F.col(RATING).cast("double") - F.lit(training.mean)
 
-    def biases(deviations: DataFrame, side: str) -> DataFrame:
+    def biases(deviations: DataFrame, side: Side) -> DataFrame:
         n = F.count("*")
         found = deviations.groupBy(side).agg(
             n.alias(N_RATINGS),
@@ -116,25 +118,11 @@ def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
         )
         found = found.withColumn(FACTORS, F.array().cast("array<float>"))
         # At most every rating has an id of its own.
-        return settled(found, table_bytes(summary.n_ratings, 0))
+        return materialised(found, table_bytes(training.summary.n_ratings, 0))
 
     deviations = ratings.select(USER, ITEM, rating.alias("deviation"))
     items = biases(deviations, ITEM)
     rest = deviations.join(items, ITEM).withColumn("deviation", F.col("deviation") - F.col(BIAS))
     users = biases(rest, USER)
-    return Fit(
-        users=users,
-        items=items,
-        history=[],
-        n_users=users.count(),
-        n_items=items.count(),
-        singular_values=[],
-        best_iteration=0,
-        stopped="converged",
-        n_cold_validation=0,
-        summary=summary,
-        mean=summary.mean,
-        scale=1.0,
-        execution="distributed",
-        exchange={},
-    )
+    tables = {USER: users, ITEM: items}
+    return training.fit(tables, Learnt.without_passes(users.count(), items.count()))

@@ -4,9 +4,14 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from typing_extensions import Unpack
 
-from mfspark.engine.fit import Fit
 from mfspark.engine.fit_als import fit_als
-from mfspark.models.factorisation import Factorisation
+from mfspark.models.factor_model import FactorModel
+from mfspark.models.factorisation import (
+    Factorisation,
+    known_factors,
+    model_of,
+    select_ratings,
+)
 from mfspark.models.params import BiasedALSArguments, BiasedALSParams
 from mfspark.settings import ALSSettings
 
@@ -46,6 +51,8 @@ class BiasedALS(
         assert isinstance(settings, ALSSettings)
         return settings
 
-    def run_fit(self, ratings: DataFrame, known: dict[str, DataFrame]) -> Fit:
-        """See ``Factorisation``."""
-        return fit_als(ratings, self.settings(), known)
+    def _fit(self, dataset: DataFrame) -> FactorModel:
+        settings = self.settings()
+        ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
+        fit = fit_als(ratings, settings, known_factors(ratings, settings))
+        return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

@@ -4,9 +4,14 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from typing_extensions import Unpack
 
-from mfspark.engine.fit import Fit
 from mfspark.engine.fit_sgd import fit_sgd
-from mfspark.models.factorisation import Factorisation
+from mfspark.models.factor_model import FactorModel
+from mfspark.models.factorisation import (
+    Factorisation,
+    known_factors,
+    model_of,
+    select_ratings,
+)
 from mfspark.models.params import BiasedSGDArguments, BiasedSGDParams
 from mfspark.settings import SGDSettings
 
@@ -46,6 +51,8 @@ class BiasedSGD(
         assert isinstance(settings, SGDSettings)
         return settings
 
-    def run_fit(self, ratings: DataFrame, known: dict[str, DataFrame]) -> Fit:
-        """See ``Factorisation``."""
-        return fit_sgd(ratings, self.settings(), known)
+    def _fit(self, dataset: DataFrame) -> FactorModel:
+        settings = self.settings()
+        ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
+        fit = fit_sgd(ratings, settings, known_factors(ratings, settings))
+        return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

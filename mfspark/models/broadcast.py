@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS
 from mfspark.engine.cells import from_cell, packs, to_cell, values
-from mfspark.kernels.csr import Float32s
+from mfspark.kernels.arrays import Float32s
 
 # A cell is worth its overhead, and a task can hold one beside the model.
 _CELL_BYTES = 32 * 2**20

@@ -5,23 +5,23 @@ from urllib.parse import unquote
 
 from pyspark.ml.base import Model
 from pyspark.ml.param import Param
-from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
-from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER
+from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER, Side
 from mfspark.errors import DataError
 from mfspark.ids import column, require_column, whole
+from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import ModelMetadata
 from mfspark.models.params import FactorModelParams
+from mfspark.models.persistence import Persistent
 from mfspark.models.prediction import Scoring, add_predictions
-from mfspark.models.storage import FactorModelReader, FactorModelWriter, load_model, save_model
 
 
-class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"]):
+class FactorModel(Model, FactorModelParams, Persistent):
     """r̂(u, i) = μ + b_u + b_i + p_u·q_i, as two tables.
 
     ``user_factors``: user, n_ratings long, bias float, factors array<float>; ``item_factors`` the
@@ -106,7 +106,7 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         scored = add_predictions(dataset, self.user_factors, self.item_factors, scoring, n_rows)
         return scored.drop(*added)
 
-    def _check_ids(self, dataset: DataFrame, name: str, table: DataFrame, side: str) -> None:
+    def _check_ids(self, dataset: DataFrame, name: str, table: DataFrame, side: Side) -> None:
         require_column(dataset, name, f"{side}Col")
         ours, theirs = table.schema[side].dataType, dataset.schema[name].dataType
         if isinstance(ours, StringType) != isinstance(theirs, StringType):
@@ -173,7 +173,7 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         self, queries: DataFrame, candidates: DataFrame, n: int, seen: DataFrame | None
     ) -> DataFrame:
         matching = Matching(n, self.rank, offset=self.global_mean)
-        sides = [table.columns[0] for table in (queries, candidates)]
+        sides = [Side(table.columns[0]) for table in (queries, candidates)]
         own = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         if seen is not None:
             seen = seen.select(*[column(own[side]).alias(side) for side in sides])
@@ -198,36 +198,33 @@ class FactorModel(Model, FactorModelParams, MLWritable, MLReadable["FactorModel"
         false.
         """
         replaces = files.exists(path)
-        save_model(self, path, overwrite)
+        with files.staged_directory(path, overwrite) as stage:
+            self.write_content(stage)
         if replaces and self._reads_from(path):
             # The files that the tables were read from are gone.
-            self.user_factors, self.item_factors, self.history, _ = load_model(
-                self.sparkSession, path
-            )
+            saved = read_factor_tables(path)
+            self.user_factors, self.item_factors = saved.user_factors, saved.item_factors
+            self.history = saved.history
 
     def _reads_from(self, path: str) -> bool:
         folder = files.absolute(path) + "/"
         origins = self.user_factors.inputFiles()
         return any(unquote(files.absolute(origin)).startswith(folder) for origin in origins)
 
-    def write(self) -> FactorModelWriter:
-        """Writer for ``pyspark.ml`` pipelines."""
-        return FactorModelWriter(self)
-
-    @classmethod
-    def read(cls) -> FactorModelReader:
-        """Reader for ``pyspark.ml`` pipelines."""
-        return FactorModelReader()
-
-    @classmethod
-    def load(cls, path: str) -> "FactorModel":
-        """Read a model directory; ``ModelFormatError`` says what is wrong with it."""
-        model = cls(*load_model(SparkSession.active(), path))
-        known = {param.name for param in model.params}
-        return model.setParams(
-            **{
-                name: value
-                for name, value in model.metadata.hyper_parameters.items()
-                if name in known
-            }
+    def write_content(self, directory: str) -> None:
+        """See ``Persistent``."""
+        in_force = {param.name: value for param, value in self.extractParamMap().items()}
+        metadata = self.metadata.model_copy(
+            update={"hyper_parameters": self.metadata.hyper_parameters | in_force}
         )
+        tables = FactorTables(self.user_factors, self.item_factors, self.history, metadata)
+        write_factor_tables(tables, directory)
+
+    @classmethod
+    def read_content(cls, path: str) -> "FactorModel":
+        """See ``Persistent``."""
+        saved = read_factor_tables(path)
+        model = cls(saved.user_factors, saved.item_factors, saved.history, saved.metadata)
+        hyper_parameters = saved.metadata.hyper_parameters
+        known = {param.name for param in model.params} & set(hyper_parameters)
+        return model.setParams(**{name: hyper_parameters[name] for name in known})

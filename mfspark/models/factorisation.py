@@ -7,28 +7,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType, StringType
 
-from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER
-from mfspark.engine.alternate import HISTORY_SCHEMA
-from mfspark.engine.fit import Fit
+from mfspark.algorithms.history import HISTORY_SCHEMA
+from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, typed_ids
 from mfspark.models.factor_model import FactorModel
-from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata, Rotation
+from mfspark.models.metadata import SCHEMA_VERSION, CoordinateSystem, ModelMetadata
 from mfspark.models.params import FactorisationParams
 from mfspark.settings import FactorisationSettings, PredictorSettings
 
 
 class Factorisation(Estimator[FactorModel], FactorisationParams):
-    """An estimator of r̂(u, i) = μ + b_u + b_i + p_u·q_i; the subclass says how it is fitted."""
+    """An estimator of r̂(u, i) = μ + b_u + b_i + p_u·q_i."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.set_params(arguments)
-
-    def run_fit(self, ratings: DataFrame, known: dict[str, DataFrame]) -> Fit:
-        """Fit to ratings under the names of :mod:`mfspark.columns`; ``known``: id, bias and factors
-        to start from, by side."""
-        raise NotImplementedError
 
     def settings(self) -> FactorisationSettings:
         """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
@@ -36,14 +31,8 @@ class Factorisation(Estimator[FactorModel], FactorisationParams):
         assert isinstance(settings, FactorisationSettings)
         return settings
 
-    def _fit(self, dataset: DataFrame) -> FactorModel:
-        settings = self.settings()
-        ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
-        result = self.run_fit(ratings, _known_factors(ratings, settings))
-        return self._copyValues(model_of(result, dataset, settings, settings.rank, type(self)))
 
-
-def _known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[str, DataFrame]:
+def known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[Side, DataFrame]:
     """Id, bias and factors that the initial model has of users and items, by side."""
     if settings.initial_model is None:
         return {}
@@ -76,32 +65,33 @@ def _known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[
 
 
 def model_of(
-    result: Fit, dataset: DataFrame, settings: PredictorSettings, rank: int, estimator: type
+    fit: Fit, dataset: DataFrame, settings: PredictorSettings, rank: int, estimator: type
 ) -> FactorModel:
     """The model of a fit to ``dataset``."""
+    learnt, summary = fit.learnt, fit.summary
     metadata = ModelMetadata(
         schema_version=SCHEMA_VERSION,
         algorithm=estimator.__name__,
         rank=rank,
-        global_mean=result.mean,
-        scale=result.scale,
-        rating_scale=(result.summary.lowest, result.summary.highest),
-        n_users=result.n_users,
-        n_items=result.n_items,
-        n_ratings=result.summary.n_ratings,
-        n_validation=result.summary.n_validation,
-        n_cold_validation=result.n_cold_validation,
-        user_type=result.users.schema[USER].dataType.simpleString(),
-        item_type=result.items.schema[ITEM].dataType.simpleString(),
+        global_mean=fit.mean,
+        scale=fit.scale,
+        rating_scale=(summary.lowest, summary.highest),
+        n_users=learnt.n_users,
+        n_items=learnt.n_items,
+        n_ratings=summary.n_ratings,
+        n_validation=summary.n_validation,
+        n_cold_validation=learnt.n_cold_validation,
+        user_type=fit.users.schema[USER].dataType.simpleString(),
+        item_type=fit.items.schema[ITEM].dataType.simpleString(),
         hyper_parameters=settings.model_dump(by_alias=True),
-        rotation=Rotation(name="canonical", singular_values=result.singular_values),
-        best_iteration=result.best_iteration,
-        stopped=result.stopped,
-        execution=result.execution,
-        exchange=result.exchange,
+        rotation=CoordinateSystem(name="canonical", singular_values=learnt.singular_values),
+        best_iteration=learnt.best_iteration,
+        stopped=learnt.stopped,
+        execution=learnt.execution,
+        exchange={str(side): name for side, name in learnt.exchange.items()},
     )
-    history = dataset.sparkSession.createDataFrame(result.history, HISTORY_SCHEMA)
-    return FactorModel(result.users, result.items, history, metadata)
+    history = dataset.sparkSession.createDataFrame(learnt.history, HISTORY_SCHEMA)
+    return FactorModel(fit.users, fit.items, history, metadata)
 
 
 def select_ratings(

@@ -5,40 +5,31 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from pyspark.ml.base import Estimator, Model
-from pyspark.ml.util import (
-    DefaultParamsReadable,
-    DefaultParamsWritable,
-    MLReadable,
-    MLWritable,
-)
-from pyspark.sql import DataFrame
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from typing_extensions import Unpack
 
 from mfspark import files
-from mfspark.columns import ITEM, RATING, USER
+from mfspark.columns import ITEM, RATING, USER, Side
 from mfspark.engine.cells import values
 from mfspark.engine.find_neighbours import Nearest, Neighbourhood, find_neighbours
-from mfspark.engine.workspace import settled
-from mfspark.kernels.csr import Int64s
+from mfspark.engine.workspace import materialised
+from mfspark.kernels.arrays import Int64s
 from mfspark.kernels.neighbours import Lists, corrections
 from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import select_ratings
-from mfspark.models.knn_storage import (
-    KNNModelReader,
-    KNNModelWriter,
-    read_content,
-    write_content,
-)
+from mfspark.models.knn_storage import KNNTables, read_knn_tables, write_knn_tables
 from mfspark.models.params import FactorModelParams, KNNArguments, KNNParams
+from mfspark.models.persistence import Persistent
 from mfspark.settings import KNNSettings
 
 _BASE = "_base"
 
 
-class KNNModel(Model, FactorModelParams, MLWritable, MLReadable["KNNModel"]):
+class KNNModel(Model, FactorModelParams, Persistent):
     """r̂(u, i) = base + Σ_j s_ij (r_uj − base_uj) / Σ_j s_ij over the k nearest rated neighbours j.
 
     (Items as neighbours; with users it is the mirror image.) ``neighbourhood`` has the similarities
@@ -47,7 +38,7 @@ class KNNModel(Model, FactorModelParams, MLWritable, MLReadable["KNNModel"]):
     """
 
     def __init__(
-        self, neighbourhood: Neighbourhood, biases: FactorModel, side: str, k: int,
+        self, neighbourhood: Neighbourhood, biases: FactorModel, side: Side, k: int,
         means: DataFrame | None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -82,25 +73,28 @@ class KNNModel(Model, FactorModelParams, MLWritable, MLReadable["KNNModel"]):
         false.
         """
         with files.staged_directory(path, overwrite) as stage:
-            write_content(self, stage)
+            self.write_content(stage)
 
-    def write(self) -> KNNModelWriter:
-        """Writer for ``pyspark.ml`` pipelines."""
-        return KNNModelWriter(self)
-
-    @classmethod
-    def read(cls) -> KNNModelReader:
-        """Reader for ``pyspark.ml`` pipelines."""
-        return KNNModelReader()
+    def write_content(self, directory: str) -> None:
+        """See ``Persistent``."""
+        params = {param.name: value for param, value in self.extractParamMap().items()}
+        tables = KNNTables(self.neighbourhood, self.means, self.side, self.k, params)
+        write_knn_tables(tables, directory)
+        self.biases.save(f"{directory}/biases")
 
     @classmethod
-    def load(cls, path: str) -> "KNNModel":
-        """Read a model directory; ``ModelFormatError`` says what is wrong with it."""
-        content = read_content(path)
-        params = content.pop("params")
-        model = cls(**content)
-        model._set(**params)
+    def read_content(cls, path: str) -> "KNNModel":
+        """See ``Persistent``."""
+        saved = read_knn_tables(path)
+        biases = FactorModel.load(f"{path}/biases")
+        model = cls(saved.neighbourhood, biases, saved.side, saved.k, saved.means)
+        model._set(**saved.params)
         return model
+
+    @property
+    def sparkSession(self) -> SparkSession:
+        """The session that holds the tables."""
+        return self.biases.sparkSession
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         columns = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
@@ -114,10 +108,9 @@ class KNNModel(Model, FactorModelParams, MLWritable, MLReadable["KNNModel"]):
                 self.biases.clipPredictions: False,
             }
         ).transform(dataset)
-        other = ITEM if self.side == USER else USER
         tables = [
             (self.neighbourhood.neighbours, self.side),
-            (self.neighbourhood.rated, other),
+            (self.neighbourhood.rated, self.side.other),
         ]
         if self.means is not None:
             tables.append((self.means, self.side))
@@ -162,7 +155,7 @@ def _lists(numbers: pa.Array, beside: pa.Array) -> Lists:
 
 
 class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], DefaultParamsWritable):
-    side: ClassVar[str]
+    side: ClassVar[Side]
 
     def __init__(self, **arguments: Unpack[KNNArguments]) -> None:
         super().__init__()
@@ -179,11 +172,11 @@ class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], Defaul
         base = F.col(_BASE)
         if settings.centring == "mean":
             means = ratings.groupBy(self.side).agg(F.avg(rating).alias("mean"))
-            means = settled(means, 16 * biases.metadata.n_ratings)
+            means = materialised(means, 16 * biases.metadata.n_ratings)
             based = based.join(means, self.side)
             base = F.col("mean")
         compared = rating - F.col(_BASE) if settings.similarity == "pearson_baseline" else rating
-        deviations = based.select(
+        compared_ratings = based.select(
             USER,
             ITEM,
             (rating - base).cast("float").alias("deviation"),
@@ -195,7 +188,7 @@ class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], Defaul
             settings.shrinkage,
             settings.min_support,
         )
-        found = find_neighbours(deviations, self.side, nearest)
+        found = find_neighbours(compared_ratings, self.side, nearest)
         return self._copyValues(KNNModel(found, biases, self.side, settings.k, means))
 
 

@@ -23,7 +23,7 @@ from pyspark.sql.types import (
 
 from mfspark.columns import BIAS, FACTORS
 from mfspark.engine.machine import machine_of
-from mfspark.kernels.csr import Float32s, Int32s, Int64s
+from mfspark.kernels.arrays import Float32s, Int32s, Int64s
 from mfspark.kernels.predict import top_n
 from mfspark.models.broadcast import factors_of, read, with_tables
 

@@ -10,7 +10,7 @@ from mfspark import __version__
 SCHEMA_VERSION = 1
 
 
-class Rotation(BaseModel):
+class CoordinateSystem(BaseModel):
     """The coordinate system of the factors; see :mod:`mfspark.kernels.rotation`."""
 
     name: str
@@ -45,7 +45,7 @@ class ModelMetadata(BaseModel):
     user_type: str
     item_type: str
     hyper_parameters: dict[str, Any]
-    rotation: Rotation
+    rotation: CoordinateSystem
     best_iteration: int
     stopped: str
     execution: str

@@ -15,29 +15,25 @@ from pyspark.ml.base import Estimator, Model
 from pyspark.ml.recommendation import _ALSModelParams, _ALSParams
 from pyspark.ml.util import (
     DefaultParamsReadable,
-    DefaultParamsReader,
     DefaultParamsWritable,
-    DefaultParamsWriter,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
 )
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, IntegralType
 
 from mfspark import files
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
+from mfspark.algorithms.history import Learnt
+from mfspark.algorithms.start import start_rows
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.engine.factor_tables import table_bytes
-from mfspark.engine.fit import Fit, summarise
 from mfspark.engine.fit_als import fit_als
-from mfspark.engine.start import start_rows
-from mfspark.engine.workspace import settled
+from mfspark.engine.training import Fit, prepare
+from mfspark.engine.workspace import materialised
 from mfspark.errors import ConfigError, ModelFormatError
 from mfspark.ids import column
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
+from mfspark.models.persistence import Persistent
 from mfspark.settings import ALSSettings, PredictorSettings
 
 logger = logging.getLogger("mfspark")
@@ -286,7 +282,7 @@ def _with_int_ids(ratings: DataFrame) -> DataFrame:
     """Ids as int where they are whole numbers, as those of ``pyspark.ml`` are; beyond, as long."""
     wide = [
         side
-        for side in (USER, ITEM)
+        for side in Side
         if isinstance(ratings.schema[side].dataType, IntegralType)
         and not isinstance(ratings.schema[side].dataType, IntegerType)
     ]
@@ -300,37 +296,23 @@ def _with_int_ids(ratings: DataFrame) -> DataFrame:
 
 
 def _random_fit(ratings: DataFrame, settings: ALSSettings) -> Fit:
-    """The factors that a fit begins with, of users and of items."""
-    summary = summarise(ratings)
+    """The factors that a fit starts from, of users and of items."""
+    training = prepare(ratings, settings, known={}, scale=1.0)
     tables = {}
-    for side in (USER, ITEM):
+    for side in Side:
         counted = ratings.groupBy(side).agg(F.count(F.lit(1)).alias(N_RATINGS))
         kind = ratings.schema[side].dataType.simpleString()
         table = counted.mapInArrow(
             partial(_random_rows, side=side, rank=settings.rank, seed=settings.seed),
             f"{side} {kind}, {N_RATINGS} long, {BIAS} float, {FACTORS} array<float>",
         )
-        tables[side] = settled(table, table_bytes(summary.n_ratings, settings.rank))
-    return Fit(
-        users=tables[USER],
-        items=tables[ITEM],
-        history=[],
-        n_users=tables[USER].count(),
-        n_items=tables[ITEM].count(),
-        singular_values=[],
-        best_iteration=0,
-        stopped="max_iter",
-        n_cold_validation=0,
-        summary=summary,
-        mean=0.0,
-        scale=1.0,
-        execution="distributed",
-        exchange={},
-    )
+        n_bytes = table_bytes(training.summary.n_ratings, settings.rank)
+        tables[side] = materialised(table, n_bytes)
+    return training.fit(tables, Learnt.without_passes(tables[USER].count(), tables[ITEM].count()))
 
 
 def _random_rows(
-    batches: Iterator[pa.RecordBatch], side: str, rank: int, seed: int
+    batches: Iterator[pa.RecordBatch], side: Side, rank: int, seed: int
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         rows = start_rows(batch.column(0), None, side, rank, seed)[:, :rank]
@@ -341,11 +323,11 @@ def _random_rows(
                 pa.array(np.zeros(len(rows), np.float32)),
                 pa.ListArray.from_arrays(ends, rows.ravel()),
             ],
-            names=[side, N_RATINGS, BIAS, FACTORS],
+            names=[str(side), N_RATINGS, BIAS, FACTORS],
         )
 
 
-class ALSModel(_Setters, Model, _ALSModelParams, MLWritable, MLReadable["ALSModel"]):
+class ALSModel(_Setters, Model, _ALSModelParams, Persistent):
     """What ``ALS.fit`` returns, with the interface of ``pyspark.ml.recommendation.ALSModel``.
 
     One made by ``ALSModel()`` is empty, as in pyspark.ml, and only good for ``load``.
@@ -414,44 +396,23 @@ class ALSModel(_Setters, Model, _ALSModelParams, MLWritable, MLReadable["ALSMode
         """Best users for the items in ``dataset``; items absent from training get no row."""
         return self._inner().recommendForItemSubset(dataset, numUsers)
 
-    def write(self) -> "ALSModelWriter":
-        """Writer; ``write().overwrite().save(path)`` replaces."""
-        return ALSModelWriter(self)
+    has_own_params = False
+
+    def write_content(self, directory: str) -> None:
+        """See ``Persistent``."""
+        self.factor_model.save(files.join(directory, "factors"))
 
     @classmethod
-    def read(cls) -> "ALSModelReader":
-        """Reader."""
-        return ALSModelReader()
+    def read_content(cls, path: str) -> "ALSModel":
+        """See ``Persistent``."""
+        return cls(FactorModel.load(files.join(path, "factors")))
+
+    @property
+    def sparkSession(self) -> SparkSession:
+        """The session that holds the tables."""
+        return self.factor_model.sparkSession
 
 
-def _id_and_features(table: DataFrame, side: str) -> DataFrame:
+def _id_and_features(table: DataFrame, side: Side) -> DataFrame:
     features: Column = F.col(FACTORS)
     return table.select(F.col(side).alias("id"), features.alias("features"))
-
-
-class ALSModelWriter(MLWriter):
-    """Writes the factor model, and Params and uid beside it."""
-
-    def __init__(self, model: ALSModel) -> None:
-        super().__init__()
-        self._model = model
-
-    def save(self, path: str) -> None:
-        """Write to ``path``; needs ``overwrite()`` when it exists."""
-        with files.staged_directory(path, self.shouldOverwrite) as stage:
-            self._model.factor_model.save(files.join(stage, "factors"))
-            spark = self._model.factor_model.sparkSession
-            DefaultParamsWriter.saveMetadata(self._model, files.for_spark(stage), spark)
-
-
-class ALSModelReader(MLReader[ALSModel]):
-    """Reads what ``ALSModelWriter`` wrote."""
-
-    def load(self, path: str) -> ALSModel:
-        """Read the model directory ``path``."""
-        factors = FactorModel.load(files.join(path, "factors"))
-        model = ALSModel(factors)
-        metadata = DefaultParamsReader.loadMetadata(files.to_read(path), SparkSession.active())
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model

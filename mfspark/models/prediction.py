@@ -30,7 +30,7 @@ from pyspark.sql.types import (
 
 from mfspark.columns import BIAS, FACTORS, ITEM, USER
 from mfspark.engine.plan import BROADCAST_LIMIT
-from mfspark.kernels.csr import Float64s, Int32s
+from mfspark.kernels.arrays import Float64s, Int32s
 from mfspark.kernels.predict import dot_rows, predict_pairs
 from mfspark.models.broadcast import factors_of, read, with_tables
 from mfspark.settings import ColdStartStrategy

@@ -17,12 +17,15 @@ from functools import partial
 
 import numpy as np
 
+from mfspark.columns import USER
+from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.csr import build_block
 from mfspark.kernels.half_step import solve_rows
-from mfspark.kernels.problem import FixedSide, Penalty, Problem
+from mfspark.kernels.objective import Objective, Penalty
 
 N_RATINGS, N_ROWS, N_COLUMNS, ROUNDS = 1_000_000, 7_000, 3_000, 5
-PROBLEM = Problem(3.0, Penalty(1.0, 0.2, 0.5), fit_biases=True)
+PENALTY = Penalty(1.0, 0.2, 0.5)
+OBJECTIVE = Objective(3.0, True, PENALTY, PENALTY)
 
 
 def main() -> None:
@@ -39,14 +42,14 @@ def main() -> None:
     square = rng.random((1500, 1500)).astype(np.float32)
     print("rank   solve GFLOP/s   sgemm GFLOP/s   ratio")
     for rank in (10, 32, 64, 100):
-        fixed = FixedSide.of(rng.normal(0, 0.3, (N_COLUMNS, rank + 1)).astype(np.float32))
+        fixed = AlignedRows.of(rng.normal(0, 0.3, (N_COLUMNS, rank + 1)).astype(np.float32))
         d = rank + 1
         # Gram matrix (one half), right-hand side and error of each rating; factor and solve of
         # each row.
         work = N_RATINGS * (d * (d + 1) + 2 * d) + N_ROWS * (d**3 / 3 + 2 * d**2)
         rates = []
         for _ in range(ROUNDS):
-            solve = partial(solve_rows, block.train, fixed, PROBLEM)
+            solve = partial(solve_rows, block.train, fixed, OBJECTIVE, USER)
             product = partial(np.matmul, square, square)
             rates.append((work / seconds(solve), 2 * 1500**3 / seconds(product)))
         ours, sgemm = (statistics.median(rate) / 1e9 for rate in zip(*rates, strict=True))

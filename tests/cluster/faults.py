@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,8 +28,8 @@ from pyspark.sql import DataFrame, SparkSession
 from standalone import Cluster, wait_for
 
 from mfspark import BiasedALS, BiasedSGD, FactorModel
-from mfspark.engine import als_half_step, blocks, fit_sgd, sgd_epoch, strata, workspace
-from mfspark.engine.block_files import file_blocks, work_at_files
+from mfspark.engine import als_half_step, blocks, plan, sgd_epoch, user_blocks, workspace
+from mfspark.engine.block_files import BlockFormat, file_blocks, work_at_files
 from mfspark.errors import FitError
 
 ITERATIONS = 6
@@ -291,17 +291,42 @@ def spoilt(arrived, *others, do, spoil, marks: Path):
     return do(arrived, *others)
 
 
+@dataclass(frozen=True)
+class SpoiltFormat:
+    """A format of block files; the first task that makes one removes its executor's scratch folder
+    before."""
+
+    inner: BlockFormat
+    marks: Path
+
+    @property
+    def dtypes(self):
+        return self.inner.dtypes
+
+    @property
+    def about_schema(self):
+        return self.inner.about_schema
+
+    def arrays(self, chunks, *others):
+        return spoilt(
+            chunks, *others, do=self.inner.arrays, spoil=remove_own_scratch, marks=self.marks
+        )
+
+    def about(self, arrays):
+        return self.inner.about(arrays)
+
+
 @contextmanager
 def in_a_step(bench: Bench, module, number: int) -> Iterator[None]:
     """In the ``number``th pass that ``module`` makes over the files of blocks, a task kills its
     executor."""
     numbers, marks = count(), bench.marks()
 
-    def work(workspace, blocks, deliver, work, *others):
+    def work(workspace, blocks, delivery, work, *others):
         if next(numbers) == number:
             bench.has_killed = True
             work = partial(spoilt, do=work, spoil=kill_own_executor, marks=marks)
-        return work_at_files(workspace, blocks, deliver, work, *others)
+        return work_at_files(workspace, blocks, delivery, work, *others)
 
     with patch.object(module, "work_at_files", work):
         yield
@@ -313,9 +338,9 @@ def while_blocks_are_built(bench: Bench, module) -> Iterator[None]:
     """The first task that is about to make a file removes its executor's scratch folder."""
     marks = bench.marks()
 
-    def build(workspace, packed, side, files, make, *others):
-        make = partial(spoilt, do=make, spoil=remove_own_scratch, marks=marks)
-        return file_blocks(workspace, packed, side, files, make, *others)
+    def build(workspace, packed, files):
+        spoiling = SpoiltFormat(files.format, marks)
+        return file_blocks(workspace, packed, replace(files, format=spoiling))
 
     with patch.object(module, "file_blocks", build):
         yield
@@ -326,9 +351,9 @@ def while_blocks_are_built(bench: Bench, module) -> Iterator[None]:
 def big_factors() -> Iterator[None]:
     """Factors are kept as if they were too big for the driver."""
     with (
+        patch.object(plan, "BROADCAST_LIMIT", 0),
+        patch.object(plan, "CHEAP_BYTES", 0),
         patch.object(workspace, "BROADCAST_LIMIT", 0),
-        patch.object(workspace, "_CHEAP_BYTES", 0),
-        patch.object(fit_sgd, "BROADCAST_LIMIT", 0),
     ):
         yield
 
@@ -416,7 +441,7 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "scratch while blocks are built, broadcast": lost_scratch_while_blocks_are_built(
         "broadcast", blocks
     ),
-    "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", strata),
+    "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", user_blocks),
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
     "executors die before the loop": deaths_before_the_loop,

@@ -5,13 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mfspark.columns import ITEM, USER
 from mfspark.kernels import half_step as fast
 from mfspark.kernels import reference
+from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.csr import RatingBlock, build_block
 from mfspark.kernels.half_step import half_step
-from mfspark.kernels.initialise import initial_rows
 from mfspark.kernels.moments import half_step_of_moments, row_moments
-from mfspark.kernels.problem import FixedSide, Penalty, Problem
+from mfspark.kernels.objective import Objective, Penalty
+from mfspark.kernels.random import initial_rows
 
 
 def random_block(
@@ -32,6 +34,10 @@ def random_block(
 
 def random_side(rng: np.random.Generator, n: int, rank: int) -> np.ndarray:
     return rng.normal(0, 0.5, (n, rank + 1)).astype(np.float32)
+
+
+def objective_of(penalty: Penalty, fit_biases: bool = True) -> Objective:
+    return Objective(3.0, fit_biases, penalty, penalty)
 
 
 def dense_objective(block, solved, fixed, mean, penalty):
@@ -67,9 +73,10 @@ def test_solve_agrees_with_the_readable_twin(
     fixed = random_side(rng, n_columns, rank)
     if not fit_biases:
         fixed[:, -1] = 0
-    problem = Problem(3.3, Penalty(0.5, 0.2, exponent), fit_biases)
-    ours, error = fast.solve_rows(block.train, FixedSide.of(fixed), problem)
-    theirs = reference.solve_rows(block.train, fixed, problem)
+    other = Penalty(9.0, 9.0, exponent)
+    objective = Objective(3.3, fit_biases, Penalty(0.5, 0.2, exponent), other)
+    ours, error = fast.solve_rows(block.train, AlignedRows.of(fixed), objective, USER)
+    theirs = reference.solve_rows(block.train, fixed, objective, USER)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
     assert error == pytest.approx(
@@ -80,18 +87,18 @@ def test_solve_agrees_with_the_readable_twin(
         assert np.all(ours[:, -1] == 0)
 
 
-def test_metrics_agree_with_a_dense_oracle(rng):
+def test_sums_agree_with_a_dense_oracle(rng):
     block = random_block(rng, 20, 30)
     fixed = random_side(rng, 30, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, metrics = half_step(block, FixedSide.of(fixed), Problem(3.0, penalty, True))
+    solved, sums = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER)
     objective = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
-    assert metrics.squared_error + metrics.penalty == pytest.approx(objective, rel=1e-5)
-    assert metrics.n_ratings == len(block.train.values)
-    assert metrics.validation_squared_error == pytest.approx(
+    assert sums.squared_error + sums.penalty == pytest.approx(objective, rel=1e-5)
+    assert sums.n_ratings == len(block.train.values)
+    assert sums.validation_squared_error == pytest.approx(
         reference.squared_error(block.validation, solved, fixed, 3.0), rel=1e-5
     )
-    assert metrics.n_validation == len(block.validation.values) > 0
+    assert sums.n_validation == len(block.validation.values) > 0
 
 
 @pytest.mark.parametrize("direction", range(6))
@@ -99,7 +106,7 @@ def test_solution_is_a_minimum_in_every_direction(rng, direction):
     block = random_block(rng, 10, 25)
     fixed = random_side(rng, 25, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, FixedSide.of(fixed), Problem(3.0, penalty, True))
+    solved, _ = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER)
     at_minimum = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     for step in (-0.05, 0.05):
         moved = solved.astype(float)
@@ -111,7 +118,7 @@ def test_gradient_vanishes_on_the_solved_side(rng):
     block = random_block(rng, 10, 40)
     fixed = random_side(rng, 40, 4)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, FixedSide.of(fixed), Problem(3.0, penalty, True))
+    solved, _ = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER)
     features = np.column_stack([fixed[:, :-1], np.ones(len(fixed))]).astype(float)
     for row in range(10):
         entries = slice(block.train.indptr[row], block.train.indptr[row + 1])
@@ -130,12 +137,12 @@ def alternate(users: RatingBlock, items: RatingBlock, rank: int, iterations: int
     q = initial_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
     q_penalty = penalty.total(items.train.counts, q)
     for _ in range(iterations):
-        p, metrics = half_step(users, FixedSide.of(q), Problem(3.0, penalty, True))
-        yield p, q, metrics.squared_error + metrics.penalty + q_penalty
-        p_penalty = metrics.penalty
-        q, metrics = half_step(items, FixedSide.of(p), Problem(3.0, penalty, True))
-        q_penalty = metrics.penalty
-        yield p, q, metrics.squared_error + p_penalty + q_penalty
+        p, sums = half_step(users, AlignedRows.of(q), objective_of(penalty), USER)
+        yield p, q, sums.squared_error + sums.penalty + q_penalty
+        p_penalty = sums.penalty
+        q, sums = half_step(items, AlignedRows.of(p), objective_of(penalty), ITEM)
+        q_penalty = sums.penalty
+        yield p, q, sums.squared_error + p_penalty + q_penalty
 
 
 def both_sides(users, items, values, n_users, n_items):
@@ -179,11 +186,11 @@ def test_singular_rows_get_finite_solutions_that_fit(rng, fit_biases):
     block = random_block(rng, 6, 4, 0.7)
     fixed = random_side(rng, 4, 8)
     fixed[:, -1] *= fit_biases
-    solved, metrics = half_step(
-        block, FixedSide.of(fixed), Problem(3.0, Penalty(0, 0, 0.5), fit_biases)
+    solved, sums = half_step(
+        block, AlignedRows.of(fixed), objective_of(Penalty(0, 0, 0.5), fit_biases), USER
     )
     assert np.isfinite(solved).all()
-    assert metrics.squared_error < 1e-3
+    assert sums.squared_error < 1e-3
 
 
 def test_all_equal_ratings_leave_nothing_to_the_factors():
@@ -208,27 +215,27 @@ def test_moments_of_the_parts_of_rows_give_the_half_step_of_the_whole(
     block = random_block(rng, 3, 150, 0.9)
     fixed = random_side(rng, 150, rank)
     fixed[:, -1] *= fit_biases
-    problem = Problem(3.3, Penalty(0.5, 0.2, 0.5), fit_biases)
+    objective = Objective(3.3, fit_biases, Penalty(0.5, 0.2, 0.5), Penalty(9.0, 9.0, 0.5))
     part_of = rng.integers(0, n_parts, 150)
-    sums = []
+    moments = []
     for whole in (block.train, block.validation):
         rows = np.repeat(np.arange(3), whole.counts)
         parts = [part_of[whole.columns] == part for part in range(n_parts)]
-        sums.append(
+        moments.append(
             sum(
                 row_moments(
                     build_block(
                         rows[p].astype(np.int32), whole.columns[p], whole.values[p],
                         np.zeros(p.sum(), bool), 3, 150,
-                    ).train, FixedSide.of(fixed), 3.3,
+                    ).train, AlignedRows.of(fixed), 3.3,
                 )
                 for p in parts
             )
         )  # fmt: skip
-    solved, metrics = half_step_of_moments(*sums, problem)
-    expected, expected_metrics = half_step(block, FixedSide.of(fixed), problem)
+    solved, sums = half_step_of_moments(*moments, objective, USER)
+    expected, expected_sums = half_step(block, AlignedRows.of(fixed), objective, USER)
     np.testing.assert_allclose(solved, expected, atol=2e-4)
-    np.testing.assert_allclose(metrics, expected_metrics, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-3, atol=1e-6)
 
 
 def test_moments_of_long_rows_lose_no_precision(rng):
@@ -240,5 +247,5 @@ def test_moments_of_long_rows_lose_no_precision(rng):
     v = np.column_stack([fixed[columns, :-1], np.ones(n), values - 3.0 - fixed[columns, -1]])
     exact = v.T.astype(float) @ v.astype(float)
     np.testing.assert_allclose(
-        row_moments(row, FixedSide.of(fixed), 3.0)[0], exact, rtol=1e-5, atol=1e-2
+        row_moments(row, AlignedRows.of(fixed), 3.0)[0], exact, rtol=1e-5, atol=1e-2
     )

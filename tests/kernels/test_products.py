@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mfspark.kernels.arrays import LANES
 from mfspark.kernels.products import add_border, add_products, factor
-from mfspark.kernels.vectors import LANES
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 64])

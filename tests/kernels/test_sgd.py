@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfspark.kernels import reference
-from mfspark.kernels.problem import Penalty, Problem
+from mfspark.kernels.objective import Objective, Penalty
 from mfspark.kernels.sgd import Entries, SGDSide, shuffle, visit
 
 
@@ -39,12 +39,9 @@ def test_visit_agrees_with_the_readable_twin(seed, n, rank, exponent, fit_biases
     rng = np.random.default_rng(seed)
     entries = random_entries(rng, n, 7, 5)
     users, items = random_sides(rng, entries, 7, 5, rank, exponent)
-    problems = (
-        Problem(3.2, Penalty(0.4, 0.1, exponent), fit_biases),
-        Problem(3.2, Penalty(0.3, 0.2, exponent), fit_biases),
-    )
-    expected = reference.visit(entries, users, items, problems, 0.03, by_row)
-    error = visit(entries, users, items, problems, 0.03, by_row)
+    objective = Objective(3.2, fit_biases, Penalty(0.4, 0.1, exponent), Penalty(0.3, 0.2, exponent))
+    expected = reference.visit(entries, users, items, objective, 0.03, by_row)
+    error = visit(entries, users, items, objective, 0.03, by_row)
     assert error == pytest.approx(expected.error, rel=1e-4, abs=1e-6)
     np.testing.assert_allclose(users.rows, expected.users, atol=1e-4)
     np.testing.assert_allclose(items.rows, expected.items, atol=1e-4)
@@ -54,9 +51,9 @@ def test_one_step_goes_down_the_slope_of_the_objective(rng):
     """A tiny step on each rating from the same point adds up to minus half the gradient."""
     entries = random_entries(rng, 40, 6, 5)
     users, items = random_sides(rng, entries, 6, 5, 3)
-    problem = Problem(3.0, Penalty(0.5, 0.2, 0.5), True)
+    penalty = Penalty(0.5, 0.2, 0.5)
 
-    def objective(user_rows, item_rows):
+    def value(user_rows, item_rows):
         p, q = user_rows[entries.rows], item_rows[entries.columns]
         found = 3.0 + p[:, 3] + q[:, 3] + (p[:, :3] * q[:, :3]).sum(axis=1)
         total = np.square(entries.values - found).sum()
@@ -75,11 +72,11 @@ def test_one_step_goes_down_the_slope_of_the_objective(rng):
             for sign in (1, -1):
                 moved = [part.copy() for part in before]
                 moved[side][place] += sign * 1e-5
-                ends.append(objective(*moved))
+                ends.append(value(*moved))
             slope[place] = (ends[0] - ends[1]) / 2e-5
         slopes.append(slope)
     rate = 1e-4
-    visit(entries, users, items, (problem, problem), rate, by_row=False)
+    visit(entries, users, items, Objective(3.0, True, penalty, penalty), rate, by_row=False)
     # Rounding of float32 and the order of the visits are second to the slope.
     for side, slope in zip((users, items), slopes, strict=True):
         start = before[0] if side is users else before[1]
@@ -112,6 +109,7 @@ def test_shuffles_are_uniform():
 def test_too_high_a_rate_shows_in_the_error(rng):
     entries = random_entries(rng, 2000, 6, 5)
     users, items = random_sides(rng, entries, 6, 5, 4)
-    problem = Problem(3.0, Penalty(0.1, 0.1, 0.5), True)
-    errors = [visit(entries, users, items, (problem, problem), 5.0, False) for _ in range(3)]
+    penalty = Penalty(0.1, 0.1, 0.5)
+    objective = Objective(3.0, True, penalty, penalty)
+    errors = [visit(entries, users, items, objective, 5.0, False) for _ in range(3)]
     assert not np.isfinite(errors[-1])

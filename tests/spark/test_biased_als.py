@@ -75,11 +75,11 @@ def test_blocks_and_exchange_do_not_change_the_predictions(model, ratings, argum
     )  # fmt: skip
 
 
-def test_too_many_ids_for_one_task_are_noticed_there(ratings, ratings_frame, monkeypatch):
+def test_many_ids_count_when_a_fit_in_one_task_is_planned(ratings, ratings_frame, monkeypatch):
     enough = one_task_bytes(Workload(len(ratings_frame), 0, 0, 2))
     for task_bytes, execution in ((2 * enough, "one_task"), (enough, "distributed")):
         machine = Machine(2, 2, task_bytes)
-        monkeypatch.setattr("mfspark.engine.fit.machine_of", lambda _, machine=machine: machine)
+        monkeypatch.setattr("mfspark.engine.fit_als.machine_of", lambda _, machine=machine: machine)
         model = BiasedALS(rank=2, maxIter=2).fit(ratings)
         assert model.metadata.execution == execution
         assert model.metadata.n_users == ratings_frame["user"].nunique()

@@ -37,7 +37,7 @@ def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchang
 
     monkeypatch.setattr("mfspark.engine.fit_als.run_half_step", watch)
     # Never better by enough would stop the fit, so every iteration counts as better.
-    monkeypatch.setattr("mfspark.engine.stopping.StopRule.observe", never_stop)
+    monkeypatch.setattr("mfspark.algorithms.history.History.end_iteration", never_stop)
     model = BiasedALS(
         rank=2, maxIter=n, seed=1, execution="distributed", exchange=exchange,
         numUserBlocks=2, numItemBlocks=2,
@@ -54,8 +54,9 @@ def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchang
     assert late[3] < early[3] + 50
 
 
-def never_stop(rule, iteration, objective, validation_rmse):
-    rule.best_iteration = iteration
+def never_stop(history):
+    history.best_iteration = history.rows[-1].iteration
+    return True
 
 
 @pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
@@ -66,9 +67,8 @@ def test_a_fit_interrupted_from_the_keyboard_leaves_nothing(spark, ratings, esti
                 os.kill(os.getpid(), signal.SIGINT)
 
     def left_behind():
-        cached = spark.sparkContext._jsc.getPersistentRDDs().size()
         settings = spark.conf.get("spark.sql.adaptive.enabled")
-        return cached, settings, list(scratch.glob("mfspark-block-*"))
+        return settings, list(scratch.glob("mfspark-block-*"))
 
     scratch = scratch_folder(spark)
     logger, handler = logging.getLogger("mfspark"), Interrupt()
@@ -77,7 +77,7 @@ def test_a_fit_interrupted_from_the_keyboard_leaves_nothing(spark, ratings, esti
     logger.addHandler(handler)
     # The ratings themselves are persisted when they are first read.
     ratings.count()
-    before = left_behind()
+    before, cached = left_behind(), persisted(spark)
     try:
         with pytest.raises(KeyboardInterrupt):
             estimator(rank=2, maxIter=6, tol=0.0, execution="distributed").fit(ratings)
@@ -85,16 +85,22 @@ def test_a_fit_interrupted_from_the_keyboard_leaves_nothing(spark, ratings, esti
         logger.removeHandler(handler)
         logger.setLevel(level)
     assert left_behind() == before
+    # Tables of earlier tests may have gone meanwhile.
+    assert persisted(spark) <= cached
+
+
+def persisted(spark):
+    """Numbers of the tables that Spark keeps."""
+    return set(spark.sparkContext._jsc.getPersistentRDDs())
 
 
 def test_only_the_model_s_own_tables_stay_in_memory(spark, ratings):
-    cached = spark.sparkContext._jsc.getPersistentRDDs
-    before = cached().size()
+    before = persisted(spark)
     for execution in ("one_task", "distributed"):
         model = BiasedALS(rank=2, maxIter=2, execution=execution).fit(ratings)
         model.transform(ratings).count()
-        assert cached().size() == before + 2
+        assert len(persisted(spark) - before) == 2
         model.unpersist()
-        assert cached().size() == before
+        assert persisted(spark) <= before
         assert model.transform(ratings).count() == ratings.count()
         model.unpersist()

@@ -1,7 +1,6 @@
 """The plumbing: placing ids, exchanging factors, stopping."""
 
 import logging
-import math
 import os
 import time
 from contextlib import contextmanager
@@ -17,15 +16,11 @@ from pyspark.sql.conf import RuntimeConfig
 from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
+from mfspark.columns import ITEM, USER
 from mfspark.engine import als_half_step, block_files, factor_tables
-from mfspark.engine.alternate import Solver, alternate
 from mfspark.engine.blocks import build_blocks, open_block
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
-from mfspark.engine.start import initial_keys
-from mfspark.engine.stopping import StopRule
 from mfspark.engine.workspace import Workspace
-from mfspark.errors import DivergenceError
-from mfspark.kernels.problem import HalfStepMetrics
 
 
 @given(
@@ -60,7 +55,7 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
     train = ratings.where(~F.col("held_out"))
     n = train.count()
     with Workspace(spark) as workspace:
-        indices = indexed(workspace, train, {"user": 6, "item": 5}, n)
+        indices = indexed(workspace, train, {USER: 6, ITEM: 5}, n)
         positions = {}
         for side, index in indices.items():
             table = index.table.toPandas()
@@ -132,7 +127,7 @@ def test_hot_rows_are_shared_out_to_all_blocks(spark):
     ratings = spark.createDataFrame(frame).withColumn("rating", F.col("rating").cast("float"))
     train = frame[~frame["held_out"]]
     with Workspace(spark) as workspace:
-        n_blocks = {"user": 4, "item": 12}
+        n_blocks = {USER: 4, ITEM: 12}
         indices = indexed(workspace, ratings.where(~F.col("held_out")), n_blocks, len(train))
         layout = indices["item"].layout
         assert layout.n_hot == 2
@@ -220,9 +215,9 @@ def test_factors_are_the_same_wherever_they_are_kept(
 
     expected = fit()
     limits = {"driver": (2**20, 2**20), "executors": (2**20, 0)}.get(keep, (0, 0))
+    monkeypatch.setattr("mfspark.engine.plan.BROADCAST_LIMIT", limits[0])
     monkeypatch.setattr("mfspark.engine.workspace.BROADCAST_LIMIT", limits[0])
-    monkeypatch.setattr("mfspark.engine.workspace._CHEAP_BYTES", limits[1])
-    monkeypatch.setattr("mfspark.engine.fit_sgd.BROADCAST_LIMIT", limits[0])
+    monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", limits[1])
     with session_setting(spark, "spark.checkpoint.dir", str(tmp_path / "my checkpoints"), keep):
         found = fit()
     assert_same_predictions(found, expected, ratings)
@@ -240,7 +235,7 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
         numUserBlocks=3, numItemBlocks=2,
     )  # fmt: skip
     expected = estimator.fit(ratings)
-    monkeypatch.setattr("mfspark.engine.workspace._CHEAP_BYTES", 0)
+    monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", 0)
     scratch, calls = scratch_folder(spark), []
     run, write = als_half_step.run_half_step, factor_tables.factor_tables
 
@@ -304,68 +299,11 @@ def test_what_killed_fits_left_is_removed_and_nothing_else(tmp_path, monkeypatch
     for path in (old, other):
         os.utime(path, (two_days_ago, two_days_ago))
     monkeypatch.setenv("SPARK_LOCAL_DIRS", str(live))
-    block_files._remove_abandoned.cache_clear()
-    block_files._remove_abandoned()
+    block_files.remove_abandoned.cache_clear()
+    block_files.remove_abandoned()
     assert not old.exists()
     assert young.exists()
     assert other.exists()
-
-
-def test_keys_depend_on_the_text_of_the_id():
-    keys = [initial_keys(pa.array([7, 8], kind), "user", 1) for kind in (pa.int32(), pa.int64())]
-    keys.append(initial_keys(pa.array(["7", "8"]), "user", 1))
-    for other in keys[1:]:
-        np.testing.assert_array_equal(keys[0], other)
-    assert (
-        len(
-            {
-                *keys[0],
-                *initial_keys(pa.array([7]), "item", 1),
-                *initial_keys(pa.array([7]), "user", 2),
-            }
-        )
-        == 4
-    )
-
-
-def test_stop_rule_by_validation():
-    rule = StopRule(tol=0.01)
-    figures = [1.0, 0.9, 0.85, 0.849, 0.7]
-    answers = [rule.observe(n, 100.0, figure) for n, figure in enumerate(figures[:4], 1)]
-    assert answers == [None, None, None, "validation"]
-    assert rule.best_iteration == 4
-
-
-def test_stop_rule_keeps_the_best_iteration_when_validation_rises():
-    rule = StopRule(tol=0.0)
-    assert [rule.observe(n, 1.0, f) for n, f in enumerate([1.0, 0.9, 0.95], 1)] == [
-        None,
-        None,
-        "validation",
-    ]
-    assert rule.best_iteration == 2
-
-
-def test_stop_rule_by_objective():
-    rule = StopRule(tol=0.1)
-    assert [rule.observe(n, f, None) for n, f in enumerate([100.0, 80.0, 79.0], 1)] == [
-        None,
-        None,
-        "converged",
-    ]
-    assert rule.best_iteration == 3
-
-
-@pytest.mark.parametrize("error", [math.nan, math.inf])
-def test_an_objective_that_is_no_number_ends_the_loop(error):
-    squared_errors = iter([1.0, 1.0, error, error])
-
-    def solve(fixed):
-        return fixed, HalfStepMetrics(next(squared_errors), 1, 0.0, 0.0, 0)
-
-    solvers = Solver("user", solve, 0), Solver("item", solve, 0)
-    with pytest.raises(DivergenceError, match=r"objective of iteration 2 is (nan|inf)"):
-        alternate(*solvers, (0, 0.0), 0.0, 5, 1.0, lambda row: None)
 
 
 def test_workspace_nests(spark):
@@ -378,7 +316,9 @@ def test_workspace_nests(spark):
     assert spark.conf.get(setting) == "true"
 
 
-def test_settings_come_back_when_checkpoints_cannot_be_removed(spark, monkeypatch, caplog):
+def test_settings_come_back_when_checkpoints_cannot_be_removed(
+    spark, monkeypatch, caplog, tmp_path
+):
     before = spark.conf.get("spark.sql.adaptive.enabled")
 
     def refuse(path):
@@ -386,7 +326,11 @@ def test_settings_come_back_when_checkpoints_cannot_be_removed(spark, monkeypatc
 
     monkeypatch.setattr("mfspark.files.remove", refuse)
     logging.getLogger("mfspark").propagate = True
-    with Workspace(spark) as workspace:
-        workspace._checkpoints = "nowhere"
+    with (
+        session_setting(spark, "spark.checkpoint.dir", str(tmp_path), "checkpoints"),
+        Workspace(spark) as workspace,
+    ):
+        made = spark.range(1).select("id", F.col("id").alias("rows"))
+        workspace.keep(made, "durable", ("id", "rows"))
     assert spark.conf.get("spark.sql.adaptive.enabled") == before
     assert "the file system is gone" in caplog.text

@@ -78,7 +78,7 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
             seen.append(left_behind())
             raise RuntimeError("on purpose")
 
-        at = {"one_task": "fit.fit_in_one_task", "distributed": "factor_tables.find_rotation"}[
+        at = {"one_task": "fit_als.fit_in_one_task", "distributed": "factor_tables.find_rotation"}[
             execution
         ]
         monkeypatch.setattr(f"mfspark.engine.{at}", fail)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from mfspark import BiasedALS
-from mfspark.engine.one_task import _pack
-from mfspark.engine.plan import Machine, Workload, is_for_one_task, make_plan, one_task_bytes
+from mfspark.engine.one_task import pack_ratings_whole
+from mfspark.engine.plan import Machine, Workload, is_for_one_task, one_task_bytes, plan_als
 from mfspark.settings import ALSSettings
 
 LAPTOP = Machine(cores=4, task_cores=4)
@@ -22,37 +22,37 @@ def test_one_task_fits_what_it_has_the_memory_for_and_does_faster():
     middle = Workload(3 * 10**7, 200_000, 30_000, 32)
     settings = ALSSettings()
     for workload in (small, middle):
-        assert make_plan(workload, settings, LAPTOP).in_one_task
+        assert plan_als(workload, settings, LAPTOP).in_one_task
     # The stages of a distributed iteration take longer than its threads need.
-    assert make_plan(small, settings, CLUSTER).in_one_task
-    assert not make_plan(middle, settings, CLUSTER).in_one_task
+    assert plan_als(small, settings, CLUSTER).in_one_task
+    assert not plan_als(middle, settings, CLUSTER).in_one_task
     # One stage for each sub-epoch of SGD.
     assert is_for_one_task(middle, "auto", CLUSTER, n_stages=40)
-    assert not make_plan(big, settings, LAPTOP).in_one_task
-    assert make_plan(big, ALSSettings(execution="one_task"), CLUSTER).in_one_task
-    assert not make_plan(small, ALSSettings(execution="distributed"), LAPTOP).in_one_task
+    assert not plan_als(big, settings, LAPTOP).in_one_task
+    assert plan_als(big, ALSSettings(execution="one_task"), CLUSTER).in_one_task
+    assert not plan_als(small, ALSSettings(execution="distributed"), LAPTOP).in_one_task
 
 
 def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
-    plan = make_plan(Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(), CLUSTER)
+    plan = plan_als(Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(), CLUSTER)
     assert plan.exchange == {"user": "broadcast", "item": "routed"}
     assert all(n % 40 == 0 for n in plan.n_blocks.values())
     fixed = ALSSettings(num_user_blocks=7, exchange="broadcast", execution="distributed")
-    plan = make_plan(Workload(10**6, 1000, 1000, 8), fixed, CLUSTER)
+    plan = plan_als(Workload(10**6, 1000, 1000, 8), fixed, CLUSTER)
     assert plan.n_blocks == {"user": 7, "item": 40}
     assert plan.bytes_shipped["user"] == 7 * 1000 * 36
 
 
 def test_a_fit_that_does_not_fit_is_announced_with_a_remedy():
-    plan = make_plan(
+    plan = plan_als(
         Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(execution="one_task"), LAPTOP
     )
     assert "more than the 3.0 GiB it may take; set execution to distributed" in plan.warnings[0]
-    plan = make_plan(
+    plan = plan_als(
         Workload(10**9, 50_000_000, 10_000_000, 64), ALSSettings(exchange="broadcast"), CLUSTER
     )
     assert any("few times that; set exchange to auto" in warning for warning in plan.warnings)
-    assert make_plan(Workload(10**6, 7000, 3000, 32), ALSSettings(), LAPTOP).warnings == ()
+    assert plan_als(Workload(10**6, 7000, 3000, 32), ALSSettings(), LAPTOP).warnings == ()
 
 
 def test_it_is_usable_alone():
@@ -74,24 +74,23 @@ def peak():
 """
 
 FIT = """
-import json, sys
+import sys
 import pyarrow as pa
-from mfspark.engine.descend import Rates
-from mfspark.engine.threaded_als import ThreadedALS
-from mfspark.engine.threaded_sgd import ThreadedSGD
-from mfspark.engine.one_task import OneTask, _fit
-from mfspark.kernels.problem import Penalty, Problem
-problem = Problem(0.0, Penalty(1.0, 0.2, 0.5), True)
-problems = {"user": problem, "item": problem}
+from mfspark.algorithms.als_threads import ThreadedALS
+from mfspark.algorithms.history import Learnt
+from mfspark.algorithms.sgd_threads import ThreadedSGD
+from mfspark.engine.one_task import learn_tables
+from mfspark.kernels.objective import Objective, Penalty
+from mfspark.settings import ALSSettings, SGDSettings
+objective = Objective(0.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
 learners = {
-    "als": ThreadedALS(16, problems, 2, 0.0, 0, 1.0),
-    "sgd": ThreadedSGD(16, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 1.0, 16),
+    "als": ThreadedALS(objective, ALSSettings(rank=16, max_iter=2, tol=0.0)),
+    "sgd": ThreadedSGD(objective, SGDSettings(rank=16, max_iter=2, tol=0.0)),
 }
-task = OneTask(learners[sys.argv[2]], 2, None)
 with pa.OSFile(sys.argv[1]) as source:
-    rows = list(_fit(iter(pa.ipc.open_stream(source)), task))
-facts = json.loads(rows[-1].column("facts")[0].as_py())
-print(peak(), facts["n_users"], facts["n_items"])
+    rows = list(learn_tables(iter(pa.ipc.open_stream(source)), learners[sys.argv[2]], 2))
+learnt = Learnt.from_json(rows[-1].column("learnt")[0].as_py())
+print(peak(), learnt.n_users, learnt.n_items)
 """
 
 
@@ -106,7 +105,7 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
             "rating": ((rng.integers(1, 6, n) - 3) / 2**0.5).astype(np.float32),
         }
     )
-    cells = list(_pack(iter(table.to_batches(500_000))))
+    cells = list(pack_ratings_whole(iter(table.to_batches(500_000))))
     path = tmp_path / "cells.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, cells[0].schema) as writer:
         for cell in cells:
@@ -127,20 +126,23 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
 BLOCK = """
 import sys
 import numpy as np, pyarrow as pa
-from mfspark.engine.blocks import block_arrays
+from mfspark.columns import USER
+from mfspark.engine.als_half_step import solve_block
 from mfspark.engine.block_files import BlockFiles
-from mfspark.engine.als_half_step import _solve
+from mfspark.engine.blocks import RatingBlockFormat
 from mfspark.engine.index import Layout
-from mfspark.kernels.problem import Penalty, Problem
+from mfspark.kernels.objective import Objective, Penalty
 n_users, n_items, rank = map(int, sys.argv[2:])
 layout = Layout(np.array([n_users, 0]), ())
-files = BlockFiles("planned", "user", layout, n_items)
+files = BlockFiles("planned", USER, RatingBlockFormat(), layout, n_items)
 with pa.OSFile(sys.argv[1]) as source:
-    files.write(0, block_arrays(pa.ipc.open_stream(source).read_all(), files))
+    files.make(pa.ipc.open_stream(source).read_all())
 fixed = np.random.default_rng(0).normal(0, 0.1, (n_items, rank + 1)).astype(np.float32)
 arrived = pa.table({"block": pa.array([0], pa.int32()), "number": [0], "rows": [fixed.tobytes()]})
-problem = Problem(3.0, Penalty(1.0, 0.2, 0.5), True)
-_solve(arrived, problem=problem, files=files, exchange="broadcast", rank=rank)
+objective = Objective(3.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
+solve_block(
+    arrived, side=USER, objective=objective, files=files, exchange="broadcast", rank=rank
+)
 print(peak())
 """
 
@@ -174,7 +176,7 @@ def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, mo
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     settings = ALSSettings(execution="distributed", num_user_blocks=1, num_item_blocks=1)
-    plan = make_plan(Workload(n, n_users, n_items, rank), settings, LAPTOP)
+    plan = plan_als(Workload(n, n_users, n_items, rank), settings, LAPTOP)
     measured = int(result.stdout)
     assert measured / 1.5 < plan.task_bytes < 1.5 * measured
 
@@ -187,7 +189,7 @@ def test_bytes_shipped_are_estimated_within_half(spark, rng, exchange):
     settings = {"rank": 4, "maxIter": 1, "numUserBlocks": 3, "numItemBlocks": 4}
     model = BiasedALS(execution="distributed", exchange=exchange, **settings).fit(ratings)
     workload = Workload(n, model.metadata.n_users, model.metadata.n_items, 4)
-    plan = make_plan(
+    plan = plan_als(
         workload,
         ALSSettings(
             execution="distributed", num_user_blocks=3, num_item_blocks=4, exchange=exchange

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from mfspark.kernels.initialise import initial_rows
+from mfspark.kernels.random import initial_rows
 
 
 def test_rows_depend_on_their_key_alone(rng):

@@ -7,21 +7,19 @@ from pathlib import Path
 
 FIT = """
 import numpy as np, pyarrow as pa
-from mfspark.engine.descend import Rates
-from mfspark.engine.threaded_als import ThreadedALS
-from mfspark.engine.threaded_sgd import ThreadedSGD
-from mfspark.engine.one_task import OneTask, _fit, _pack
-from mfspark.kernels.problem import Penalty, Problem
+from mfspark.algorithms.als_threads import ThreadedALS
+from mfspark.algorithms.indexed_ratings import index_ratings, with_held_out
+from mfspark.algorithms.sgd_threads import ThreadedSGD
+from mfspark.kernels.objective import Objective, Penalty
+from mfspark.settings import ALSSettings, SGDSettings
 rng = np.random.default_rng(0)
 table = pa.table({"user": rng.integers(0, 50, 900), "item": rng.integers(0, 30, 900),
                   "rating": rng.random(900).astype(np.float32)})
-problem = Problem(3.5, Penalty(1.0, 0.2, 0.5), True)
-problems = {"user": problem, "item": problem}
-als = ThreadedALS(4, problems, 2, 0.0, 0, 1.0)
-sgd = ThreadedSGD(4, problems, Rates("adagrad", 0.1, 0.0), 2, 0.0, 0, 1.0, 4)
+objective = Objective(0.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
+als = ThreadedALS(objective, ALSSettings(rank=4, max_iter=2, tol=0.0))
+sgd = ThreadedSGD(objective, SGDSettings(rank=4, max_iter=2, tol=0.0, num_blocks=4))
 for learner in (als, sgd):
-    task = OneTask(learner, 2, None)
-    assert list(_fit(_pack(iter(table.to_batches())), task))
+    learner.learn(index_ratings(with_held_out(table)), n_threads=2)
 """
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfspark.engine.strata import cut_strata, deal_out, draw_meetings
+from mfspark.algorithms.strata import draw_sub_epochs, order_by_block, split_into_strata
 from mfspark.kernels.csr import build_block
 
 
@@ -26,14 +26,14 @@ def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
     rating = np.arange(n).astype(np.float32)
     held_out = rng.random(n) < 0.2
     block = build_block(users, items, rating, held_out, n_users, n_items)
-    strata = cut_strata(block.train, n_items, n_blocks)
+    strata = split_into_strata(block.train, n_items, n_blocks)
     visited = []
-    for meetings in draw_meetings(n_blocks, seed, epoch):
-        met = [strata[users][items] for users, items in meetings]
+    for pairs in draw_sub_epochs(n_blocks, seed, epoch):
+        together = [strata[users][items] for users, items in pairs]
         for side in ("rows", "columns"):
-            touched = [set(getattr(entries, side).tolist()) for entries in met]
+            touched = [set(getattr(entries, side).tolist()) for entries in together]
             assert len(set().union(*touched)) == sum(map(len, touched)), side
-        for entries in met:
+        for entries in together:
             which = entries.values.astype(int)
             np.testing.assert_array_equal(entries.rows, users[which])
             np.testing.assert_array_equal(entries.columns, items[which])
@@ -42,14 +42,14 @@ def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
 
 
 def test_the_order_of_strata_is_drawn_anew_each_epoch():
-    drawn = {str(draw_meetings(6, 1, epoch)) for epoch in range(1, 9)}
+    drawn = {str(draw_sub_epochs(6, 1, epoch)) for epoch in range(1, 9)}
     assert len(drawn) == 8
-    assert draw_meetings(6, 1, 3) == draw_meetings(6, 1, 3)
+    assert draw_sub_epochs(6, 1, 3) == draw_sub_epochs(6, 1, 3)
 
 
 @given(n=st.integers(0, 60), n_blocks=st.integers(1, 9))
-def test_positions_are_dealt_out_in_turn_block_by_block(n, n_blocks):
-    order = deal_out(n, n_blocks)
+def test_positions_go_to_blocks_in_turn(n, n_blocks):
+    order = order_by_block(n, n_blocks)
     assert sorted(order) == list(range(n))
     blocks = order % n_blocks
     assert (np.diff(blocks) >= 0).all()

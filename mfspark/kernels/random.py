@@ -7,15 +7,14 @@ of key + j·γ.
 import zlib
 
 import numpy as np
-import numpy.typing as npt
 
-from mfspark.kernels.csr import Float32s, Float64s, Int64s
+from mfspark.kernels.arrays import Float32s, Float64s, Int64s, UInt64s
 
 # What one draw adds to the state of the generator.
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-def initial_rows(keys: npt.NDArray[np.uint64], rank: int) -> Float32s:
+def initial_rows(keys: UInt64s, rank: int) -> Float32s:
     """Rows [factors, bias] to start from: factors uniform with variance 1/rank, bias zero.
 
     ``keys`` uint64 [n], one per row. Returns float32 [n, rank + 1]. A smaller start ends at the
@@ -32,17 +31,17 @@ def hashed_uniform(seed: int, what: str, ids: Int64s, n: int) -> Float64s:
     return uniform(mix(ids.astype(np.uint64) * GAMMA ^ salt), n)
 
 
-def uniform(keys: npt.NDArray[np.uint64], n: int) -> Float64s:
+def uniform(keys: UInt64s, n: int) -> Float64s:
     """Numbers in [0, 1), float64 [len(keys), n]; the keys should look random themselves."""
     return (_random_bits(keys, n) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
-def _random_bits(keys: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.uint64]:
+def _random_bits(keys: UInt64s, n: int) -> UInt64s:
     draws = np.arange(1, n + 1, dtype=np.uint64) * GAMMA
     return mix(keys[:, None] + draws[None, :])
 
 
-def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(z: UInt64s) -> UInt64s:
     """The draws of states, all 64 bits."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,0 +1,179 @@
+"""The passes of a fit: a row of figures each, when to stop, and which iteration to keep."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
+
+from mfspark.columns import Side
+from mfspark.errors import DivergenceError
+from mfspark.kernels.objective import PassSums
+from mfspark.settings import Exchange
+
+StopReason = Literal["max_iter", "validation", "converged"]
+
+HISTORY_SCHEMA = (
+    "iteration int, side string, objective double, train_rmse double, "
+    "validation_rmse double, seconds double, bytes long, learning_rate double"
+)
+
+
+class HistoryRow(NamedTuple):
+    """The figures of one pass, a row of ``HISTORY_SCHEMA``: a half-step of one ``side``, or an
+    epoch over ``both``. Objective and errors are in the unit of the user's ratings; ``bytes``:
+    factors sent through Spark."""
+
+    iteration: int
+    side: str
+    objective: float
+    train_rmse: float
+    validation_rmse: float | None
+    seconds: float
+    bytes: int
+    learning_rate: float | None
+
+
+class History:
+    """Takes the sums of each pass, and decides by them.
+
+    One figure counts for each iteration: the validation RMSE, or without validation ratings the
+    objective. The fit stops at the ``patience``-th iteration in a row that does not lower the best
+    figure so far by more than ``tol`` times that figure, or after ``max_iter`` iterations.
+    ``best_iteration`` is the one to keep.
+
+    ``scale``: what a unit of the fitted ratings is in the unit of the user's. ``penalties``: that
+    of each side which the first pass does not change.
+    """
+
+    def __init__(
+        self,
+        max_iter: int,
+        tol: float,
+        scale: float,
+        penalties: Mapping[str, float] | None = None,
+        patience: int = 1,
+    ) -> None:
+        self.rows: list[HistoryRow] = []
+        self.best_iteration = 0
+        self.stopped: StopReason | None = None
+        self._max_iter, self._tol, self._scale, self._patience = max_iter, tol, scale, patience
+        self._penalties = dict(penalties or {})
+        self._iteration = 0
+        self._started = 0.0
+        self._best = math.inf
+        self._in_vain = 0
+
+    @property
+    def reason(self) -> StopReason:
+        """Why the fit has ended."""
+        assert self.stopped is not None
+        return self.stopped
+
+    def iterations(self) -> Iterator[int]:
+        """Numbers of iterations, from 1, until there is a reason to stop."""
+        while self.stopped is None:
+            self._iteration += 1
+            self._started = time.perf_counter()
+            yield self._iteration
+            if self.stopped is None and self._iteration == self._max_iter:
+                self.stopped = "max_iter"
+
+    def repeat_iteration(self) -> None:
+        """Have the next iteration bear the number of this one, which is undone."""
+        self._iteration -= 1
+
+    def add(
+        self, side: str, sums: PassSums, bytes_sent: int, learning_rate: float | None = None
+    ) -> None:
+        """A row for the pass that ends now. Raises ``DivergenceError`` when the objective is NaN or
+        infinite."""
+        self._penalties[side] = sums.penalty
+        objective = self._scale**2 * (sums.squared_error + sum(self._penalties.values()))
+        if not math.isfinite(objective):
+            raise DivergenceError(
+                f"the objective of iteration {self._iteration} is {objective}, so the factors are "
+                "of no use; check the ratings for values far off the scale, or set regParam higher"
+            )
+        validation_rmse = None
+        if sums.n_validation:
+            mean_square = sums.validation_squared_error / sums.n_validation
+            validation_rmse = self._scale * math.sqrt(mean_square)
+        now = time.perf_counter()
+        self.rows.append(
+            HistoryRow(
+                iteration=self._iteration,
+                side=str(side),
+                objective=objective,
+                train_rmse=self._scale * math.sqrt(sums.squared_error / sums.n_ratings),
+                validation_rmse=validation_rmse,
+                seconds=now - self._started,
+                bytes=bytes_sent,
+                learning_rate=learning_rate,
+            )
+        )
+        self._started = now
+
+    def end_iteration(self) -> bool:
+        """Judge the iteration by its last pass; whether it is the best so far."""
+        last = self.rows[-1]
+        figure = last.objective if last.validation_rmse is None else last.validation_rmse
+        before = self._best
+        if before == math.inf or before - figure > self._tol * before:
+            self._in_vain = 0
+        else:
+            self._in_vain += 1
+        if self._in_vain == self._patience:
+            self.stopped = "converged" if last.validation_rmse is None else "validation"
+        if figure >= before:
+            return False
+        self._best, self.best_iteration = figure, last.iteration
+        return True
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is told of a fit beside its factor tables.
+
+    ``n_cold_validation``: validation ratings left out because their user or item has no training
+    rating. ``singular_values``: see :mod:`mfspark.kernels.rotation`; in the unit of the user's
+    ratings. ``exchange``: how factors reached the blocks of each side of a distributed fit.
+    """
+
+    n_users: int
+    n_items: int
+    n_cold_validation: int
+    singular_values: list[float]
+    history: list[HistoryRow]
+    best_iteration: int
+    stopped: StopReason
+    execution: Literal["one_task", "distributed"]
+    exchange: dict[Side, Exchange]
+
+    @classmethod
+    def without_passes(cls, n_users: int, n_items: int) -> "Learnt":
+        """Of tables that were made without iterating."""
+        return cls(
+            n_users=n_users,
+            n_items=n_items,
+            n_cold_validation=0,
+            singular_values=[],
+            history=[],
+            best_iteration=0,
+            stopped="converged",
+            execution="distributed",
+            exchange={},
+        )
+
+    def to_json(self) -> str:
+        """As text, for the way out of a task."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Learnt":
+        """What ``to_json`` wrote."""
+        fields = json.loads(text)
+        fields["history"] = [HistoryRow(*row) for row in fields["history"]]
+        fields["exchange"] = {Side(side): name for side, name in fields["exchange"].items()}
+        return cls(**fields)

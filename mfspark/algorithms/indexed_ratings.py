@@ -1,0 +1,134 @@
+"""The ratings of one process, with positions in place of ids.
+
+>>> table = pa.table({"user": ["ann", "bob", "bob"], "item": [7, 7, 9], "rating": [4.0, 5.0, 1.0]})
+>>> ratings = index_ratings(with_held_out(table))
+>>> ratings.ids[USER].to_pylist(), ratings.positions[USER].tolist()
+(['bob', 'ann'], [1, 0, 0])
+"""
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mfspark.algorithms.start import known_rows, start_rows
+from mfspark.columns import HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.kernels.arrays import Bools, Float32s, Int32s, Int64s
+from mfspark.kernels.csr import RatingBlock, build_block
+
+
+@dataclass(frozen=True)
+class IndexedRatings:
+    """Ratings whose users and items are given by position, the most rated first.
+
+    ``ids`` by position, and ``n_ratings`` int64, the training ratings of each. Of each rating its
+    ``positions`` int32, ``rating`` float32 and ``held_out`` boolean. ``n_cold``: validation ratings
+    left out because their user or item has no training rating. ``known``: bias and factors of the
+    ids that a model knows, null for others; of the sides that have them.
+    """
+
+    ids: dict[Side, pa.Array]
+    n_ratings: dict[Side, Int64s]
+    positions: dict[Side, Int32s]
+    rating: Float32s
+    held_out: Bools
+    n_cold: int
+    known: dict[Side, pa.Table]
+
+    def block(self, side: Side) -> RatingBlock:
+        """All ratings as one block, whose rows are those of ``side``."""
+        return build_block(
+            self.positions[side],
+            self.positions[side.other],
+            self.rating,
+            self.held_out,
+            len(self.ids[side]),
+            len(self.ids[side.other]),
+        )
+
+    def ordered(self, order: dict[Side, Int64s]) -> "IndexedRatings":
+        """The same ratings with the positions of each side in another order."""
+        places = {}
+        for side, old in order.items():
+            places[side] = np.empty(len(old), np.int32)
+            places[side][old] = np.arange(len(old), dtype=np.int32)
+        return replace(
+            self,
+            ids={side: ids.take(pa.array(order[side])) for side, ids in self.ids.items()},
+            n_ratings={side: n[order[side]] for side, n in self.n_ratings.items()},
+            positions={side: places[side][at] for side, at in self.positions.items()},
+            known={side: rows.take(pa.array(order[side])) for side, rows in self.known.items()},
+        )
+
+    def start(self, side: Side, rank: int, seed: int) -> Float32s:
+        """Rows that a fit starts from; see :func:`mfspark.algorithms.start.start_rows`."""
+        return start_rows(self.ids[side], self.known.get(side), side, rank, seed)
+
+
+def with_held_out(table: pa.Table) -> pa.Table:
+    """``table`` with a column ``held_out``: all false where there was none."""
+    if HELD_OUT in table.column_names:
+        return table
+    return table.append_column(HELD_OUT, pa.array(np.zeros(table.num_rows, np.bool_)))
+
+
+def index_ratings(table: pa.Table, known: dict[Side, pa.Table] | None = None) -> IndexedRatings:
+    """Give the users and items of ``table`` (user, item, rating, held_out) their positions.
+
+    Ids may be of any type; where they are dictionary-encoded, all chunks have one dictionary.
+    ``known``: id, bias, factors; by side.
+    """
+    held_out = table[HELD_OUT].to_numpy()
+    rating = table[RATING].to_numpy().astype(np.float32, copy=False)
+    with ThreadPoolExecutor(len(Side)) as pool:
+        counted = _count_sides(pool, table, held_out)
+    positions = {side: found.positions for side, found in counted.items()}
+    is_warm = (positions[USER] >= 0) & (positions[ITEM] >= 0)
+    n_cold = len(is_warm) - int(is_warm.sum())
+    if n_cold:
+        positions = {side: part[is_warm] for side, part in positions.items()}
+        rating, held_out = rating[is_warm], held_out[is_warm]
+    ids = {side: found.ids for side, found in counted.items()}
+    return IndexedRatings(
+        ids=ids,
+        n_ratings={side: found.n_ratings for side, found in counted.items()},
+        positions=positions,
+        rating=rating,
+        held_out=held_out,
+        n_cold=n_cold,
+        known={side: known_rows(ids[side], rows, side) for side, rows in (known or {}).items()},
+    )
+
+
+@dataclass(frozen=True)
+class _CountedSide:
+    """Ids with training ratings, the most rated first; their numbers of ratings; of each row the
+    position of its id, −1 when it has no training rating."""
+
+    ids: pa.Array
+    n_ratings: Int64s
+    positions: Int32s
+
+
+def _count_sides(pool: Executor, table: pa.Table, held_out: Bools) -> dict[Side, _CountedSide]:
+    def count(side: Side) -> _CountedSide:
+        ids, codes = _encode(table[side])
+        counts = np.bincount(codes[~held_out] if held_out.any() else codes, minlength=len(ids))
+        found = pa.table({"count": counts, "id": ids})
+        order = pc.sort_indices(found, [("count", "descending"), ("id", "ascending")]).to_numpy()
+        kept = order[: int(np.count_nonzero(counts))]
+        position = np.full(len(ids), -1, np.int32)
+        position[kept] = np.arange(len(kept), dtype=np.int32)
+        return _CountedSide(ids.take(pa.array(kept)), counts[kept], position[codes])
+
+    return dict(zip(Side, pool.map(count, Side), strict=True))
+
+
+def _encode(column: pa.ChunkedArray) -> tuple[pa.Array, Int32s]:
+    """Distinct ids, and of each row the place of its id among them."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode().unify_dictionaries()
+    codes = [chunk.indices.to_numpy() for chunk in column.chunks]
+    return column.chunk(0).dictionary, np.concatenate(codes).astype(np.int32, copy=False)

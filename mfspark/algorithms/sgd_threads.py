@@ -1,0 +1,136 @@
+"""Stratified SGD in one process: blocks that share no user and no item are visited side by side.
+
+Results depend on the number of blocks and the seed, not on the threads.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mfspark.algorithms.history import History
+from mfspark.algorithms.indexed_ratings import IndexedRatings
+from mfspark.algorithms.learning_rate import LearningRate
+from mfspark.algorithms.strata import draw_key, draw_sub_epochs, order_by_block, split_into_strata
+from mfspark.columns import ITEM, USER, Side
+from mfspark.kernels.arrays import Float32s, Int64s
+from mfspark.kernels.csr import Csr
+from mfspark.kernels.half_step import squared_error
+from mfspark.kernels.objective import Objective, PassSums
+from mfspark.kernels.sgd import Entries, SGDSide, shuffle, visit
+from mfspark.settings import SGDSettings
+
+# Enough for sixteen threads, and so many that the rows of two blocks stay in a core's cache.
+_N_BLOCKS = 16
+
+# Epochs are noisy: one that gains nothing says little.
+PATIENCE = 3
+
+
+class State(NamedTuple):
+    """Parameters of both sides."""
+
+    users: SGDSide
+    items: SGDSide
+
+    def copy(self) -> "State":
+        """Parameters that can be changed without changing these."""
+        return State(self.users.copy(), self.items.copy())
+
+
+@dataclass(frozen=True)
+class _Strata:
+    """Training ratings by block of users and block of items, validation ratings, and the training
+    ratings of each row."""
+
+    train: list[list[Entries]]
+    validation: Csr
+    n_ratings: dict[Side, Int64s]
+
+
+@dataclass(frozen=True)
+class ThreadedSGD:
+    """A whole fit of ratings that lie in memory, of mean square deviation 1 from μ; travels to a
+    task by pickling.
+
+    ``scale``: what a unit of the ratings is in the unit of the user's.
+    """
+
+    objective: Objective
+    settings: SGDSettings
+    scale: float = 1.0
+
+    def learn(
+        self, ratings: IndexedRatings, n_threads: int
+    ) -> tuple[dict[Side, Float32s], History]:
+        """Rows [factors, bias] of the best epoch by position, float32 [n, rank + 1], and the
+        history. The errors that an epoch reports are those it met on its way, each before its own
+        update, so the objective of its row is that of a point within the epoch."""
+        settings = self.settings
+        n_blocks = settings.num_blocks or _N_BLOCKS
+        order = {side: order_by_block(len(ratings.ids[side]), n_blocks) for side in Side}
+        ratings = ratings.ordered(order)
+        block = ratings.block(USER)
+        train = split_into_strata(block.train, len(order[ITEM]), n_blocks)
+        strata = _Strata(train, block.validation, ratings.n_ratings)
+        state = State(*(self._start(ratings, side) for side in Side))
+        learning_rate = LearningRate(settings, null_error=float(block.train.n_entries))
+        history = History(settings.max_iter, settings.tol, self.scale, patience=PATIENCE)
+        with ThreadPoolExecutor(n_threads) as pool:
+            for epoch in history.iterations():
+                rate = learning_rate.of(epoch)
+                reached, sums = self._run_epoch(
+                    pool, strata, state, epoch, rate, learning_rate.is_by_row
+                )
+                if learning_rate.has_diverged(epoch, sums):
+                    history.repeat_iteration()
+                    continue
+                if learning_rate.rejects(sums):
+                    continue
+                state = reached
+                history.add("both", sums, 0, rate)
+                if history.end_iteration():
+                    best = state
+        # Back in the order of positions.
+        rows = {
+            side: reached.rows[np.argsort(order[side])]
+            for side, reached in zip(Side, best, strict=True)
+        }
+        return rows, history
+
+    def _start(self, ratings: IndexedRatings, side: Side) -> SGDSide:
+        rows = ratings.start(side, self.settings.rank, self.settings.seed)
+        return SGDSide.start(rows, ratings.n_ratings[side], self.objective.penalty(side).exponent)
+
+    def _run_epoch(
+        self,
+        pool: ThreadPoolExecutor,
+        strata: _Strata,
+        before: State,
+        epoch: int,
+        rate: float,
+        is_by_row: bool,
+    ) -> tuple[State, PassSums]:
+        """The state after an epoch, and its sums; the state ``before`` stays as it is."""
+        state = before.copy()
+        seed, n_blocks = self.settings.seed, len(strata.train)
+
+        def visit_stratum(pair: tuple[int, int]) -> float:
+            entries = strata.train[pair[0]][pair[1]]
+            shuffle(entries, draw_key(seed, epoch, *pair))
+            return visit(entries, *state, self.objective, rate, is_by_row)
+
+        error = 0.0
+        for pairs in draw_sub_epochs(n_blocks, seed, epoch):
+            error += sum(pool.map(visit_stratum, pairs))
+        users, items = state.users.rows, state.items.rows
+        missed = squared_error(strata.validation, users, state.items.at, self.objective.mean)
+        return state, PassSums(
+            squared_error=error,
+            n_ratings=sum(len(entries.rows) for row in strata.train for entries in row),
+            penalty=self.objective.users.total(strata.n_ratings[USER], users)
+            + self.objective.items.total(strata.n_ratings[ITEM], items),
+            validation_squared_error=missed,
+            n_validation=strata.validation.n_entries,
+        )

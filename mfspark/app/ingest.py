@@ -1,0 +1,135 @@
+"""The first step of a run: ratings are read, checked, split and written."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark import files
+from mfspark.app.run_directory import IngestRecord, RunDirectory
+from mfspark.columns import ITEM, RATING, TIMESTAMP, USER
+from mfspark.data.fetch import fetch
+from mfspark.data.read import read_items, read_ratings
+from mfspark.data.source import RawRatings
+from mfspark.data.split import PARTS, SPLIT, split_ratings
+from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
+from mfspark.data.text import MALFORMED
+from mfspark.data.validate import CheckedRatings, check_ratings
+from mfspark.errors import DataError
+
+logger = logging.getLogger("mfspark")
+
+
+def ingest(spark: SparkSession, run: RunDirectory) -> None:
+    """Read, check and split the ratings: ratings/, quarantine/, items/, ingest.json."""
+    with run.step("ingest") as facts:
+        with checked_ratings(spark, run) as (checked, items, origin):
+            record = _write_ratings(run, checked, items, origin)
+        facts.update(record.model_dump())
+        logger.info(
+            "ingest: %d of %d rows are good; train %d, validation %d, test %d",
+            record.rows_clean, record.rows_read, *[record.split[part] for part in PARTS],
+        )  # fmt: skip
+
+
+@contextmanager
+def checked_ratings(
+    spark: SparkSession, run: RunDirectory
+) -> Iterator[tuple[CheckedRatings, DataFrame | None, str]]:
+    """The configured ratings after all checks, item metadata, and what to call their origin."""
+    raw, items, origin = _read(spark, run)
+    checked = check_ratings(raw, run.config.data.checks())
+    try:
+        yield checked, items, origin
+    finally:
+        checked.release()
+
+
+def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame | None, str]:
+    """Raw ratings, item metadata, and what to call their origin."""
+    data = run.config.data
+    if data.path is not None:
+        source = data.source(data.path)
+        return read_ratings(spark, source), read_items(spark, source), data.path
+    if data.dataset == "synthetic":
+        return *_synthetic(spark, run.config.synthetic), "synthetic"
+    try:
+        source = data.source(str(fetch(str(data.dataset))))
+    except DataError as error:
+        if data.fallback != "synthetic":
+            raise
+        logger.warning("%s", error)
+        logger.warning("using SYNTHETIC ratings in place of %s", data.dataset)
+        return (
+            *_synthetic(spark, run.config.synthetic),
+            f"synthetic (in place of {data.dataset}, which could not be downloaded)",
+        )
+    return read_ratings(spark, source), read_items(spark, source), str(data.dataset)
+
+
+def _synthetic(
+    spark: SparkSession, settings: SyntheticSettings
+) -> tuple[RawRatings, DataFrame | None]:
+    table = synthetic_ratings(spark, settings).select(
+        "*", F.lit("synthetic").alias("origin"), F.lit(None).cast("string").alias(MALFORMED)
+    )
+    return RawRatings(table, True, (0.5, 5.0)), synthetic_items(spark, settings)
+
+
+def _write_ratings(
+    run: RunDirectory, checked: CheckedRatings, items: DataFrame | None, origin: str
+) -> IngestRecord:
+    split = split_ratings(checked.clean, run.config.split).persist()
+    try:
+        counts = {row[SPLIT]: row["count"] for row in split.groupBy(SPLIT).count().collect()}
+        if not counts.get("train"):
+            raise DataError(
+                f"no rating is left for training: the split is {counts or 'empty'} of "
+                f"{checked.n_read} rows read; lower split.test and split.validation"
+            )
+        # Of the rows and of the part that each is in.
+        hashed = F.xxhash64(USER, ITEM, RATING, TIMESTAMP, SPLIT)
+        row = split.agg(F.hex(F.bit_xor(hashed))).first()
+        fingerprint = row[0] if row is not None else None
+        _check_sum(checked, counts)
+        n_users, n_items = (split.select(side).distinct().count() for side in (USER, ITEM))
+        with run.output("ratings", identity=fingerprint) as target:
+            for part in PARTS:
+                rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
+                files.write_parquet(rows, f"{target}/{part}")
+    finally:
+        split.unpersist()
+    with run.output("quarantine", ("ratings",)) as target:
+        files.write_parquet(checked.quarantine.coalesce(1), target)
+    if items is not None:
+        with run.output("items", ("ratings",)) as target:
+            files.write_parquet(items.coalesce(1), target)
+    elif run.config.run.overwrite:
+        # Those of an earlier source.
+        files.remove(run.of("items"))
+    record = IngestRecord(
+        origin=origin,
+        rows_read=checked.n_read,
+        rows_clean=sum(counts.values()),
+        users=n_users,
+        items=n_items,
+        rows_merged=checked.n_merged,
+        bad_rows=checked.bad_rows,
+        split={part: counts.get(part, 0) for part in PARTS},
+        fingerprint=fingerprint,
+    )
+    files.write_text(run.of("ingest.json"), record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def _check_sum(checked: CheckedRatings, counts: dict[str, int]) -> None:
+    """Every row that was read is in one place."""
+    kept, bad = sum(counts.values()), sum(checked.bad_rows.values())
+    if checked.n_read != kept + bad + checked.n_merged:
+        raise DataError(
+            f"{checked.n_read} rows were read, but {kept} were kept, {bad} put in quarantine and "
+            f"{checked.n_merged} merged: the source gave other rows when it was read again; "
+            "copy it to a place where nobody writes"
+        )

@@ -1,0 +1,194 @@
+"""What a fit is made from, and what comes out of it.
+
+Ratings are fitted in a unit of their own: less μ, and divided by the root of their mean square
+deviation from μ. So λ and the learning rate mean the same for stars, points and percentages; tables
+and history come out in the unit of the ratings.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from mfspark.algorithms.history import Learnt
+from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.engine.plan import Workload
+from mfspark.errors import DataError
+from mfspark.kernels.objective import Objective, Penalty
+from mfspark.settings import FactorisationSettings
+
+logger = logging.getLogger("mfspark")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is known of the training ratings before anything is built.
+
+    ``n_users`` and ``n_items`` are estimates of the ids with training ratings, to some per cent.
+    """
+
+    n_ratings: int
+    n_validation: int
+    n_users: int
+    n_items: int
+    mean: float
+    variance: float
+    lowest: float
+    highest: float
+
+    def squared_deviation(self, center: float) -> float:
+        """Σ (r − center)² over the training ratings."""
+        return self.n_ratings * (self.variance + (self.mean - center) ** 2)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Checked ratings, ready to be fitted.
+
+    ``ratings``: user, item, rating float (standardised: less ``mean``, in units of ``scale``), and
+    maybe held_out boolean. ``known``: id, bias and factors to start from, of the sides that have
+    them, in that unit, too.
+    """
+
+    ratings: DataFrame
+    summary: Summary
+    objective: Objective
+    known: dict[Side, DataFrame]
+    mean: float
+    scale: float
+
+    @property
+    def fitted(self) -> DataFrame:
+        """The ratings that are not held out."""
+        has_held_out = HELD_OUT in self.ratings.columns
+        return self.ratings.where(~F.col(HELD_OUT)) if has_held_out else self.ratings
+
+    def fit(self, tables: dict[Side, DataFrame], learnt: Learnt) -> "Fit":
+        """What came out."""
+        return Fit(
+            users=tables[USER],
+            items=tables[ITEM],
+            learnt=learnt,
+            summary=self.summary,
+            mean=self.mean,
+            scale=self.scale,
+        )
+
+    def workload(self, rank: int) -> Workload:
+        """The sizes that a plan depends on."""
+        found = self.summary
+        return Workload(found.n_ratings, found.n_users, found.n_items, rank)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Factor tables (see ``FactorModel`` for their columns), what was learnt beside them, and the
+    ratings that they were made from: their summary, μ, and the unit in which they were fitted."""
+
+    users: DataFrame
+    items: DataFrame
+    learnt: Learnt
+    summary: Summary
+    mean: float
+    scale: float
+
+
+def prepare(
+    ratings: DataFrame,
+    settings: FactorisationSettings,
+    known: dict[Side, DataFrame],
+    scale: float | None = None,
+) -> Training:
+    """Check and summarise ``ratings`` (user, item, rating, and maybe held_out boolean), and bring
+    them into the unit of the fit; cost: one pass.
+
+    ``known``: id, bias and factors to start from, by side. ``scale``: the unit; by default from the
+    ratings. Raises ``DataError`` for ids or ratings that are null or not finite.
+    """
+    summary = summarise(ratings)
+    if settings.rank > summary.n_ratings:
+        logger.warning(
+            "rank %d is more than the %d ratings can tell, and the time of a fit grows with its "
+            "third power; set rank lower",
+            settings.rank,
+            summary.n_ratings,
+        )
+    mean = summary.mean if settings.fit_biases else 0.0
+    if scale is None:
+        scale = math.sqrt(summary.squared_deviation(mean) / summary.n_ratings) or 1.0
+    standardised = (F.col(RATING).cast("double") - F.lit(mean)) / F.lit(scale)
+    return Training(
+        ratings=ratings.withColumn(RATING, standardised.cast("float")),
+        summary=summary,
+        objective=objective_of(settings),
+        known={side: _standardised(table, side, scale) for side, table in known.items()},
+        mean=mean,
+        scale=scale,
+    )
+
+
+def summarise(ratings: DataFrame) -> Summary:
+    """Counts, mean and range of the ratings, in one pass that also refuses unfit values."""
+    rating = F.col(RATING).cast("double")
+    is_bad = {
+        f"{USER} ids that are null": F.col(USER).isNull(),
+        f"{ITEM} ids that are null": F.col(ITEM).isNull(),
+        "ratings that are null": rating.isNull(),
+        "ratings that are NaN or infinite": F.isnan(rating) | (F.abs(rating) == float("inf")),
+    }
+    is_held_out = F.col(HELD_OUT) if HELD_OUT in ratings.columns else F.lit(False)
+    of_training = {
+        "n_ratings": F.count(F.when(~is_held_out, rating)),
+        "n_users": F.approx_count_distinct(F.when(~is_held_out, F.col(USER))),
+        "n_items": F.approx_count_distinct(F.when(~is_held_out, F.col(ITEM))),
+        "mean": F.avg(F.when(~is_held_out, rating)),
+        "variance": F.var_pop(F.when(~is_held_out, rating)),
+        "lowest": F.min(F.when(~is_held_out, rating)),
+        "highest": F.max(F.when(~is_held_out, rating)),
+    }
+    row = ratings.agg(
+        *[F.count(F.when(bad, 1)).alias(what) for what, bad in is_bad.items()],
+        *[column.alias(name) for name, column in of_training.items()],
+        F.count(F.when(is_held_out, rating)).alias("n_validation"),
+    ).first()
+    assert row is not None
+    _refuse_bad(row, list(is_bad))
+    if not row["n_ratings"]:
+        raise DataError("there are no training ratings to fit; check filters and splits upstream")
+    return Summary(n_validation=row["n_validation"], **{name: row[name] for name in of_training})
+
+
+def _refuse_bad(row: Row, names: list[str]) -> None:
+    for what in names:
+        if row[what]:
+            raise DataError(
+                f"found {row[what]} {what} in the ratings to fit, which would spoil every factor; "
+                "drop these rows, or let the ingest job put them in quarantine"
+            )
+
+
+def _standardised(known: DataFrame, side: Side, scale: float) -> DataFrame:
+    """Id, bias and factors in the unit that ratings are fitted in."""
+    root = F.lit(1 / math.sqrt(scale))
+    return known.select(
+        side,
+        (F.col(BIAS) / F.lit(scale)).cast("float").alias(BIAS),
+        F.transform(FACTORS, lambda value: (value * root).cast("float")).alias(FACTORS),
+    )
+
+
+def objective_of(settings: FactorisationSettings) -> Objective:
+    """What a fit minimises; its ratings are given less μ."""
+
+    def penalty(own: float | None) -> Penalty:
+        factors = settings.reg_param if own is None else own
+        return Penalty(factors, settings.bias_reg_param, settings.reg_exponent)
+
+    return Objective(
+        mean=0.0,
+        fit_biases=settings.fit_biases,
+        users=penalty(settings.user_reg_param),
+        items=penalty(settings.item_reg_param),
+    )

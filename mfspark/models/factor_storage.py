@@ -1,0 +1,89 @@
+"""Factor tables on disk: Parquet, with ``metadata.json``, readable without mfspark."""
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mfspark import files
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
+from mfspark.errors import ModelFormatError
+from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata
+from mfspark.models.persistence import damaged, read_document, read_table, require_rows
+from mfspark.spark_errors import SPARK_ERRORS
+
+_NAME = "metadata.json"
+_HISTORY = {"iteration", "side", "objective", "train_rmse", "validation_rmse"}
+
+
+@dataclass(frozen=True)
+class FactorTables:
+    """What a factor model consists of."""
+
+    user_factors: DataFrame
+    item_factors: DataFrame
+    history: DataFrame
+    metadata: ModelMetadata
+
+
+def write_factor_tables(tables: FactorTables, directory: str) -> None:
+    """Write tables and ``metadata.json`` to a new ``directory``."""
+    files.write_parquet(tables.user_factors, f"{directory}/user_factors")
+    files.write_parquet(tables.item_factors, f"{directory}/item_factors")
+    files.write_parquet(tables.history.coalesce(1), f"{directory}/history")
+    files.write_text(f"{directory}/{_NAME}", tables.metadata.model_dump_json(indent=2) + "\n")
+
+
+def read_factor_tables(path: str) -> FactorTables:
+    """What a model directory holds. Raises ``ModelFormatError`` when a part is missing, damaged, or
+    of another schema version."""
+    metadata = read_document(
+        path, _NAME, ModelMetadata, SCHEMA_VERSION, "FactorModel.save or the train job"
+    )
+    users = _read_factors(path, USER, metadata.n_users, metadata.rank)
+    items = _read_factors(path, ITEM, metadata.n_items, metadata.rank)
+    return FactorTables(users, items, read_table(path, "history", _HISTORY), metadata)
+
+
+def _read_factors(path: str, side: Side, n_rows: int, rank: int) -> DataFrame:
+    """A factor table, checked in one pass: as many rows as there were, each id once, and of each
+    a bias and ``rank`` factors that are finite numbers."""
+    name = f"{side}_factors"
+    table = read_table(path, name, {side, N_RATINGS, BIAS, FACTORS})
+    kinds = {field: table.schema[field].dataType.simpleString() for field in (BIAS, FACTORS)}
+    if kinds != {BIAS: "float", FACTORS: "array<float>"}:
+        raise ModelFormatError(
+            f"table {name} of model {path} has {BIAS} and {FACTORS} of the types "
+            f"{kinds[BIAS]} and {kinds[FACTORS]}, not float and array<float>; train again"
+        )
+
+    def is_odd(number: Column) -> Column:
+        return number.isNull() | F.isnan(number) | (F.abs(number) == float("inf"))
+
+    faults = {
+        "rows without an id": F.col(side).isNull(),
+        f"rows whose list of factors has not the length {rank} that {_NAME} says": F.col(
+            FACTORS
+        ).isNull()
+        | (F.size(FACTORS) != rank),
+        "rows with a bias or factors that are null, NaN or infinite": is_odd(F.col(BIAS))
+        | F.coalesce(F.exists(FACTORS, is_odd), F.lit(False)),
+    }
+    try:
+        row = table.agg(
+            F.count(F.lit(1)),
+            F.count_distinct(side),
+            *[F.count(F.when(fault, 1)) for fault in faults.values()],
+        ).first()
+    except SPARK_ERRORS as error:
+        raise damaged(path, name, error) from None
+    assert row is not None
+    require_rows(path, name, row[0], n_rows, _NAME)
+    found = dict(zip(faults, row[2:], strict=True)) | {"ids that occur twice": n_rows - row[1]}
+    for fault, n in found.items():
+        if n:
+            raise ModelFormatError(
+                f"table {name} of model {path} has {n} {fault}; restore it from a copy or train "
+                "again"
+            )
+    return table
