@@ -10,6 +10,7 @@ class Side(str, Enum):
     ITEM = "item"
 
     __str__ = str.__str__
+    __repr__ = str.__repr__
 
     @property
     def other(self) -> "Side":

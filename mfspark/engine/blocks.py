@@ -2,6 +2,35 @@
 
 Each task packs its rows into one chunk per block and side; the chunks, not the rows, are shuffled
 to the partition of their block and assembled there, into a file of the node.
+
+Worked example. Five users and four items by position; users in two blocks of three and two rows:
+
+                 item 0   item 1   item 2   item 3
+    user 0         5                 3               block 0, row 0
+    user 1         4                                 block 0, row 1
+    user 2                           1               block 0, row 2
+    user 3                  2                        block 1, row 0
+    user 4                  4                 5      block 1, row 1
+
+>>> layout = Layout(sizes=np.array([3, 2, 0]), shares=())  # no user is hot
+>>> users, items = np.array([0, 0, 1, 2, 3, 4, 4]), np.array([0, 2, 0, 2, 1, 1, 3])
+>>> block, row = layout.locate(users, items)
+>>> block.tolist(), row.tolist()
+([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 2, 0, 1, 1])
+
+A chunk of block 1 holds whole columns, each as one binary value: rows in the block, positions on
+the other side, ratings, and what is held out.
+
+>>> columns = {"rows": row[block == 1], "others": items[block == 1].astype(np.int32),
+...            "rating": np.array([2, 4, 5], np.float32), "held_out": np.zeros(3, bool)}
+>>> chunk = pa.table({"block": [1]} | {name: [part.tobytes()] for name, part in columns.items()})
+
+The file of block 1 holds the positions of the items that it needs, and its ratings as a CSR whose
+columns are places among these: what it is sent in each half-step are the rows of items 1 and 3.
+
+>>> needed, indptr, places, ratings, *validation = RatingBlockFormat().arrays(chunk, layout, 4)
+>>> needed.tolist(), indptr.tolist(), places.tolist(), ratings.tolist()
+([1, 3], [0, 1, 3], [0, 0, 1], [2.0, 4.0, 5.0])
 """
 
 from collections.abc import Iterator

@@ -6,12 +6,18 @@ Worked example. Users 0..2 of a block have rated items at the positions
     user 1: nothing
     user 2: item 7 → 1.0
 
-``compact`` lists the item positions that occur, ascending: needed = [2, 7]. Columns are places in
-it, not item positions, so a task only has to receive those two rows of the item factors:
+``compact`` lists the item positions that occur, ascending. Columns are places in this list, not
+item positions, so a task only has to receive those rows of the item factors:
 
-    indptr  = [0, 2, 2, 3]      row u owns the entries indptr[u] .. indptr[u+1]-1
-    columns = [0, 1, 1]         ascending within a row
-    values  = [5.0, 4.0, 1.0]
+>>> needed, columns = compact(np.array([7, 2, 7], np.int32), n_fixed=10)
+>>> needed.tolist()
+[2, 7]
+>>> users, ratings = np.array([0, 0, 2], np.int32), np.array([4, 5, 1], np.float32)
+>>> block = build_block(users, columns, ratings, np.zeros(3, bool), n_rows=3, n_columns=2)
+>>> block.train.indptr.tolist()  # row u owns the entries indptr[u] .. indptr[u+1]-1
+[0, 2, 2, 3]
+>>> block.train.columns.tolist(), block.train.values.tolist()  # columns ascend within a row
+([0, 1, 1], [5.0, 4.0, 1.0])
 """
 
 from dataclasses import dataclass

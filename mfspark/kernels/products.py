@@ -19,6 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from mfspark.kernels import plain
 from mfspark.kernels.arrays import LANES
 from mfspark.kernels.compiled import compiled
 
@@ -30,6 +31,8 @@ _EPSILON = np.float32(np.finfo(np.float32).eps)
 def _block(n_rows: int, by_rows: bool = False) -> Any:
     """target[i:i+n_rows, j:j+16] = keep · (itself) + sign · Σ_{t<n} left[t, at:at+n_rows]ᵀ
     right[t, j:j+16]; with ``by_rows`` left[at:at+n_rows, t] takes the place of the former."""
+    if plain.IS_CHOSEN:
+        return plain.block_setter(n_rows, by_rows)
 
     @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
     def set_block(
@@ -193,7 +196,7 @@ def _lower_factor_square(context: Any, builder: Any, signature: Any, arguments: 
     return is_positive
 
 
-_factor_square: Any = intrinsic(_factor)
+_factor_square: Any = plain.factor_square if plain.IS_CHOSEN else intrinsic(_factor)
 _set_square = _block(_ROWS)
 _set_square_by_rows = _block(_ROWS, by_rows=True)
 _set_border = _block(BORDER)

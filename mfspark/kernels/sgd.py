@@ -110,28 +110,30 @@ def visit(
     users.check()
     items.check()
     assert users.at.rank == items.at.rank
-    return float(
-        _visit(
-            *entries,
-            users.at.factors,
-            users.at.bias,
-            users.weights,
-            users.squares,
-            items.at.factors,
-            items.at.bias,
-            items.weights,
-            items.squares,
-            np.float32(objective.mean),
-            np.float32(objective.users.factors),
-            np.float32(objective.users.bias),
-            np.float32(objective.items.factors),
-            np.float32(objective.items.bias),
-            np.float32(rate),
-            users.at.rank,
-            objective.fit_biases,
-            by_row,
+    # Of a rate that is too high NumPy warns where the kernel is not compiled.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(
+            _visit(
+                *entries,
+                users.at.factors,
+                users.at.bias,
+                users.weights,
+                users.squares,
+                items.at.factors,
+                items.at.bias,
+                items.weights,
+                items.squares,
+                np.float32(objective.mean),
+                np.float32(objective.users.factors),
+                np.float32(objective.users.bias),
+                np.float32(objective.items.factors),
+                np.float32(objective.items.bias),
+                np.float32(rate),
+                users.at.rank,
+                objective.fit_biases,
+                by_row,
+            )
         )
-    )
 
 
 @jit
@@ -192,7 +194,9 @@ def shuffle(entries: Entries, key: int) -> None:
     a product in place of a remainder (Lemire 2019); its bias is below n / 2³².
     """
     entries.check()
-    _shuffle(*entries, np.uint64(key))
+    # Draws wrap around, which NumPy warns of where the kernel is not compiled.
+    with np.errstate(over="ignore"):
+        _shuffle(*entries, np.uint64(key))
 
 
 # The same function for one number, inside compiled code.

@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from mfspark.kernels import plain
 from mfspark.kernels.arrays import LANES
 
 _SINGLE = ir.FloatType()
@@ -134,6 +135,6 @@ def _next_vector(builder: Any, place: Any, width: Any, loop: Any, after: Any) ->
     builder.cbranch(builder.icmp_signed("<", following, width), loop, after)
 
 
-dot: Any = intrinsic(_dot)
-step: Any = intrinsic(_step)
-prefetch: Any = intrinsic(_prefetch)
+dot: Any = plain.dot if plain.IS_CHOSEN else intrinsic(_dot)
+step: Any = plain.step if plain.IS_CHOSEN else intrinsic(_step)
+prefetch: Any = plain.prefetch if plain.IS_CHOSEN else intrinsic(_prefetch)

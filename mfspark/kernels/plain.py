@@ -1,0 +1,64 @@
+"""What is written in LLVM's language, as plain Python: kernels run on it under
+``NUMBA_DISABLE_JIT=1``, where a debugger can step through them. Arguments and results are those of
+:mod:`mfspark.kernels.vectors` and :mod:`mfspark.kernels.products`."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numba.core import config
+
+from mfspark.kernels.arrays import LANES, Float32s
+
+IS_CHOSEN: bool = getattr(config, "DISABLE_JIT", False)
+
+Single = np.float32
+
+
+def dot(left: Float32s, i: int, right: Float32s, j: int) -> Single:
+    """Σ_f left[i, f] · right[j, f]."""
+    return Single(left[i] @ right[j])
+
+
+def step(
+    left: Float32s, i: int, right: Float32s, j: int,
+    keep_left: Single, add_left: Single, keep_right: Single, add_right: Single,
+) -> None:  # fmt: skip
+    """left[i] = keep_left · left[i] + add_left · right[j], and right[j] from the old left[i]."""
+    old = left[i].copy()
+    left[i] = keep_left * old + add_left * right[j]
+    right[j] = keep_right * right[j] + add_right * old
+
+
+def prefetch(array: Float32s, place: int) -> None:
+    """Nothing: a hint to the processor."""
+
+
+def block_setter(n_rows: int, by_rows: bool = False) -> Callable[..., None]:
+    """The function that sets blocks of ``n_rows`` × 16 places."""
+
+    def set_block(
+        left: Float32s, at: int, right: Float32s, n: int, target: Float32s, i: int, j: int,
+        keep: Single, sign: Single,
+    ) -> None:  # fmt: skip
+        own = left[at : at + n_rows, :n] if by_rows else left[:n, at : at + n_rows].T
+        place = target[i : i + n_rows, j : j + LANES]
+        place[:] = keep * place + sign * (own @ right[:n, j : j + LANES])
+
+    return set_block
+
+
+def factor_square(rows: Float32s, first: int, smallest: Single, inverse: Float32s) -> bool:
+    """Replace A = rows[:16, first:first+16] by U with UᵀU = A, and set inverse to U⁻ᵀ."""
+    square, unit = rows[:LANES, first : first + LANES], np.eye(LANES, dtype=np.float32)
+    for i in range(LANES):
+        pivot = square[i, i]
+        if not pivot > smallest:
+            return False
+        scale = 1 / np.sqrt(pivot)
+        square[i] *= scale
+        unit[i] *= scale
+        for r in range(i + 1, LANES):
+            unit[r] -= square[i, r] * unit[i]
+            square[r] -= square[i, r] * square[i]
+    inverse[:] = unit
+    return True
