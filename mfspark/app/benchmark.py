@@ -169,7 +169,7 @@ def _run(table: DataFrame) -> None:
     table.write.format("noop").mode("overwrite").save()
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> dict[str, object]:
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -39,7 +39,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
 
     The ratings are those of an earlier ingest into this run, or ingested now.
     """
-    entries = _entries(run)
+    entries = entries_of(run)
     if not files.exists(run.of("ratings")):
         with kernels_compiled(spark):
             ingest(spark, run)
@@ -63,7 +63,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
     print(f"Report: {run.path}/comparison/index.html")
 
 
-def _entries(run: RunDirectory) -> list[Entry]:
+def entries_of(run: RunDirectory) -> list[Entry]:
     """Entries in the order they run: blends after their members."""
     listed = contenders(run.config)
     models = {each.name: Entry(each) for each in listed if each.kind != "blend"}

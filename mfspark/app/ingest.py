@@ -81,6 +81,7 @@ def _synthetic(
 def _write_ratings(
     run: RunDirectory, checked: CheckedRatings, items: DataFrame | None, origin: str
 ) -> IngestRecord:
+    """Write the parts of the split, the quarantine and the items; what became of all rows."""
     split = split_ratings(checked.clean, run.config.split).persist()
     try:
         counts = {row[SPLIT]: row["count"] for row in split.groupBy(SPLIT).count().collect()}

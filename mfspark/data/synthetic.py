@@ -73,6 +73,7 @@ def synthetic_items(spark: SparkSession, settings: SyntheticSettings) -> DataFra
 def _draw(
     batches: Iterator[pa.RecordBatch], settings: SyntheticSettings
 ) -> Iterator[pa.RecordBatch]:
+    """User, item and rating of each row, drawn from its number."""
     for batch in batches:
         row = batch.column(0).to_numpy()
         draws = hashed_uniform(settings.seed, "draw", row, 2)
@@ -96,6 +97,7 @@ def _draw(
 def _describe(
     batches: Iterator[pa.RecordBatch], settings: SyntheticSettings
 ) -> Iterator[pa.RecordBatch]:
+    """Title, year and genres of each item, drawn from its number."""
     for batch in batches:
         ids = batch.column(0).to_numpy()
         high = planted(settings, ITEM, ids).factors

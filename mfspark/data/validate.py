@@ -94,6 +94,7 @@ def check_ratings(raw: RawRatings, checks: Checks) -> CheckedRatings:
 
 
 def _outcome(raw: RawRatings, checks: Checks, checked: DataFrame) -> CheckedRatings:
+    """Split checked rows into good ones and quarantine, and count."""
     n_read = checked.count()
     counts = {row[REASON]: row["count"] for row in checked.groupBy(REASON).count().collect()}
     n_clean = counts.pop(None, 0)
@@ -261,6 +262,7 @@ def _unix_seconds(table: DataFrame) -> Column:
 def _refuse_too_many(
     bad_rows: dict[str, int], n_read: int, checks: Checks, checked: DataFrame
 ) -> None:
+    """``DataError`` when more rows are bad than the checks allow, with the commonest reasons."""
     if n_read == 0:
         raise DataError("the source of ratings has no rows; check the file that data.path names")
     n_bad = sum(n for reason, n in bad_rows.items() if reason != DUPLICATE)

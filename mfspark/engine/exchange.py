@@ -128,6 +128,7 @@ def gather(
 
 
 def _split_needed(batches: Iterator[pa.RecordBatch], offsets: Int64s) -> Iterator[pa.RecordBatch]:
+    """What each block needs, by the source block that has it: rows of ``links``."""
     for batch in batches:
         for row in range(batch.num_rows):
             needed = cell(batch, "needed", row, np.int32)

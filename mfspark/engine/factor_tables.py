@@ -104,6 +104,7 @@ def factor_table(
 def _unpack(
     batches: Iterator[pa.RecordBatch], rotation: Float64s, scale: float
 ) -> Iterator[pa.RecordBatch]:
+    """Cells into rows (block, local, bias, factors), rotated and in the unit of the ratings."""
     for batch in batches:
         blocks = batch.column("number").to_pylist()
         for block, rows in zip(

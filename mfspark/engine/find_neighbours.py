@@ -118,6 +118,7 @@ def _starts(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def _list_rated(batches: Iterator[pa.RecordBatch], other: Side) -> Iterator[pa.RecordBatch]:
+    """Of each id of the other side, which is whole in a partition, what it rated and how."""
     parts = [batch for batch in batches if batch.num_rows]
     if not parts:
         return

@@ -48,6 +48,7 @@ def fit_als(
 def _fit_distributed(
     workspace: Workspace, training: Training, settings: ALSSettings, plan: Plan, name: str | None
 ) -> Fit:
+    """Count, index, build blocks, alternate until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als",))
     counted = count_ids(workspace, training.fitted, plan.n_blocks, training.summary.n_ratings)
     indices = index_sides(workspace, counted, plan.n_blocks)

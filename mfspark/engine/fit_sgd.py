@@ -45,6 +45,7 @@ def fit_sgd(
 def _fit_distributed(
     workspace: Workspace, training: Training, settings: SGDSettings, plan: Plan
 ) -> Fit:
+    """Count, index, build blocks, descend until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("sgd",))
     counted = count_ids(workspace, training.fitted, plan.n_blocks, training.summary.n_ratings)
     # Every block gets a piece, so that none is empty.

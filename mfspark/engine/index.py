@@ -161,6 +161,7 @@ def index_sides(
 def _index_side(
     workspace: Workspace, counted: CountedSide, n_blocks: int, split_hot: bool
 ) -> SideIndex:
+    """Place every id in a block, number the rows of each block, and count them."""
     placed, shares = _place(counted, n_blocks, split_hot)
     schema = StructType(
         [

@@ -127,6 +127,7 @@ def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
 def _tables(
     ratings: IndexedRatings, factors: dict[Side, Float32s], history: History, scale: float
 ) -> Iterator[pa.RecordBatch]:
+    """Rows of both factor tables in canonical rotation, and one row of what was learnt."""
     doubles = {side: rows[:, :-1].astype(np.float64) for side, rows in factors.items()}
     rotation = canonical_rotation(
         doubles[USER].T @ doubles[USER], doubles[ITEM].T @ doubles[ITEM], doubles[ITEM].sum(axis=0)

@@ -308,6 +308,7 @@ def _warnings(
     task_bytes: int,
     exchange: dict[Side, Exchange],
 ) -> list[str]:
+    """What may go wrong, a sentence each with what to do about it."""
     remedy = (
         "set execution to distributed"
         if in_one_task

@@ -73,6 +73,7 @@ class Workspace:
             raise FitError(f"Spark gave up the fit: {one_line(error)}; {remedy(error)}") from error
 
     def _clean_up(self) -> None:
+        """Put back, free and delete everything, whatever of it fails."""
         for step in self._last_steps:
             try:
                 step()

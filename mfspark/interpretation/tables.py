@@ -172,6 +172,7 @@ def _genre_correlation(long: DataFrame) -> DataFrame:
 
 
 def _biases(model: FactorModel, items: DataFrame, settings: InterpretSettings) -> DataFrame:
+    """The highest and the lowest biases of each side, among ids with enough ratings."""
     users = model.user_factors.where(F.col(N_RATINGS) >= settings.min_ratings)
     sides = {
         USER: users.withColumn(TITLE, F.lit(None).cast("string")),

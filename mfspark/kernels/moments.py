@@ -31,6 +31,7 @@ def row_moments(ratings: Csr, fixed: AlignedRows, mean: float) -> Float64s:
 
 @jit
 def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: ignore[no-untyped-def]
+    """Add v vᵀ of every entry to its row's ``moments``, in tiles whose sums are short."""
     rank, width = moments.shape[1] - 2, fixed.shape[1]
     tile = np.zeros((TILE, width + LANES), np.float32)
     gram = np.empty((width, width + LANES), np.float32)

@@ -39,6 +39,7 @@ def add_common(sums: Float32s, first: int, by_column: Csr) -> None:
 
 @jit
 def _add_common(sums, first, indptr, rows, values):  # type: ignore[no-untyped-def]
+    """For every column the pairs of its rows, one of them in the block."""
     last = first + len(sums)
     for column in range(len(indptr) - 1):
         start, end = indptr[column], indptr[column + 1]
@@ -124,6 +125,7 @@ def corrections(neighbours: Lists, rated: Lists, n: int) -> Float64s:
 def _correct(  # type: ignore[no-untyped-def]
     starts, numbers, similarities, rated_starts, rated_numbers, deviations, n, found
 ):
+    """For every pair walk down the neighbours until ``n`` of them were rated."""
     for pair in range(len(found)):
         rated = rated_numbers[rated_starts[pair] : rated_starts[pair + 1]]
         own = deviations[rated_starts[pair] : rated_starts[pair + 1]]

@@ -62,6 +62,7 @@ def predict_pairs(
 
 @compiled()
 def _predict_pairs(user, item, user_factors, user_bias, item_factors, item_bias, mean):  # type: ignore[no-untyped-def]
+    """Four pairs at a time; what has no row is left out."""
     n = len(user)
     result = np.empty(n, np.float64)
     dots = np.empty(4, np.float64)

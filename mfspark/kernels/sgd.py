@@ -142,6 +142,7 @@ def _visit(  # type: ignore[no-untyped-def]
     item_squares, mean, user_reg, user_bias_reg, item_reg, item_bias_reg, rate, rank, fit_biases,
     by_row,
 ):  # fmt: skip
+    """The updates of the module's docstring, one entry after another."""
     width, last = p.shape[1], len(rows) - 1
     total = 0.0
     # Numba makes doubles of float32 and integers together.

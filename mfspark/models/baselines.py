@@ -106,6 +106,7 @@ def _joint(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
 
 
 def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
+    """Item biases as damped means, then user biases of what they leave."""
     # In the unit of the ratings: the damping counts ratings, whatever their scale.
     training = prepare(ratings, ALSSettings(rank=0), known={}, scale=1.0)
     rating = F.col(RATING).cast("double") - F.lit(training.mean)

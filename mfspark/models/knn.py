@@ -97,6 +97,7 @@ class KNNModel(Model, FactorModelParams, Persistent):
         return self.biases.sparkSession
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        """The base of every pair, and the weighted deviations of its nearest rated neighbours."""
         columns = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         prediction = self.getOrDefault(self.predictionCol)
         based = self.biases.copy(
@@ -162,6 +163,7 @@ class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], Defaul
         self.set_params(arguments)
 
     def _fit(self, dataset: DataFrame) -> KNNModel:
+        """Biases or means first; then neighbours by what is compared, and what each id rated."""
         settings = self.settings()
         assert isinstance(settings, KNNSettings)
         ratings = select_ratings(dataset, settings)

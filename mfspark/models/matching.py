@@ -104,6 +104,7 @@ def _vectors(table: pa.Table, matching: Matching) -> tuple[Float32s, Float32s]:
 def _match_tables(
     queries: pa.Table, candidates: pa.Table, matching: Matching, names: tuple[str, str, str]
 ) -> Iterator[pa.RecordBatch]:
+    """The lists of all ``queries``, some thousands at a time."""
     query_factors, query_bias = _vectors(queries, matching)
     candidate_factors, candidate_bias = _vectors(candidates, matching)
     candidate_ids = candidates.column(0).combine_chunks()

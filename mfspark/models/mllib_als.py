@@ -210,6 +210,7 @@ class ALS(
         return self._set(seed=value)
 
     def _fit(self, dataset: DataFrame) -> "ALSModel":
+        """Fit with the objective of ``pyspark.ml``, on ids and Params as it has them."""
         self._refuse()
         rating_col = self.getRatingCol()
         if not rating_col:
@@ -245,6 +246,7 @@ class ALS(
         return model._resetUid(self.uid)
 
     def _refuse(self) -> None:
+        """``ConfigError`` for what is not there or out of bounds; a warning for what is idle."""
         self._cold_start()
         if self.getImplicitPrefs():
             raise ConfigError(

@@ -155,6 +155,8 @@ class FactorModelParams(Params):
 
 
 def _add_accessors(cls: type[FactorModelParams], name: str) -> None:
+    """Give a class ``getName`` and ``setName`` of a Param, unless it has its own."""
+
     def get(self: FactorModelParams) -> Any:
         return self.getOrDefault(name)
 

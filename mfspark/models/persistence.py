@@ -153,6 +153,7 @@ def read_document(
 
 
 def _read(path: str, name: str, written_by: str) -> Any:
+    """The JSON of a model's document; ``ModelFormatError`` when there is none or it is damaged."""
     try:
         return json.loads(files.read_text(f"{path}/{name}"))
     except FileNotFoundError:

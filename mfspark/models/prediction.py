@@ -117,6 +117,7 @@ class _Side:
 
 
 def _with_predictions(pairs: pa.Table, users: _Side, items: _Side, scoring: Scoring) -> pa.Table:
+    """``pairs`` with a column of predictions; what is cold goes by the strategy."""
     user, item = users.positions(pairs[scoring.user]), items.positions(pairs[scoring.item])
     is_known = (user >= 0) & (item >= 0)
     if scoring.cold_start == "drop" and not is_known.all():
@@ -136,6 +137,7 @@ def _with_predictions(pairs: pa.Table, users: _Side, items: _Side, scoring: Scor
 
 
 def _by_joins(pairs: DataFrame, users: DataFrame, items: DataFrame, scoring: Scoring) -> DataFrame:
+    """Join both tables to the pairs; products of factors are computed in Arrow batches."""
     joined = pairs.withColumns(
         {"_user_id": _column(scoring.user), "_item_id": _column(scoring.item)}
     )
@@ -155,6 +157,7 @@ def _by_joins(pairs: DataFrame, users: DataFrame, items: DataFrame, scoring: Sco
 
 
 def _prediction(scoring: Scoring) -> Column:
+    """The prediction as an expression of the joined columns; what is cold goes by the strategy."""
     dot: Column = arrow_udf(_dot, "double")(  # type: ignore[call-overload]
         F.col("_user_factors"), F.col("_item_factors")
     )

@@ -15,7 +15,7 @@ _TABLES = ("models", "differences", "folds", "curves", "weights")
 _FAR = 1.12
 
 
-def comparison_section(uri: str) -> dict[str, Any]:
+def comparison_section(uri: str) -> dict[str, object]:
     """What the template ``comparison_section.html`` shows of the comparison at ``uri``."""
     tables = {name: files.read_pandas(f"{uri}/{name}") for name in _TABLES}
     models, curves = tables["models"].sort_values("rmse"), tables["curves"]
@@ -66,7 +66,7 @@ def _headline(models: pd.DataFrame, differences: pd.DataFrame) -> str:
     return str(verdicts[tuple(models["predictor"].iloc[:2])])
 
 
-def _differences(models: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, Any]]:
+def _differences(models: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, object]]:
     """All pairs, those of the best models first."""
     places = {name: place for place, name in enumerate(models["predictor"])}
     ordered = differences.assign(
@@ -76,7 +76,7 @@ def _differences(models: pd.DataFrame, differences: pd.DataFrame) -> list[dict[s
     return rows
 
 
-def _folds(folds: pd.DataFrame, models: pd.DataFrame) -> list[dict[str, Any]]:
+def _folds(folds: pd.DataFrame, models: pd.DataFrame) -> list[dict[str, object]]:
     """RMSE by fold and its mean, for each model; empty when there is one fold."""
     table = folds.pivot_table(index="predictor", columns="fold", values="rmse")
     if len(table.columns) < 2:
@@ -87,7 +87,7 @@ def _folds(folds: pd.DataFrame, models: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _weights(weights: pd.DataFrame) -> list[dict[str, Any]]:
+def _weights(weights: pd.DataFrame) -> list[dict[str, object]]:
     """Mean weights over folds, by blend."""
     means = weights.groupby(["predictor", "member"], sort=False)["weight"].mean()
     return [

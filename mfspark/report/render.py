@@ -49,7 +49,7 @@ def read_run(uri: str) -> RunTables:
     """Read the small tables of the run directory at ``uri``."""
     base = uri.rstrip("/")
 
-    def document(name: str) -> dict[str, Any]:
+    def document(name: str) -> dict[str, object]:
         content: dict[str, Any] = json.loads(files.read_text(f"{base}/{name}"))
         return content
 
@@ -104,8 +104,9 @@ def render(run: RunTables) -> str:
     )
 
 
-def _slices(metrics: pd.DataFrame) -> list[dict[str, Any]]:
-    result = []
+def _slices(metrics: pd.DataFrame) -> list[dict[str, object]]:
+    """Of each way of slicing the test ratings a chart, and the metrics of each value."""
+    result: list[dict[str, object]] = []
     for name in _SLICES:
         rows = metrics[metrics["slice"] == name]
         values = sorted(rows["value"].unique(), key=_slice_order)
@@ -130,7 +131,8 @@ def _slice_order(value: str) -> tuple[float, str]:
     return (float(digits), value) if digits.replace(".", "").isdigit() else (-1.0, value)
 
 
-def _factor_panels(run: RunTables) -> list[dict[str, Any]]:
+def _factor_panels(run: RunTables) -> list[dict[str, object]]:
+    """Of each factor its share, the items at its ends, and what it goes along with."""
     panels = []
     items, metadata = run["factor_items"], run["factor_metadata"]
     for factor in run["factors"].head(_N_PANELS).to_dict("records"):
@@ -153,7 +155,7 @@ def _item_name(title: Any, item: Any, year: Any = None) -> str:
     return f"{name} ({int(year)})" if year is not None and not pd.isna(year) else name
 
 
-def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, object]]]]:
     lists: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for side in ("item", "user"):
         lists[side] = {}
@@ -167,7 +169,7 @@ def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, Any]
     return lists
 
 
-def _similar(similar: pd.DataFrame) -> list[dict[str, Any]]:
+def _similar(similar: pd.DataFrame) -> list[dict[str, object]]:
     return [
         {
             "name": _item_name(rows.iloc[0]["title"], item),
@@ -180,7 +182,7 @@ def _similar(similar: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _explained(run: RunTables) -> dict[str, Any]:
+def _explained(run: RunTables) -> dict[str, object]:
     parts = run["explanation"].set_index("part")
     item = parts.loc["item", "name"]
     names = run["item_map"].assign(key=lambda items: items["item"].astype(str))

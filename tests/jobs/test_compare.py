@@ -122,7 +122,7 @@ def test_folds_and_the_section_in_the_report(finished, tmp_path):
     ],
 )
 def test_models_are_checked_before_anything_runs(tmp_path, models, message):
-    from mfspark.app.compare import _entries
+    from mfspark.app.compare import entries_of
     from mfspark.app.config import load_config
     from mfspark.app.run_directory import RunDirectory
     from mfspark.errors import ConfigError
@@ -130,8 +130,8 @@ def test_models_are_checked_before_anything_runs(tmp_path, models, message):
     (tmp_path / "run.toml").write_text(CONFIG)
     run = RunDirectory(load_config(str(tmp_path / "run.toml"), [f"compare.models={models}"]))
     if message is None:
-        assert [entry.name for entry in _entries(run)] == ["ALS", "blend"]
+        assert [entry.name for entry in entries_of(run)] == ["ALS", "blend"]
         return
     with pytest.raises(ConfigError) as error:
-        _entries(run)
+        entries_of(run)
     assert message in str(error.value)

@@ -1,11 +1,181 @@
 """What must hold of the source tree itself."""
 
+import ast
+import re
 from collections import Counter
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "mfspark"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mfspark"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the modules of mfspark that a file imports, and those of what it imports of them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found
 
 
 def test_one_file_name_is_one_file():
-    names = Counter(path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    names = Counter(path.name for path in SOURCES if path.name != "__init__.py")
     assert [name for name, n in names.items() if n > 1] == []
+
+
+def test_no_function_returns_a_dictionary_of_anything():
+    found = [
+        f"{path.name}: {function.name}"
+        for path in SOURCES
+        for function in functions(path)
+        if function.returns and re.fullmatch(r"dict\[str, Any\]", ast.unparse(function.returns))
+    ]
+    assert found == []
+
+
+def test_long_functions_say_what_they_do():
+    found = [
+        f"{path.name}: {function.name}"
+        for path in SOURCES
+        for function in functions(path)
+        if function.end_lineno - function.lineno >= 15
+        and not ast.get_docstring(function)
+        # Constructors are described by their class, magic methods by Python.
+        and not re.fullmatch("__.*__", function.name)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_tests_use_no_private_names(path):
+    private = {
+        name
+        for name in imported(path)
+        if name.startswith("mfspark") and re.search(r"\._(?!_)", name)
+    }
+    assert private == set()
+    # Patches and sources of other processes that name what is private to a module.
+    assert (
+        re.findall(r"mfspark\.[\w.]*\._(?!_)\w+|from mfspark\S* import .*\b_\w+", path.read_text())
+        == []
+    )
+
+
+@pytest.mark.parametrize("folder", ["kernels", "algorithms"])
+def test_tests_of_kernels_and_algorithms_know_no_spark(folder):
+    found = [
+        f"{path.name}: {name}"
+        for path in sorted((ROOT / "tests" / folder).glob("*.py"))
+        for name in imported(path)
+        if re.match(r"pyspark|chispa|mfspark\.(engine|models|app|evaluation)", name)
+    ]
+    assert found == []
+
+
+# What a reader need not open to follow a fit: the names of its functions say all.
+LEAVES = {
+    "columns", "errors", "ids", "settings", "spark_errors", "files",
+    "kernels.arrays", "kernels.compiled", "kernels.csr", "kernels.objective", "kernels.random",
+    "kernels.warm",
+    # Parts of the solver of a row, and of other kernels that are named by their formula.
+    "kernels.moments", "kernels.ridge", "kernels.products", "kernels.rotation",
+    "algorithms.start", "engine.start_cells", "engine.cells", "engine.factor_cells",
+    "engine.compiling", "engine.machine", "engine.plan", "engine.progress", "engine.workspace",
+    # What comes before and after: Params, the model and how it predicts.
+    "models.params", "models.factor_model", "models.factor_storage", "models.metadata",
+    "models.persistence", "models.prediction", "models.matching", "models.broadcast",
+    "kernels.predict",
+}  # fmt: skip
+
+
+class Way:
+    """The files that calls lead to from a function, by the names that its body mentions."""
+
+    def __init__(self, without: set[tuple[str, str]]) -> None:
+        self.seen = set(without)
+        self.files: list[str] = []
+
+    def follow(self, module: str, name: str) -> None:
+        path = PACKAGE / f"{module.replace('.', '/')}.py"
+        if (module, name) in self.seen or not path.exists():
+            return
+        self.seen.add((module, name))
+        tree = ast.parse(path.read_text())
+        own = {node.name: node for node in tree.body if hasattr(node, "name")}
+        elsewhere = {
+            alias.name: node.module.removeprefix("mfspark.")
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("mfspark.")
+            for alias in node.names
+        }
+        if name not in own:
+            return
+        if module not in self.files:
+            self.files.append(module)
+        parts = own[name].body if isinstance(own[name], ast.ClassDef) else [own[name]]
+        for part in parts:
+            # Not what is only named as a type.
+            for statement in part.body if isinstance(part, ast.FunctionDef) else []:
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Name) and node.id in own:
+                        self.follow(module, node.id)
+                    elif isinstance(node, ast.Name) and node.id in elsewhere:
+                        self.follow(elsewhere[node.id], node.id)
+
+
+# Functions of a station on one way that another way uses for what their names say.
+SHARED = {
+    ("engine.factor_tables", "factor_batches"),
+    ("engine.factor_tables", "table_bytes"),
+    ("algorithms.indexed_ratings", "with_held_out"),
+}
+
+
+@pytest.mark.parametrize(
+    ("most", "other"),
+    [
+        (9, {("engine.fit_als", "_fit_distributed")}),
+        (12, {("engine.one_task", "fit_in_one_task"), ("algorithms.als_threads", "ThreadedALS")}),
+    ],
+    ids=["one task", "distributed"],
+)
+def test_a_fit_leads_down_a_few_files(most, other):
+    """``other``: where the other way of fitting begins."""
+    way = Way(other | SHARED)
+    way.follow("models.biased_als", "BiasedALS")
+    stations = [module for module in way.files if module not in LEAVES]
+    assert len(stations) <= most, ", ".join(stations)
+
+
+def test_one_file_names_every_station_of_a_fit():
+    """The distributed stations are called in ``fit_als`` itself, in the order of the table."""
+    (function,) = (
+        function
+        for function in functions(PACKAGE / "engine/fit_als.py")
+        if function.name == "_fit_distributed"
+    )
+    called = [
+        node.func.id
+        for statement in function.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    stations = [
+        "count_ids", "index_sides", "build_blocks", "make_exchange", "start_factors", "History",
+        "run_half_step", "factor_tables", "Learnt",
+    ]  # fmt: skip
+    places = [called.index(name) for name in stations]
+    assert places == sorted(places)
+    assert called.count("run_half_step") == 2
