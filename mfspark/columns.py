@@ -21,7 +21,7 @@ class Side(str, Enum):
 USER, ITEM = Side.USER, Side.ITEM
 RATING = "rating"
 TIMESTAMP = "timestamp"
-HELD_OUT = "held_out"
+IS_VALIDATION = "is_validation"
 PREDICTION = "prediction"
 
 N_RATINGS = "n_ratings"

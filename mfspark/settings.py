@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 Execution = Literal["auto", "one_task", "distributed"]
 Schedule = Literal["constant", "inverse_time", "bold_driver", "adagrad"]
-Exchange = Literal["auto", "broadcast", "routed"]
+ExchangeName = Literal["auto", "broadcast", "routed"]
 Similarity = Literal["cosine", "pearson", "pearson_baseline"]
 Centring = Literal["bias", "mean"]
 BiasMethod = Literal["joint", "damped"]
@@ -86,8 +86,8 @@ class FactorisationSettings(PredictorSettings):
     seed: int = Field(0, description="seed of the initial factors")
     initial_model: str | None = Field(
         None,
-        description="folder of a saved model of the same rank to begin with; ids that it does not "
-        "know begin with random factors",
+        description="folder of a saved model of the same rank to start from; ids that it does not "
+        "know start from random factors",
     )
 
 
@@ -104,7 +104,7 @@ class ALSSettings(FactorisationSettings):
         ge=1,
         description="blocks of items in a distributed fit; not set: chosen from cores and ratings",
     )
-    exchange: Exchange = Field(
+    exchange: ExchangeName = Field(
         "auto",
         description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, or "
         "auto by size",

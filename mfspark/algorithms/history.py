@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from mfspark.columns import Side
 from mfspark.errors import DivergenceError
 from mfspark.kernels.objective import PassSums
-from mfspark.settings import Exchange
+from mfspark.settings import ExchangeName
 
 StopReason = Literal["max_iter", "validation", "converged"]
 
@@ -149,7 +149,7 @@ class Learnt:
     best_iteration: int
     stopped: StopReason
     execution: Literal["one_task", "distributed"]
-    exchange: dict[Side, Exchange]
+    exchange: dict[Side, ExchangeName]
 
     @classmethod
     def without_passes(cls, n_users: int, n_items: int) -> "Learnt":

@@ -1,7 +1,7 @@
 """The ratings of one process, with positions in place of ids.
 
 >>> table = pa.table({"user": ["ann", "bob", "bob"], "item": [7, 7, 9], "rating": [4.0, 5.0, 1.0]})
->>> ratings = index_ratings(with_held_out(table))
+>>> ratings = index_ratings(with_validation_column(table))
 >>> ratings.ids[USER].to_pylist(), ratings.positions[USER].tolist()
 (['bob', 'ann'], [1, 0, 0])
 """
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mfspark.algorithms.start import known_rows, start_rows
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.kernels.arrays import Bools, Float32s, Int32s, Int64s
 from mfspark.kernels.csr import RatingBlock, build_block
 
@@ -24,16 +24,16 @@ class IndexedRatings:
     """Ratings whose users and items are given by position, the most rated first.
 
     ``ids`` by position, and ``n_ratings`` int64, the training ratings of each. Of each rating its
-    ``positions`` int32, ``rating`` float32 and ``held_out`` boolean. ``n_cold``: validation ratings
-    left out because their user or item has no training rating. ``known``: bias and factors of the
-    ids that a model knows, null for others; of the sides that have them.
+    ``positions`` int32, ``rating`` float32 and ``is_validation`` boolean. ``n_cold``: validation
+    ratings left out because their user or item has no training rating. ``known``: bias and factors
+    of the ids that a model knows, null for others; of the sides that have them.
     """
 
     ids: dict[Side, pa.Array]
     n_ratings: dict[Side, Int64s]
     positions: dict[Side, Int32s]
     rating: Float32s
-    held_out: Bools
+    is_validation: Bools
     n_cold: int
     known: dict[Side, pa.Table]
 
@@ -43,7 +43,7 @@ class IndexedRatings:
             self.positions[side],
             self.positions[side.other],
             self.rating,
-            self.held_out,
+            self.is_validation,
             len(self.ids[side]),
             len(self.ids[side.other]),
         )
@@ -67,36 +67,36 @@ class IndexedRatings:
         return start_rows(self.ids[side], self.known.get(side), side, rank, seed)
 
 
-def with_held_out(table: pa.Table) -> pa.Table:
-    """``table`` with a column ``held_out``: all false where there was none."""
-    if HELD_OUT in table.column_names:
+def with_validation_column(table: pa.Table) -> pa.Table:
+    """``table`` with a column ``is_validation``: all false where there was none."""
+    if IS_VALIDATION in table.column_names:
         return table
-    return table.append_column(HELD_OUT, pa.array(np.zeros(table.num_rows, np.bool_)))
+    return table.append_column(IS_VALIDATION, pa.array(np.zeros(table.num_rows, np.bool_)))
 
 
 def index_ratings(table: pa.Table, known: dict[Side, pa.Table] | None = None) -> IndexedRatings:
-    """Give the users and items of ``table`` (user, item, rating, held_out) their positions.
+    """Give the users and items of ``table`` (user, item, rating, is_validation) their positions.
 
     Ids may be of any type; where they are dictionary-encoded, all chunks have one dictionary.
     ``known``: id, bias, factors; by side.
     """
-    held_out = table[HELD_OUT].to_numpy()
+    is_validation = table[IS_VALIDATION].to_numpy()
     rating = table[RATING].to_numpy().astype(np.float32, copy=False)
     with ThreadPoolExecutor(len(Side)) as pool:
-        counted = _count_sides(pool, table, held_out)
+        counted = _count_sides(pool, table, is_validation)
     positions = {side: found.positions for side, found in counted.items()}
     is_warm = (positions[USER] >= 0) & (positions[ITEM] >= 0)
     n_cold = len(is_warm) - int(is_warm.sum())
     if n_cold:
         positions = {side: part[is_warm] for side, part in positions.items()}
-        rating, held_out = rating[is_warm], held_out[is_warm]
+        rating, is_validation = rating[is_warm], is_validation[is_warm]
     ids = {side: found.ids for side, found in counted.items()}
     return IndexedRatings(
         ids=ids,
         n_ratings={side: found.n_ratings for side, found in counted.items()},
         positions=positions,
         rating=rating,
-        held_out=held_out,
+        is_validation=is_validation,
         n_cold=n_cold,
         known={side: known_rows(ids[side], rows, side) for side, rows in (known or {}).items()},
     )
@@ -112,10 +112,12 @@ class _CountedSide:
     positions: Int32s
 
 
-def _count_sides(pool: Executor, table: pa.Table, held_out: Bools) -> dict[Side, _CountedSide]:
+def _count_sides(pool: Executor, table: pa.Table, is_validation: Bools) -> dict[Side, _CountedSide]:
     def count(side: Side) -> _CountedSide:
         ids, codes = _encode(table[side])
-        counts = np.bincount(codes[~held_out] if held_out.any() else codes, minlength=len(ids))
+        counts = np.bincount(
+            codes[~is_validation] if is_validation.any() else codes, minlength=len(ids)
+        )
         found = pa.table({"count": counts, "id": ids})
         order = pc.sort_indices(found, [("count", "descending"), ("id", "ascending")]).to_numpy()
         kept = order[: int(np.count_nonzero(counts))]

@@ -21,7 +21,7 @@ from mfspark.app.ingest import checked_ratings
 from mfspark.app.memory import IS_MEASURED, Memory, machine_bytes, watch_memory
 from mfspark.app.peers import Data, Peer, make_peers
 from mfspark.app.run_directory import RunDirectory
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
 from mfspark.data.split import fold
 from mfspark.data.synthetic import synthetic_ratings
 from mfspark.engine.machine import machine_of
@@ -77,10 +77,10 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
     results = []
     with run.step("benchmark"):
         for name, ratings in _datasets(spark, run):
-            cached = ratings.withColumn(HELD_OUT, fold(0, _TEST_FOLDS) == 0).persist()
+            cached = ratings.withColumn(IS_VALIDATION, fold(0, _TEST_FOLDS) == 0).persist()
             data = Data(
-                cached.where(~F.col(HELD_OUT)).drop(HELD_OUT),
-                cached.where(HELD_OUT).drop(HELD_OUT),
+                cached.where(~F.col(IS_VALIDATION)).drop(IS_VALIDATION),
+                cached.where(IS_VALIDATION).drop(IS_VALIDATION),
             )
             n_train, n_test = data.train.count(), data.test.count()
             peers = make_peers(

@@ -16,7 +16,7 @@ from mfspark.app.memory import IS_MEASURED
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import kernels_compiled
 from mfspark.app.trial import TEST, VALIDATION, Entry, Fold, run_entry, train_of, warm_up
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
 from mfspark.data.split import PARTS, fold, uniform
 from mfspark.errors import DataError
 from mfspark.evaluation.comparison import compare
@@ -99,7 +99,7 @@ def _fold(number: int, train: DataFrame, validation: DataFrame, test: DataFrame)
                 f"there are no {name} ratings in fold {number + 1}: there is nothing to compare; "
                 "check [split] and compare.folds"
             )
-    ratings = mark_validation(train, validation, HELD_OUT)
+    ratings = mark_validation(train, validation, IS_VALIDATION)
     parts = {TEST: test} if validation.isEmpty() else {VALIDATION: validation, TEST: test}
     return Fold(number, ratings.persist(), parts)
 

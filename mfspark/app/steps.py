@@ -31,12 +31,12 @@ _VALIDATION = "is_validation"
 def train(spark: SparkSession, run: RunDirectory) -> None:
     """Fit the model to ratings/train, stopping by ratings/validation: model/."""
     with run.step("train") as facts:
-        fitted, held_out = run.ratings(spark, "train"), run.ratings(spark, "validation")
+        fitted, validation = run.ratings(spark, "train"), run.ratings(spark, "validation")
         settings = run.config.als
         indicator = None
-        if not held_out.isEmpty():
+        if not validation.isEmpty():
             indicator = _VALIDATION
-            fitted = mark_validation(fitted, held_out, indicator)
+            fitted = mark_validation(fitted, validation, indicator)
         als = make_estimator("als", settings, indicator)
         logger.info("%s", _plan(spark, run).describe())
         model = als.fit(fitted)

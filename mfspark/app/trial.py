@@ -12,7 +12,7 @@ from mfspark import files
 from mfspark.app.config import BlendSettings
 from mfspark.app.estimators import Contender, make_estimator
 from mfspark.app.memory import Memory, watch_memory
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
 from mfspark.errors import DataError, one_line
 from mfspark.evaluation.blend import fit_blend
 from mfspark.models.baselines import MeanModel
@@ -29,8 +29,8 @@ _ITERATIVE = "als", "sgd"
 
 @dataclass(frozen=True)
 class Fold:
-    """Ratings to fit (user, item, rating, held_out), and what to predict: the test part, and the
-    validation part where there is one."""
+    """Ratings to fit (user, item, rating, is_validation), and what to predict: the test part, and
+    the validation part where there is one."""
 
     number: int
     ratings: DataFrame
@@ -100,7 +100,7 @@ def _run_model(entry: Entry, fold: Fold, target: str) -> None:
     started = time.perf_counter()
     with watch_memory() as memory:
         if entry.contender.kind in _ITERATIVE and VALIDATION in fold.parts:
-            model = _estimator(entry.contender, HELD_OUT).fit(fold.ratings)
+            model = _estimator(entry.contender, IS_VALIDATION).fit(fold.ratings)
         else:
             model = _estimator(entry.contender, None).fit(train_of(fold))
     fitted = time.perf_counter()
@@ -115,8 +115,8 @@ def _run_model(entry: Entry, fold: Fold, target: str) -> None:
 
 
 def train_of(fold: Fold) -> DataFrame:
-    """The ratings of a fold that are not held out."""
-    return fold.ratings.where(~F.col(HELD_OUT)).drop(HELD_OUT)
+    """The training ratings of a fold."""
+    return fold.ratings.where(~F.col(IS_VALIDATION)).drop(IS_VALIDATION)
 
 
 def _write(entry: Entry, fold: Fold, part: str, predictions: DataFrame, target: str) -> None:

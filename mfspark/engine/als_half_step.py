@@ -21,7 +21,7 @@ from mfspark.engine.workspace import Workspace
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, PassSums, Penalty, add_sums
-from mfspark.settings import Exchange as ExchangeName
+from mfspark.settings import ExchangeName
 
 # Tables that a fit may go back to: the best iteration is the last one or the one before, of either
 # side, and a half-step makes two tables where files were missing.
@@ -116,7 +116,7 @@ def start_factors(
     """The factors that the first half-step is given, a table of the columns ``FACTORS``, and their
     penalty. ``solved``: the side whose factors they are; ``known`` as in ``starting_ids``."""
     start = partial(
-        _start_block,
+        _start_factors,
         side=solved.side,
         rank=solved.rank,
         seed=seed,
@@ -127,7 +127,7 @@ def start_factors(
     return kept, sum(sums[0] for sums in found["sums"].to_pylist())
 
 
-def _start_block(
+def _start_factors(
     batches: Iterator[pa.RecordBatch], side: Side, rank: int, seed: int, penalty: Penalty
 ) -> Iterator[pa.RecordBatch]:
     for block, rows, counts in block_start(batches, side, rank, seed):

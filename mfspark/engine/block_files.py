@@ -47,7 +47,7 @@ logger = logging.getLogger("mfspark")
 Arrays = list[npt.NDArray[Any]]
 ResultT = TypeVar("ResultT")
 
-CHUNK_COLUMNS = ("block", "rows", "others", "rating", "held_out")
+CHUNK_COLUMNS = ("block", "rows", "others", "rating", "is_validation")
 
 _LOST_SCRATCH = re.compile("FileNotFoundException|NoSuchFileException")
 # A fit that loses files more often than this has a disk that must be seen to.
@@ -221,10 +221,10 @@ def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> F
     )
 
     def make_file(
-        block: pa.Array, rows: pa.Array, others: pa.Array, rating: pa.Array, held_out: pa.Array
+        block: pa.Array, rows: pa.Array, others: pa.Array, rating: pa.Array, is_validation: pa.Array
     ) -> pa.Scalar:
         remove_abandoned()
-        table = pa.table([block, rows, others, rating, held_out], names=list(CHUNK_COLUMNS))
+        table = pa.table([block, rows, others, rating, is_validation], names=list(CHUNK_COLUMNS))
         return pa.scalar(files.make(table))
 
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.

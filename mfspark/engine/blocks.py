@@ -19,10 +19,10 @@ Worked example. Five users and four items by position; users in two blocks of th
 ([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 2, 0, 1, 1])
 
 A chunk of block 1 holds whole columns, each as one binary value: rows in the block, positions on
-the other side, ratings, and what is held out.
+the other side, ratings, and which are validation ratings.
 
 >>> columns = {"rows": row[block == 1], "others": items[block == 1].astype(np.int32),
-...            "rating": np.array([2, 4, 5], np.float32), "held_out": np.zeros(3, bool)}
+...            "rating": np.array([2, 4, 5], np.float32), "is_validation": np.zeros(3, bool)}
 >>> chunk = pa.table({"block": [1]} | {name: [part.tobytes()] for name, part in columns.items()})
 
 The file of block 1 holds the positions of the items that it needs, and its ratings as a CSR whose
@@ -44,8 +44,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.algorithms.indexed_ratings import with_held_out
-from mfspark.columns import HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.algorithms.indexed_ratings import with_validation_column
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.block_files import (
     Arrays,
     BlockFiles,
@@ -60,7 +60,9 @@ from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Int32s
 from mfspark.kernels.csr import Csr, RatingBlock, build_block, compact
 
-_CHUNK_SCHEMA = "side string, block int, rows binary, others binary, rating binary, held_out binary"
+_CHUNK_SCHEMA = (
+    "side string, block int, rows binary, others binary, rating binary, is_validation binary"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class RatingBlockFormat:
     training ratings and that of its validation ratings, whose columns are places among these."""
 
     dtypes: ClassVar[tuple[type, ...]] = (np.int32, *2 * (np.int64, np.int32, np.float32))
-    about_schema: ClassVar[str] = "needed: binary, n_needed: bigint, n_held_out: bigint"
+    about_schema: ClassVar[str] = "needed: binary, n_needed: bigint, n_validation: bigint"
 
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """See ``BlockFormat``."""
@@ -83,7 +85,7 @@ class RatingBlockFormat:
         return {
             "needed": needed.tobytes(),
             "n_needed": len(needed),
-            "n_held_out": len(validation),
+            "n_validation": len(validation),
         }
 
 
@@ -93,12 +95,12 @@ class BlockedSide:
 
     Of each block ``blocks.places`` says in ``about.needed`` (int32) the positions of the fixed rows
     that it refers to. ``n_needed`` is the sum over blocks of the fixed rows each needs,
-    ``n_held_out`` the number of validation ratings.
+    ``n_validation`` the number of validation ratings.
     """
 
     blocks: FiledBlocks
     n_needed: int
-    n_held_out: int
+    n_validation: int
 
     @property
     def layout(self) -> Layout:
@@ -110,7 +112,7 @@ def build_blocks(
     workspace: Workspace, ratings: DataFrame, indices: dict[Side, SideIndex]
 ) -> dict[Side, BlockedSide]:
     """User-major and item-major blocks of ``ratings`` (user, item, rating float, and maybe
-    held_out boolean).
+    is_validation boolean).
 
     Validation ratings whose user or item has no training rating belong to no block.
     """
@@ -124,8 +126,8 @@ def build_blocks(
         n_fixed = layouts[side.other].n_rows
         files = BlockFiles(name, side, RatingBlockFormat(), layouts[side], n_fixed)
         blocks = file_blocks(workspace, packed, files)
-        n_needed, n_held_out = blocks.totals(workspace, "n_needed", "n_held_out")
-        return BlockedSide(blocks, n_needed, n_held_out)
+        n_needed, n_validation = blocks.totals(workspace, "n_needed", "n_validation")
+        return BlockedSide(blocks, n_needed, n_validation)
 
     with ThreadPoolExecutor(len(layouts)) as pool:
         blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
@@ -165,7 +167,7 @@ def _chunks(
     """One row per (side, block) that occurs in the table."""
     positions = {side: table[f"{side}_at"].to_numpy() for side in layouts}
     rating = table[RATING].to_numpy()
-    held_out = with_held_out(table)[HELD_OUT].to_numpy()
+    is_validation = with_validation_column(table)[IS_VALIDATION].to_numpy()
     for side in sides:
         others = positions[side.other]
         block, row = layouts[side].locate(positions[side], others)
@@ -181,7 +183,7 @@ def _chunks(
                     "rows": [row[part].tobytes()],
                     "others": [others[part].astype(np.int32).tobytes()],
                     "rating": [rating[part].astype(np.float32).tobytes()],
-                    "held_out": [held_out[part].astype(np.bool_).tobytes()],
+                    "is_validation": [is_validation[part].astype(np.bool_).tobytes()],
                 }
             )
 
@@ -196,7 +198,7 @@ def _assemble(chunks: pa.Table, layout: Layout, columns: Int32s, n_columns: int)
         _joined(chunks, "rows", np.int32),
         columns,
         _joined(chunks, "rating", np.float32),
-        _joined(chunks, "held_out", np.bool_),
+        _joined(chunks, "is_validation", np.bool_),
         int(layout.sizes[chunks["block"][0].as_py()]) + layout.n_hot,
         n_columns,
     )

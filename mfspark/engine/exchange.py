@@ -25,7 +25,7 @@ from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import AlignedRows, Float32s, Int32s, Int64s
-from mfspark.settings import Exchange as ExchangeName
+from mfspark.settings import ExchangeName
 
 
 class Exchange(Protocol):

@@ -27,12 +27,12 @@ def fit_als(
     name: str | None = "ALS",
     scale: float | None = None,
 ) -> Fit:
-    """Fit the biased model to ``ratings`` (user, item, rating, and maybe held_out boolean).
+    """Fit the biased model to ``ratings`` (user, item, rating, and maybe is_validation boolean).
 
-    Rows with ``held_out`` true are not fitted; their error is measured inside each half-step and
-    decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is for
-    progress; without one there is none. ``scale`` as in ``prepare``. Raises ``DataError`` for ids
-    or ratings that are null or not finite, ``DivergenceError`` when the objective leaves all
+    Rows with ``is_validation`` true are not fitted; their error is measured inside each half-step
+    and decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is
+    for progress; without one there is none. ``scale`` as in ``prepare``. Raises ``DataError`` for
+    ids or ratings that are null or not finite, ``DivergenceError`` when the objective leaves all
     bounds, ``FitError`` when Spark gives up.
     """
     with Workspace(ratings.sparkSession) as workspace:
@@ -42,10 +42,10 @@ def fit_als(
         if plan.in_one_task:
             als = ThreadedALS(training.objective, settings, training.scale)
             return fit_in_one_task(workspace, training, als, plan.n_threads, name)
-        return _fit_distributed(workspace, training, settings, plan, name)
+        return _als_on_blocks(workspace, training, settings, plan, name)
 
 
-def _fit_distributed(
+def _als_on_blocks(
     workspace: Workspace, training: Training, settings: ALSSettings, plan: Plan, name: str | None
 ) -> Fit:
     """Count, index, build blocks, alternate until the history ends it, make tables."""
@@ -79,7 +79,7 @@ def _fit_distributed(
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,
         n_items=indices[ITEM].layout.n_rows,
-        n_cold_validation=training.summary.n_validation - blocks[USER].n_held_out,
+        n_cold_validation=training.summary.n_validation - blocks[USER].n_validation,
         singular_values=singular_values,
         history=history.rows,
         best_iteration=history.best_iteration,

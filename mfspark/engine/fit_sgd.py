@@ -13,7 +13,7 @@ from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.plan import Plan, plan_sgd
 from mfspark.engine.progress import Progress
-from mfspark.engine.sgd_epoch import Descent, factors_of, run_epoch, start_parameters
+from mfspark.engine.sgd_epoch import Descent, factor_cells_of, run_epoch, start_parameters
 from mfspark.engine.training import Fit, Training, prepare
 from mfspark.engine.user_blocks import build_user_blocks
 from mfspark.engine.workspace import Workspace
@@ -25,12 +25,12 @@ _NAME = "SGD"
 def fit_sgd(
     ratings: DataFrame, settings: SGDSettings, known: dict[Side, DataFrame] | None = None
 ) -> Fit:
-    """Fit the biased model to ``ratings`` (user, item, rating, and maybe held_out boolean).
+    """Fit the biased model to ``ratings`` (user, item, rating, and maybe is_validation boolean).
 
-    Rows with ``held_out`` true are not fitted; their error is measured after each epoch and decides
-    when to stop. ``known``: id, bias and factors to start from, by side. Raises ``DataError`` for
-    ids or ratings that are null or not finite, ``DivergenceError`` when no rate helps, ``FitError``
-    when Spark gives up.
+    Rows with ``is_validation`` true are not fitted; their error is measured after each epoch and
+    decides when to stop. ``known``: id, bias and factors to start from, by side. Raises
+    ``DataError`` for ids or ratings that are null or not finite, ``DivergenceError`` when no rate
+    helps, ``FitError`` when Spark gives up.
     """
     with Workspace(ratings.sparkSession) as workspace:
         training = prepare(ratings, settings, known or {})
@@ -39,10 +39,10 @@ def fit_sgd(
         if plan.in_one_task:
             sgd = ThreadedSGD(training.objective, settings, training.scale)
             return fit_in_one_task(workspace, training, sgd, plan.n_threads, _NAME)
-        return _fit_distributed(workspace, training, settings, plan)
+        return _sgd_on_strata(workspace, training, settings, plan)
 
 
-def _fit_distributed(
+def _sgd_on_strata(
     workspace: Workspace, training: Training, settings: SGDSettings, plan: Plan
 ) -> Fit:
     """Count, index, build blocks, descend until the history ends it, make tables."""
@@ -75,14 +75,14 @@ def _fit_distributed(
             if history.end_iteration():
                 best = state
             progress.report(history.rows[-1])
-    cells = {side: factors_of(best, side, settings.rank) for side in Side}
+    cells = {side: factor_cells_of(best, side, settings.rank) for side in Side}
     tables, singular_values = factor_tables(
         workspace, cells, indices, settings.rank, training.scale
     )
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,
         n_items=indices[ITEM].layout.n_rows,
-        n_cold_validation=training.summary.n_validation - blocks.n_held_out,
+        n_cold_validation=training.summary.n_validation - blocks.n_validation,
         singular_values=singular_values,
         history=history.rows,
         best_iteration=history.best_iteration,

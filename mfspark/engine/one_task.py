@@ -21,9 +21,9 @@ from pyspark.sql.types import (
 
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.history import History, Learnt
-from mfspark.algorithms.indexed_ratings import IndexedRatings, index_ratings, with_held_out
+from mfspark.algorithms.indexed_ratings import IndexedRatings, index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
-from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.factor_tables import factor_batches, table_bytes
 from mfspark.engine.progress import log_history
@@ -81,10 +81,10 @@ def fit_in_one_task(
 def pack_ratings_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows into cells, ids into dictionaries: an id that occurs often travels once per cell."""
     for table in packs(batches, ROWS_PER_PACK):
-        rows = with_held_out(table).combine_chunks()
+        rows = with_validation_column(table).combine_chunks()
         columns = [rows[USER].dictionary_encode(), rows[ITEM].dictionary_encode()]
-        columns += [rows[RATING], rows[HELD_OUT]]
-        cell = to_cell(pa.table(columns, names=[str(USER), str(ITEM), RATING, HELD_OUT]))
+        columns += [rows[RATING], rows[IS_VALIDATION]]
+        cell = to_cell(pa.table(columns, names=[str(USER), str(ITEM), RATING, IS_VALIDATION]))
         yield pa.RecordBatch.from_arrays([pa.array([cell])], names=["cell"])
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK
-from mfspark.settings import ALSSettings, Exchange, Execution, SGDSettings
+from mfspark.settings import ALSSettings, ExchangeName, Execution, SGDSettings
 
 logger = logging.getLogger("mfspark")
 
@@ -101,7 +101,7 @@ class Plan:
     n_threads: int
     n_cores: int
     n_blocks: dict[Side, int]
-    exchange: dict[Side, Exchange]
+    exchange: dict[Side, ExchangeName]
     keep: dict[Side, Keep]
     task_bytes: int
     bytes_shipped: dict[Side, int]
@@ -239,7 +239,7 @@ def is_for_one_task(
     return is_fast and one_task_bytes(workload) <= machine.task_bytes
 
 
-def _choose_exchange(workload: Workload, settings: ALSSettings, side: Side) -> Exchange:
+def _choose_exchange(workload: Workload, settings: ALSSettings, side: Side) -> ExchangeName:
     """How the blocks of ``side`` receive the factors of the other one."""
     if settings.exchange != "auto":
         return settings.exchange
@@ -254,7 +254,9 @@ def one_task_bytes(workload: Workload) -> int:
     return _WORKER_BYTES + _BYTES_PER_ONE_TASK_RATING * workload.n_ratings + factors
 
 
-def _distributed_bytes(workload: Workload, side: Side, n_blocks: int, exchange: Exchange) -> int:
+def _distributed_bytes(
+    workload: Workload, side: Side, n_blocks: int, exchange: ExchangeName
+) -> int:
     """Peak memory of a Python worker: while packing, assembling or solving."""
     in_block = math.ceil(workload.n_ratings / n_blocks)
     packing = _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block)
@@ -286,7 +288,9 @@ def _compute_seconds(workload: Workload) -> float:
     return 2 * workload.n_ratings * per_rating + (workload.n_users + workload.n_items) * per_row
 
 
-def _automatic_blocks(workload: Workload, side: Side, exchange: Exchange, machine: Machine) -> int:
+def _automatic_blocks(
+    workload: Workload, side: Side, exchange: ExchangeName, machine: Machine
+) -> int:
     """The least number of blocks that fit."""
 
     def fits(n: int) -> bool:
@@ -306,7 +310,7 @@ def _warnings(
     machine: Machine,
     in_one_task: bool,
     task_bytes: int,
-    exchange: dict[Side, Exchange],
+    exchange: dict[Side, ExchangeName],
 ) -> list[str]:
     """What may go wrong, a sentence each with what to do about it."""
     remedy = (

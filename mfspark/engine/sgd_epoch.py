@@ -86,7 +86,7 @@ def start_parameters(
     ``PARAMETERS``; ``known`` as in ``starting_ids``."""
     users, items = (
         starting_ids(index, known.get(side), side).mapInArrow(
-            partial(_start_block, side=side, rank=descent.rank, seed=descent.seed),
+            partial(_start_parameters, side=side, rank=descent.rank, seed=descent.seed),
             PARAMETERS_SCHEMA,
         )
         for side, index in indices.items()
@@ -94,7 +94,7 @@ def start_parameters(
     return workspace.keep(users.union(items), descent.keep, PARAMETERS)[0]
 
 
-def _start_block(
+def _start_parameters(
     batches: Iterator[pa.RecordBatch], side: Side, rank: int, seed: int
 ) -> Iterator[pa.RecordBatch]:
     for block, rows, counts in block_start(batches, side, rank, seed):
@@ -145,7 +145,7 @@ def run_epoch(
         n_ratings += int(sum(part[1] for part in of_strata))
         # Each block takes part in each sub-epoch, so the last ones are those of the epoch's end.
         penalty = sum(part[-1] for part in sums)
-    n_validation = descent.blocks.n_held_out
+    n_validation = descent.blocks.n_validation
     missed = _validation_error(workspace, descent, parameters) if n_validation else 0.0
     return parameters, PassSums(error, n_ratings, penalty, missed, n_validation)
 
@@ -250,7 +250,7 @@ def measure_block(
     return parameters_cell(USER, block, sums=[squared_error(opened.validation, users, fixed, mean)])
 
 
-def factors_of(parameters: DataFrame, side: Side, rank: int) -> DataFrame:
+def factor_cells_of(parameters: DataFrame, side: Side, rank: int) -> DataFrame:
     """Factors and biases of a side as a table of ``FACTORS_SCHEMA``."""
     return (
         parameters.where(F.col("side") == side)

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from mfspark.algorithms.history import Learnt
-from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.plan import Workload
 from mfspark.errors import DataError
 from mfspark.kernels.objective import Objective, Penalty
@@ -48,8 +48,8 @@ class Training:
     """Checked ratings, ready to be fitted.
 
     ``ratings``: user, item, rating float (standardised: less ``mean``, in units of ``scale``), and
-    maybe held_out boolean. ``known``: id, bias and factors to start from, of the sides that have
-    them, in that unit, too.
+    maybe is_validation boolean. ``known``: id, bias and factors to start from, of the sides that
+    have them, in that unit, too.
     """
 
     ratings: DataFrame
@@ -61,9 +61,10 @@ class Training:
 
     @property
     def fitted(self) -> DataFrame:
-        """The ratings that are not held out."""
-        has_held_out = HELD_OUT in self.ratings.columns
-        return self.ratings.where(~F.col(HELD_OUT)) if has_held_out else self.ratings
+        """The training ratings."""
+        if IS_VALIDATION not in self.ratings.columns:
+            return self.ratings
+        return self.ratings.where(~F.col(IS_VALIDATION))
 
     def fit(self, tables: dict[Side, DataFrame], learnt: Learnt) -> "Fit":
         """What came out."""
@@ -101,8 +102,8 @@ def prepare(
     known: dict[Side, DataFrame],
     scale: float | None = None,
 ) -> Training:
-    """Check and summarise ``ratings`` (user, item, rating, and maybe held_out boolean), and bring
-    them into the unit of the fit; cost: one pass.
+    """Check and summarise ``ratings`` (user, item, rating, and maybe is_validation boolean), and
+    bring them into the unit of the fit; cost: one pass.
 
     ``known``: id, bias and factors to start from, by side. ``scale``: the unit; by default from the
     ratings. Raises ``DataError`` for ids or ratings that are null or not finite.
@@ -138,20 +139,20 @@ def summarise(ratings: DataFrame) -> Summary:
         "ratings that are null": rating.isNull(),
         "ratings that are NaN or infinite": F.isnan(rating) | (F.abs(rating) == float("inf")),
     }
-    is_held_out = F.col(HELD_OUT) if HELD_OUT in ratings.columns else F.lit(False)
+    is_validation = F.col(IS_VALIDATION) if IS_VALIDATION in ratings.columns else F.lit(False)
     of_training = {
-        "n_ratings": F.count(F.when(~is_held_out, rating)),
-        "n_users": F.approx_count_distinct(F.when(~is_held_out, F.col(USER))),
-        "n_items": F.approx_count_distinct(F.when(~is_held_out, F.col(ITEM))),
-        "mean": F.avg(F.when(~is_held_out, rating)),
-        "variance": F.var_pop(F.when(~is_held_out, rating)),
-        "lowest": F.min(F.when(~is_held_out, rating)),
-        "highest": F.max(F.when(~is_held_out, rating)),
+        "n_ratings": F.count(F.when(~is_validation, rating)),
+        "n_users": F.approx_count_distinct(F.when(~is_validation, F.col(USER))),
+        "n_items": F.approx_count_distinct(F.when(~is_validation, F.col(ITEM))),
+        "mean": F.avg(F.when(~is_validation, rating)),
+        "variance": F.var_pop(F.when(~is_validation, rating)),
+        "lowest": F.min(F.when(~is_validation, rating)),
+        "highest": F.max(F.when(~is_validation, rating)),
     }
     row = ratings.agg(
         *[F.count(F.when(bad, 1)).alias(what) for what, bad in is_bad.items()],
         *[column.alias(name) for name, column in of_training.items()],
-        F.count(F.when(is_held_out, rating)).alias("n_validation"),
+        F.count(F.when(is_validation, rating)).alias("n_validation"),
     ).first()
     assert row is not None
     _refuse_bad(row, list(is_bad))

@@ -34,7 +34,7 @@ class UserBlockFormat:
     dtypes: ClassVar[tuple[type, ...]] = (
         np.int64, np.int32, np.int32, np.float32, np.int64, np.int32, np.float32,
     )  # fmt: skip
-    about_schema: ClassVar[str] = "n_held_out: bigint"
+    about_schema: ClassVar[str] = "n_validation: bigint"
 
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """See ``BlockFormat``."""
@@ -51,7 +51,7 @@ class UserBlockFormat:
 
     def about(self, arrays: Arrays) -> dict[str, int | bytes]:
         """See ``BlockFormat``."""
-        return {"n_held_out": len(arrays[-1])}
+        return {"n_validation": len(arrays[-1])}
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,21 @@ class UserBlocks:
 
     blocks: FiledBlocks
     items: Layout
-    n_held_out: int
+    n_validation: int
 
 
 def build_user_blocks(
     workspace: Workspace, ratings: DataFrame, indices: dict[Side, SideIndex]
 ) -> UserBlocks:
-    """Blocks of ``ratings`` (user, item, rating float, and maybe held_out boolean)."""
+    """Blocks of ``ratings`` (user, item, rating float, and maybe is_validation boolean)."""
     users, items = (indices[side].layout for side in Side)
     packed = pack_ratings(workspace, ratings, indices, (USER,))
     files = BlockFiles(unique_name(), USER, UserBlockFormat(items), users, items.n_rows)
     delete_at_exit(workspace, files.fit, users.n_blocks)
     blocks = file_blocks(workspace, packed, files)
-    (n_held_out,) = blocks.totals(workspace, "n_held_out")
+    (n_validation,) = blocks.totals(workspace, "n_validation")
     workspace.release(packed)
-    return UserBlocks(blocks, items, n_held_out)
+    return UserBlocks(blocks, items, n_validation)
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ def _block_like(in_file: bool) -> Csr:
     values = np.ones(4, np.float32)
     values.setflags(write=not in_file)
     # Without validation ratings, build_block takes the arrays as they are.
-    held_out = np.array([False, False, False, not in_file])
-    block = build_block(zeros, zeros, values, held_out, 1, 1)
+    is_validation = np.array([False, False, False, not in_file])
+    block = build_block(zeros, zeros, values, is_validation, 1, 1)
     for array in (*block.train, *block.validation):
         array.setflags(write=not in_file)
     fixed, rows = AlignedRows.zeros(1, 2), np.zeros((1, 3), np.float32)

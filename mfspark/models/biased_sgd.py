@@ -27,8 +27,9 @@ class BiasedSGD(
         b_u += γ (e − λ_b n_u^(ν−1) b_u)        p_u += γ (e q_i − λ n_u^(ν−1) p_u)
 
     and the item's mirror image with the old p_u. With ``regExponent=1`` that is the usual update by
-    a constant λ; note that λ means something else for each ν. Blocks of users and items meet in
-    strata that share no row (Gemulla et al., KDD 2011); ``schedule`` says how γ goes on.
+    a constant λ; note that λ means something else for each ν. Blocks of users and of items form
+    strata, and those visited side by side share no row (Gemulla et al., KDD 2011); ``schedule``
+    says how γ goes on.
 
     ``fit`` returns a :class:`FactorModel`; its history has a row per epoch, whose objective and
     train_rmse are taken on the way. An epoch that diverges is undone and the rate halved;

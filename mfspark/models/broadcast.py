@@ -1,4 +1,5 @@
-"""Rows of one table that meet others whole: both travel as cells, the others by broadcast."""
+"""Rows of one table together with whole other tables: both travel as cells, the others by
+broadcast."""
 
 from collections.abc import Iterator
 

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType, StringType
 
 from mfspark.algorithms.history import HISTORY_SCHEMA
-from mfspark.columns import BIAS, FACTORS, HELD_OUT, ITEM, RATING, USER, Side
+from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, typed_ids
@@ -98,12 +98,12 @@ def select_ratings(
     dataset: DataFrame, settings: PredictorSettings, validation_indicator: str | None = None
 ) -> DataFrame:
     """The columns to fit, under the names of :mod:`mfspark.columns`, with typed ids."""
-    held_out = []
+    marks = []
     if validation_indicator:
         require_column(dataset, validation_indicator, "validationIndicatorCol")
         # A row whose indicator is null is a training row.
         indicator = column(validation_indicator).cast("boolean")
-        held_out = [F.coalesce(indicator, F.lit(False)).alias(HELD_OUT)]
+        marks = [F.coalesce(indicator, F.lit(False)).alias(IS_VALIDATION)]
     require_column(dataset, settings.rating_col, "ratingCol")
     found = dataset.schema[settings.rating_col].dataType
     if not isinstance(found, NumericType):
@@ -112,4 +112,4 @@ def select_ratings(
             "a numeric column"
         )
     ids = typed_ids(dataset, {USER: settings.user_col, ITEM: settings.item_col})
-    return dataset.select(*ids, column(settings.rating_col).alias(RATING), *held_out)
+    return dataset.select(*ids, column(settings.rating_col).alias(RATING), *marks)

@@ -1,7 +1,7 @@
 """Best matches of every query among candidates, without a table of queries × candidates.
 
 Queries travel in batches; the candidates, packed into one cell, are broadcast to every task. A
-batch meets the candidates in one matrix product and keeps its best.
+batch is multiplied with all candidates in one matrix product, and keeps its best.
 """
 
 from collections.abc import Iterator

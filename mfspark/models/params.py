@@ -13,7 +13,7 @@ from mfspark.settings import (
     BiasOnlySettings,
     Centring,
     ColdStartStrategy,
-    Exchange,
+    ExchangeName,
     Execution,
     FactorisationSettings,
     KNNSettings,
@@ -77,7 +77,7 @@ class BiasedALSArguments(FactorisationArguments, total=False):
 
     numUserBlocks: int | None
     numItemBlocks: int | None
-    exchange: Exchange
+    exchange: ExchangeName
 
 
 class BiasedSGDArguments(FactorisationArguments, total=False):

@@ -1,7 +1,8 @@
 """Predictions for pairs of ids, in one of two ways.
 
-A model up to some size is broadcast as two cells, and pairs meet it in Python: nothing is shuffled,
-and the work for a pair hardly depends on the rank. A bigger model is joined to the pairs by Spark.
+A model up to some size is broadcast as two cells, and applied to pairs in Python: nothing is
+shuffled, and the work for a pair hardly depends on the rank. A bigger model is joined to the pairs
+by Spark.
 """
 
 from collections.abc import Iterator

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfspark.algorithms.als_threads import ThreadedALS
-from mfspark.algorithms.indexed_ratings import index_ratings, with_held_out
+from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
-from mfspark.columns import HELD_OUT, ITEM, USER, Side
+from mfspark.columns import IS_VALIDATION, ITEM, USER, Side
 from mfspark.errors import DivergenceError
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings, SGDSettings
@@ -20,7 +20,7 @@ OBJECTIVE = Objective(0.0, True, Penalty(0.5, 0.2, 0.5), Penalty(0.3, 0.1, 1.0))
 
 
 def ratings_of(seed: int, n: int = 1500, n_users: int = 60, n_items: int = 40) -> pa.Table:
-    """Ratings of two factors with noise, standardised; a tenth is held out."""
+    """Ratings of two factors with noise, standardised; a tenth are validation ratings."""
     rng = np.random.default_rng(seed)
     p, q = rng.normal(size=(n_users, 2)), rng.normal(size=(n_items, 2))
     user = (rng.random(n) ** 2 * n_users).astype(np.int64)
@@ -28,12 +28,12 @@ def ratings_of(seed: int, n: int = 1500, n_users: int = 60, n_items: int = 40) -
     rating = (p[user] * q[item]).sum(axis=1) + rng.normal(0, 0.2, n)
     rating = (rating - rating.mean()) / rating.std()
     columns = {"user": user * 7, "item": item * 3, "rating": rating.astype(np.float32)}
-    return pa.table(columns | {HELD_OUT: rng.random(n) < 0.1})
+    return pa.table(columns | {IS_VALIDATION: rng.random(n) < 0.1})
 
 
 def dense_objective(table: pa.Table, ratings, rows) -> float:
     """The objective from its definition; shares no code with mfspark but the order of the ids."""
-    train = table.filter(pa.array(~table[HELD_OUT].to_numpy()))
+    train = table.filter(pa.array(~table[IS_VALIDATION].to_numpy()))
     total = 0.0
     at = {}
     for side in Side:
@@ -117,7 +117,7 @@ def test_cold_validation_ratings_are_left_out_and_counted():
             "user": ["a", "a", "b", "c"],
             "item": [1, 2, 1, 1],
             "rating": [1.0, 2.0, 3.0, 9.0],
-            "held_out": [False, False, False, True],
+            "is_validation": [False, False, False, True],
         }
     )
     ratings = index_ratings(table)
@@ -137,7 +137,9 @@ def test_ids_that_are_dictionary_encoded_are_the_same_ids():
             "rating": table["rating"],
         }
     )
-    plain, found = (index_ratings(with_held_out(t)) for t in (table.drop([HELD_OUT]), encoded))
+    plain, found = (
+        index_ratings(with_validation_column(t)) for t in (table.drop([IS_VALIDATION]), encoded)
+    )
     for side in Side:
         assert plain.ids[side].equals(found.ids[side])
         np.testing.assert_array_equal(plain.positions[side], found.positions[side])

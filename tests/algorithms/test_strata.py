@@ -24,8 +24,8 @@ def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
     items = rng.integers(0, n_items, n).astype(np.int32)
     # The rating tells which one it is.
     rating = np.arange(n).astype(np.float32)
-    held_out = rng.random(n) < 0.2
-    block = build_block(users, items, rating, held_out, n_users, n_items)
+    is_validation = rng.random(n) < 0.2
+    block = build_block(users, items, rating, is_validation, n_users, n_items)
     strata = split_into_strata(block.train, n_items, n_blocks)
     visited = []
     for pairs in draw_sub_epochs(n_blocks, seed, epoch):
@@ -38,7 +38,7 @@ def test_each_epoch_visits_each_training_rating_once_and_never_shares_a_row(
             np.testing.assert_array_equal(entries.rows, users[which])
             np.testing.assert_array_equal(entries.columns, items[which])
             visited += which.tolist()
-    assert sorted(visited) == np.flatnonzero(~held_out).tolist()
+    assert sorted(visited) == np.flatnonzero(~is_validation).tolist()
 
 
 def test_the_order_of_strata_is_drawn_anew_each_epoch():

@@ -8,7 +8,7 @@ from pathlib import Path
 FIT = """
 import numpy as np, pyarrow as pa
 from mfspark.algorithms.als_threads import ThreadedALS
-from mfspark.algorithms.indexed_ratings import index_ratings, with_held_out
+from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings, SGDSettings
@@ -19,7 +19,7 @@ objective = Objective(0.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
 als = ThreadedALS(objective, ALSSettings(rank=4, max_iter=2, tol=0.0))
 sgd = ThreadedSGD(objective, SGDSettings(rank=4, max_iter=2, tol=0.0, num_blocks=4))
 for learner in (als, sgd):
-    learner.learn(index_ratings(with_held_out(table)), n_threads=2)
+    learner.learn(index_ratings(with_validation_column(table)), n_threads=2)
 """
 
 

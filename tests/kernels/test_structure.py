@@ -139,14 +139,14 @@ class Way:
 SHARED = {
     ("engine.factor_tables", "factor_batches"),
     ("engine.factor_tables", "table_bytes"),
-    ("algorithms.indexed_ratings", "with_held_out"),
+    ("algorithms.indexed_ratings", "with_validation_column"),
 }
 
 
 @pytest.mark.parametrize(
     ("most", "other"),
     [
-        (9, {("engine.fit_als", "_fit_distributed")}),
+        (9, {("engine.fit_als", "_als_on_blocks")}),
         (12, {("engine.one_task", "fit_in_one_task"), ("algorithms.als_threads", "ThreadedALS")}),
     ],
     ids=["one task", "distributed"],
@@ -164,7 +164,7 @@ def test_one_file_names_every_station_of_a_fit():
     (function,) = (
         function
         for function in functions(PACKAGE / "engine/fit_als.py")
-        if function.name == "_fit_distributed"
+        if function.name == "_als_on_blocks"
     )
     called = [
         node.func.id

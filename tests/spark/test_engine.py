@@ -46,13 +46,13 @@ def long_tailed(spark, n=30_000):
         (F.pow(F.pmod(draw, F.lit(10_000)) / 10_000, 3) * 800).cast("int").alias("user"),
         (F.pow(F.pmod(F.xxhash64(draw), F.lit(9_999)) / 9_999, 3) * 300).cast("int").alias("item"),
         F.lit(3.0).cast("float").alias("rating"),
-        (F.col("id") % 10 == 0).alias("held_out"),
+        (F.col("id") % 10 == 0).alias("is_validation"),
     )
 
 
 def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
     ratings = long_tailed(spark).cache()
-    train = ratings.where(~F.col("held_out"))
+    train = ratings.where(~F.col("is_validation"))
     n = train.count()
     with Workspace(spark) as workspace:
         indices = indexed(workspace, train, {USER: 6, ITEM: 5}, n)
@@ -65,13 +65,13 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
         warm = ratings.join(train.select("user").distinct(), "user", "semi").join(
             train.select("item").distinct(), "item", "semi"
         )
-        n_held_out = warm.where("held_out").count()
+        n_validation = warm.where("is_validation").count()
         for side, other in (("user", "item"), ("item", "user")):
             contents = read_blocks(blocks[side])
             loads = [content[0].train.n_entries for content in contents.values()]
             assert sum(loads) == n
             assert max(loads) / np.mean(loads) < 1.02
-            assert blocks[side].n_held_out == n_held_out
+            assert blocks[side].n_validation == n_validation
             expected = train.select(side, other).toPandas()
             assert sorted(located(contents, indices[side].layout)) == sorted(
                 zip(positions[side][expected[side]], positions[other][expected[other]], strict=True)
@@ -118,17 +118,17 @@ def with_hot_item(n: int = 20_000) -> pd.DataFrame:
     item = np.where(rng.random(n) < 0.1, 1, item)
     frame = pd.DataFrame({"user": rng.integers(0, 3000, n), "item": item})
     frame["rating"] = rng.integers(1, 6, n).astype(float)
-    frame["held_out"] = rng.random(n) < 0.1
+    frame["is_validation"] = rng.random(n) < 0.1
     return frame
 
 
 def test_hot_rows_are_shared_out_to_all_blocks(spark):
     frame = with_hot_item()
     ratings = spark.createDataFrame(frame).withColumn("rating", F.col("rating").cast("float"))
-    train = frame[~frame["held_out"]]
+    train = frame[~frame["is_validation"]]
     with Workspace(spark) as workspace:
         n_blocks = {USER: 4, ITEM: 12}
-        indices = indexed(workspace, ratings.where(~F.col("held_out")), n_blocks, len(train))
+        indices = indexed(workspace, ratings.where(~F.col("is_validation")), n_blocks, len(train))
         layout = indices["item"].layout
         assert layout.n_hot == 2
         hot = indices["item"].table.where("block = 12").orderBy("local").toPandas()
@@ -146,7 +146,7 @@ def test_a_fit_with_hot_rows_is_the_fit_in_one_block(spark, exchange):
 
     def fit(**blocks):
         return BiasedALS(
-            rank=3, maxIter=4, seed=1, validationIndicatorCol="held_out",
+            rank=3, maxIter=4, seed=1, validationIndicatorCol="is_validation",
             execution="distributed", **blocks,
         ).fit(ratings)  # fmt: skip
 

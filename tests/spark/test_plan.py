@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from mfspark import BiasedALS
+from mfspark.columns import ITEM, USER
 from mfspark.engine.one_task import pack_ratings_whole
-from mfspark.engine.plan import Machine, Workload, is_for_one_task, one_task_bytes, plan_als
-from mfspark.settings import ALSSettings
+from mfspark.engine.plan import Machine, Workload, one_task_bytes, plan_als, plan_sgd
+from mfspark.engine.training import prepare
+from mfspark.settings import ALSSettings, SGDSettings
 
 LAPTOP = Machine(cores=4, task_cores=4)
 CLUSTER = Machine(cores=40, task_cores=4)
@@ -27,7 +29,8 @@ def test_one_task_fits_what_it_has_the_memory_for_and_does_faster():
     assert plan_als(small, settings, CLUSTER).in_one_task
     assert not plan_als(middle, settings, CLUSTER).in_one_task
     # One stage for each sub-epoch of SGD.
-    assert is_for_one_task(middle, "auto", CLUSTER, n_stages=40)
+    assert plan_sgd(middle, SGDSettings(), CLUSTER).in_one_task
+    assert not plan_sgd(middle, SGDSettings(num_blocks=2), CLUSTER).in_one_task
     assert not plan_als(big, settings, LAPTOP).in_one_task
     assert plan_als(big, ALSSettings(execution="one_task"), CLUSTER).in_one_task
     assert not plan_als(small, ALSSettings(execution="distributed"), LAPTOP).in_one_task
@@ -41,6 +44,38 @@ def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
     plan = plan_als(Workload(10**6, 1000, 1000, 8), fixed, CLUSTER)
     assert plan.n_blocks == {"user": 7, "item": 40}
     assert plan.bytes_shipped["user"] == 7 * 1000 * 36
+
+
+def test_sgd_has_as_many_blocks_as_cores_and_keeps_both_sides_together():
+    wide = SGDSettings(execution="distributed")
+    plan = plan_sgd(Workload(10**8, 700_000, 30_000, 16), wide, CLUSTER)
+    assert plan.n_blocks == {USER: 40, ITEM: 40}
+    assert plan.keep == {USER: "driver", ITEM: "driver"}
+    # Every sub-epoch sends every row: factors, bias, two sums of AdaGrad, the number of ratings.
+    assert plan.bytes_shipped[USER] == 40 * 730_000 * 20 * 4
+    plan = plan_sgd(Workload(10**9, 5_000_000, 100_000, 64), wide, CLUSTER)
+    assert plan.keep == {USER: "durable", ITEM: "durable"}
+    assert plan_sgd(
+        Workload(10**6, 10**4, 10**3, 8), SGDSettings(num_blocks=3), CLUSTER
+    ).n_blocks == {
+        USER: 3,
+        ITEM: 3,
+    }
+    few = Machine(cores=2, task_cores=1, task_bytes=2**28)
+    assert (
+        "raise spark.executor" in plan_sgd(Workload(10**8, 10**6, 10**4, 16), wide, few).warnings[0]
+    )
+
+
+def test_users_and_items_are_estimated_before_a_fit_is_planned(spark, rng):
+    n = 40_000
+    frame = pd.DataFrame({"user": rng.integers(0, 9000, n), "item": rng.integers(0, 70, n)})
+    frame = frame.assign(rating=3.0, is_validation=frame["item"] >= 60)
+    summary = prepare(spark.createDataFrame(frame), ALSSettings(), known={}).summary
+    train = frame[~frame["is_validation"]]
+    assert summary.n_ratings == len(train)
+    for side in ("user", "item"):
+        assert getattr(summary, f"n_{side}s") == pytest.approx(train[side].nunique(), rel=0.15)
 
 
 def test_a_fit_that_does_not_fit_is_announced_with_a_remedy():
@@ -153,7 +188,7 @@ def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, mo
     schema = pa.schema(
         [
             ("block", pa.int32()),
-            *[(c, pa.binary()) for c in ("rows", "others", "rating", "held_out")],
+            *[(c, pa.binary()) for c in ("rows", "others", "rating", "is_validation")],
         ]
     )
     path = tmp_path / "chunks.arrow"
