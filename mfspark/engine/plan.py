@@ -249,9 +249,14 @@ def _choose_exchange(workload: Workload, settings: ALSSettings, side: Side) -> E
 
 def one_task_bytes(workload: Workload) -> int:
     """Peak memory of the Python worker that fits everything in one task."""
-    # The best factors so far, the last and the next ones, and a copy in double for the end.
-    factors = 5 * workload.row_bytes * (workload.n_users + workload.n_items)
-    return _WORKER_BYTES + _BYTES_PER_ONE_TASK_RATING * workload.n_ratings + factors
+    ratings = _BYTES_PER_ONE_TASK_RATING * workload.n_ratings
+    return _WORKER_BYTES + ratings + one_task_factor_bytes(workload)
+
+
+def one_task_factor_bytes(workload: Workload) -> int:
+    """What of ``one_task_bytes`` the factors take: the best ones so far, the last and the next
+    ones, and a copy in double for the end."""
+    return 5 * workload.row_bytes * (workload.n_users + workload.n_items)
 
 
 def _distributed_bytes(

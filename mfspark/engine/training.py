@@ -7,26 +7,32 @@ and history come out in the unit of the ratings.
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pyspark.sql import DataFrame, Row
+import numpy as np
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
+from pyspark.sql.types import IntegralType
 
 from mfspark.algorithms.history import Learnt
 from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
-from mfspark.engine.plan import Workload
+from mfspark.engine.plan import Workload, one_task_factor_bytes
 from mfspark.errors import DataError
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import FactorisationSettings
 
 logger = logging.getLogger("mfspark")
 
+# Factors that take no more than this are no reason to plan a fit one way or another.
+_FEW_BYTES = 256 * 2**20
+
 
 @dataclass(frozen=True)
 class Summary:
     """What is known of the training ratings before anything is built.
 
-    ``n_users`` and ``n_items`` are estimates of the ids with training ratings, to some per cent.
+    ``n_users`` and ``n_items``: at most so many ids have training ratings; after ``prepare`` so
+    many, to some per cent, unless that makes no difference.
     """
 
     n_ratings: int
@@ -109,6 +115,9 @@ def prepare(
     ratings. Raises ``DataError`` for ids or ratings that are null or not finite.
     """
     summary = summarise(ratings)
+    workload = Workload(summary.n_ratings, summary.n_users, summary.n_items, settings.rank)
+    if one_task_factor_bytes(workload) > _FEW_BYTES:
+        summary = replace(summary, **_estimated_counts(ratings))
     if settings.rank > summary.n_ratings:
         logger.warning(
             "rank %d is more than the %d ratings can tell, and the time of a fit grows with its "
@@ -119,6 +128,7 @@ def prepare(
     mean = summary.mean if settings.fit_biases else 0.0
     if scale is None:
         scale = math.sqrt(summary.squared_deviation(mean) / summary.n_ratings) or 1.0
+    _refuse_far(summary, mean, scale)
     standardised = (F.col(RATING).cast("double") - F.lit(mean)) / F.lit(scale)
     return Training(
         ratings=ratings.withColumn(RATING, standardised.cast("float")),
@@ -139,11 +149,9 @@ def summarise(ratings: DataFrame) -> Summary:
         "ratings that are null": rating.isNull(),
         "ratings that are NaN or infinite": F.isnan(rating) | (F.abs(rating) == float("inf")),
     }
-    is_validation = F.col(IS_VALIDATION) if IS_VALIDATION in ratings.columns else F.lit(False)
+    is_validation = _is_validation(ratings)
     of_training = {
         "n_ratings": F.count(F.when(~is_validation, rating)),
-        "n_users": F.approx_count_distinct(F.when(~is_validation, F.col(USER))),
-        "n_items": F.approx_count_distinct(F.when(~is_validation, F.col(ITEM))),
         "mean": F.avg(F.when(~is_validation, rating)),
         "variance": F.var_pop(F.when(~is_validation, rating)),
         "lowest": F.min(F.when(~is_validation, rating)),
@@ -152,13 +160,41 @@ def summarise(ratings: DataFrame) -> Summary:
     row = ratings.agg(
         *[F.count(F.when(bad, 1)).alias(what) for what, bad in is_bad.items()],
         *[column.alias(name) for name, column in of_training.items()],
+        *[_span(ratings, side).alias(f"n_{side}s") for side in Side],
         F.count(F.when(is_validation, rating)).alias("n_validation"),
     ).first()
     assert row is not None
     _refuse_bad(row, list(is_bad))
     if not row["n_ratings"]:
         raise DataError("there are no training ratings to fit; check filters and splits upstream")
-    return Summary(n_validation=row["n_validation"], **{name: row[name] for name in of_training})
+    # At most each rating has a user of its own, and integers lie in their range.
+    n_ids = {
+        f"n_{side}s": min(row["n_ratings"], int(row[f"n_{side}s"] or row["n_ratings"]))
+        for side in Side
+    }
+    found = {name: row[name] for name in (*of_training, "n_validation")}
+    return Summary(**found, **n_ids)
+
+
+def _is_validation(ratings: DataFrame) -> Column:
+    return F.col(IS_VALIDATION) if IS_VALIDATION in ratings.columns else F.lit(False)
+
+
+def _span(ratings: DataFrame, side: Side) -> Column:
+    """The width of the range of integer ids, as a double; null for text."""
+    if not isinstance(ratings.schema[side].dataType, IntegralType):
+        return F.lit(None).cast("double")
+    return F.max(side).cast("double") - F.min(side).cast("double") + 1
+
+
+def _estimated_counts(ratings: DataFrame) -> dict[str, int]:
+    """Users and items with training ratings, estimated (Heule, Nunkesser, Hall: HyperLogLog in
+    practice, 2013); cost: a tenth of a microsecond for each rating and core."""
+    train = ratings.where(~_is_validation(ratings))
+    counts = [F.approx_count_distinct(side).alias(f"n_{side}s") for side in Side]
+    row = train.agg(*counts).first()
+    assert row is not None
+    return row.asDict()
 
 
 def _refuse_bad(row: Row, names: list[str]) -> None:
@@ -168,6 +204,15 @@ def _refuse_bad(row: Row, names: list[str]) -> None:
                 f"found {row[what]} {what} in the ratings to fit, which would spoil every factor; "
                 "drop these rows, or let the ingest job put them in quarantine"
             )
+
+
+def _refuse_far(summary: Summary, mean: float, scale: float) -> None:
+    farthest = max(summary.lowest, summary.highest, key=lambda rating: abs(rating - mean))
+    if abs(farthest - mean) / scale > float(np.finfo(np.float32).max):
+        raise DataError(
+            f"a rating of {farthest:g} is beyond single precision, in which ratings are fitted; "
+            "check the ratings for values far off the scale"
+        )
 
 
 def _standardised(known: DataFrame, side: Side, scale: float) -> DataFrame:

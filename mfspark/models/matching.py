@@ -117,7 +117,7 @@ def _match_tables(
             candidate_factors,
             candidate_bias,
             matching.n,
-            (excluded[0][first:], excluded[1]),
+            (excluded[0][first : part.stop + 1], excluded[1]),
         )
         scores = scores + query_bias[part, None] + np.float32(matching.offset)
         yield _to_lists(query_ids[part.start : part.stop], candidate_ids, positions, scores, names)

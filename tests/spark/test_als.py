@@ -351,3 +351,10 @@ def test_a_refused_set_changes_nothing(toy):
     wrong = model.copy({model.coldStartStrategy: "foo"})
     with pytest.raises(ConfigError, match="coldStartStrategy = 'foo'"):
         wrong.transform(toy)
+
+
+def test_a_rating_beyond_single_precision_is_refused(spark):
+    rows = [(u, i, 1e39 if u == i == 0 else 3.0) for u in range(4) for i in range(3)]
+    data = spark.createDataFrame(rows, "user int, item int, rating double")
+    with pytest.raises(DataError, match=r"rating of 1e\+39 is beyond single precision"):
+        ALS(rank=2, maxIter=1).fit(data)

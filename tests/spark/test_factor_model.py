@@ -129,6 +129,25 @@ def test_recommendations_of_the_other_direction_and_for_subsets(spark, model):
     assert [row["item"] for row in model.recommendForItemSubset(items, 2).collect()] == [5]
 
 
+def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model):
+    n = 21_000
+    bias = (F.col("id") % 2).cast("float").alias("bias")
+    factors = F.array(F.lit(1.0), F.lit(0.0), F.lit(0.0)).cast("array<float>").alias("factors")
+    users = (
+        spark.range(n)
+        .coalesce(1)
+        .select(F.col("id").alias("user"), F.lit(1).cast("long").alias("n_ratings"), bias, factors)
+    )
+    many = FactorModel(users, model.item_factors, model.history, model.metadata)
+    best = many.recommendForAllUsers(1).first()["recommendations"][0]["item"]
+    pairs = spark.range(n).select(F.col("id").alias("user"), F.lit(best).alias("item"))
+    seen = pairs.where("user % 3 = 0")
+    lists = many.recommendForAllUsers(1, seen)
+    has_best = F.col("recommendations")[0]["item"] == best
+    assert lists.count() == n
+    assert lists.where(has_best == (F.col("user") % 3 == 0)).count() == 0
+
+
 def test_similar_items_by_cosine(spark, model):
     items = model.item_factors.toPandas().set_index("item")["factors"]
     unit = {item: f / np.linalg.norm(f) for item, f in items.items()}

@@ -67,15 +67,26 @@ def test_sgd_has_as_many_blocks_as_cores_and_keeps_both_sides_together():
     )
 
 
-def test_users_and_items_are_estimated_before_a_fit_is_planned(spark, rng):
+def test_users_and_items_are_known_before_a_fit_is_planned(spark, rng):
     n = 40_000
     frame = pd.DataFrame({"user": rng.integers(0, 9000, n), "item": rng.integers(0, 70, n)})
     frame = frame.assign(rating=3.0, is_validation=frame["item"] >= 60)
-    summary = prepare(spark.createDataFrame(frame), ALSSettings(), known={}).summary
     train = frame[~frame["is_validation"]]
-    assert summary.n_ratings == len(train)
-    for side in ("user", "item"):
-        assert getattr(summary, f"n_{side}s") == pytest.approx(train[side].nunique(), rel=0.15)
+    actual = [train[side].nunique() for side in ("user", "item")]
+
+    def counts(ratings, rank):
+        summary = prepare(spark.createDataFrame(ratings), ALSSettings(rank=rank), {}).summary
+        assert summary.n_ratings == len(train)
+        return [summary.n_users, summary.n_items]
+
+    # The ranges of integer ids tell enough where factors are few.
+    assert counts(frame, rank=4) == [9000, 70]
+    # Ids far apart, and text, of which only the number of ratings is known at first.
+    apart = frame.assign(user=frame["user"] * 10**12)
+    text = frame.assign(user="u" + frame["user"].astype(str))
+    for ratings in (apart, text):
+        assert counts(ratings, rank=4)[0] == len(train)
+        assert counts(ratings, rank=400) == pytest.approx(actual, rel=0.15)
 
 
 def test_a_fit_that_does_not_fit_is_announced_with_a_remedy():

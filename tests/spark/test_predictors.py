@@ -78,6 +78,20 @@ class PredictorContract:
         dropping = fitted.copy({fitted.getParam("coldStartStrategy"): "drop"})
         assert dropping.transform(pairs).count() == 1
 
+    def test_predictions_can_be_clipped_to_the_range_of_the_ratings(
+        self, spark, ratings, ratings_frame
+    ):
+        """Of ratings in a narrow range, which sums of biases and factors leave."""
+        if not self.estimator.hasParam("clipPredictions"):
+            pytest.skip("pyspark.ml has no such thing")
+        low, high = ratings_frame["rating"].quantile([0.4, 0.6])
+        narrow = ratings.withColumn(
+            "rating", F.greatest(F.lit(low), F.least("rating", F.lit(high)))
+        )
+        model = self.estimator.copy({self.estimator.clipPredictions: True}).fit(narrow)
+        found = predictions(model, ratings.select("user", "item"))
+        assert low <= found.min() <= found.max() <= high
+
     def test_copies_have_params_of_their_own(self, fitted, pairs):
         copied = fitted.copy({fitted.getParam("predictionCol"): "score"})
         assert "score" in copied.transform(pairs.limit(1)).columns
