@@ -59,7 +59,12 @@ def _als_on_blocks(
             workspace, blocks[side], indices[side.other].layout, settings.rank, plan.exchange[side]
         )
         solved[side] = SolvedSide(
-            side, blocks[side], exchange, training.objective, settings.rank, plan.keep[side]
+            side=side,
+            blocks=blocks[side],
+            exchange=exchange,
+            objective=training.objective,
+            rank=settings.rank,
+            keep=plan.keep[side],
         )
     items, penalty = start_factors(
         workspace, indices[ITEM], training.known.get(ITEM), solved[ITEM], settings.seed

@@ -55,16 +55,11 @@ def test_sgd_has_as_many_blocks_as_cores_and_keeps_both_sides_together():
     assert plan.bytes_shipped[USER] == 40 * 730_000 * 20 * 4
     plan = plan_sgd(Workload(10**9, 5_000_000, 100_000, 64), wide, CLUSTER)
     assert plan.keep == {USER: "durable", ITEM: "durable"}
-    assert plan_sgd(
-        Workload(10**6, 10**4, 10**3, 8), SGDSettings(num_blocks=3), CLUSTER
-    ).n_blocks == {
-        USER: 3,
-        ITEM: 3,
-    }
+    plan = plan_sgd(Workload(10**6, 10**4, 10**3, 8), SGDSettings(num_blocks=3), CLUSTER)
+    assert plan.n_blocks == {USER: 3, ITEM: 3}
     few = Machine(cores=2, task_cores=1, task_bytes=2**28)
-    assert (
-        "raise spark.executor" in plan_sgd(Workload(10**8, 10**6, 10**4, 16), wide, few).warnings[0]
-    )
+    plan = plan_sgd(Workload(10**8, 10**6, 10**4, 16), wide, few)
+    assert "raise spark.executor" in plan.warnings[0]
 
 
 def test_users_and_items_are_known_before_a_fit_is_planned(spark, rng):
