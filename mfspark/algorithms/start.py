@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from mfspark.columns import BIAS, FACTORS, Side
 from mfspark.kernels.arrays import Float32s, UInt64s
-from mfspark.kernels.random import initial_rows
+from mfspark.kernels.random import random_rows
 
 
 def start_rows(ids: pa.Array, known: pa.Table | None, side: Side, rank: int, seed: int) -> Float32s:
@@ -17,7 +17,7 @@ def start_rows(ids: pa.Array, known: pa.Table | None, side: Side, rank: int, see
 
     ``known`` (bias, factors; a row per id) goes before what is drawn, where it is not null.
     """
-    rows = initial_rows(start_keys(ids, side, seed), rank)
+    rows = random_rows(start_keys(ids, side, seed), rank)
     if known is None:
         return rows
     assert known.num_rows == len(ids)

@@ -14,7 +14,7 @@ from mfspark.kernels.arrays import Float32s, Float64s, Int64s, UInt64s
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-def initial_rows(keys: UInt64s, rank: int) -> Float32s:
+def random_rows(keys: UInt64s, rank: int) -> Float32s:
     """Rows [factors, bias] to start from: factors uniform with variance 1/rank, bias zero.
 
     ``keys`` uint64 [n], one per row. Returns float32 [n, rank + 1]. A smaller start ends at the

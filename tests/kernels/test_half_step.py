@@ -13,7 +13,7 @@ from mfspark.kernels.csr import RatingBlock, build_block
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.kernels.random import initial_rows
+from mfspark.kernels.random import random_rows
 
 
 def random_block(
@@ -134,7 +134,7 @@ def test_gradient_vanishes_on_the_solved_side(rng):
 
 def alternate(users: RatingBlock, items: RatingBlock, rank: int, iterations: int, penalty: Penalty):
     """Plain ALS on one block per side; yields the objective after each half-step."""
-    q = initial_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
+    q = random_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
     q_penalty = penalty.total(items.train.counts, q)
     for _ in range(iterations):
         p, sums = half_step(users, AlignedRows.of(q), objective_of(penalty), USER)
