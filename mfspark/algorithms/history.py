@@ -152,7 +152,7 @@ class Learnt:
     exchange: dict[Side, ExchangeName]
 
     @classmethod
-    def without_passes(cls, n_users: int, n_items: int) -> "Learnt":
+    def without_passes(cls, n_users: int, n_items: int, stopped: StopReason) -> "Learnt":
         """Of tables that were made without iterating."""
         return cls(
             n_users=n_users,
@@ -161,7 +161,7 @@ class Learnt:
             singular_values=[],
             history=[],
             best_iteration=0,
-            stopped="converged",
+            stopped=stopped,
             execution="distributed",
             exchange={},
         )

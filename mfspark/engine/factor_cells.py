@@ -39,7 +39,7 @@ def factors_cell(
     return pa.RecordBatch.from_arrays(
         [
             pa.array([block], pa.int32()),
-            pa.array([None if rows is None else rows.astype(np.float32).tobytes()], pa.binary()),
+            pa.array([None if rows is None else _bytes(rows)], pa.binary()),
             pa.array([sums], pa.list_(pa.float64())),
             pa.array([None if hot is None else hot.tobytes()], pa.binary()),
         ],
@@ -55,11 +55,15 @@ def parameters_cell(
         [
             pa.array([str(side)]),
             pa.array([block], pa.int32()),
-            pa.array([None if rows is None else rows.astype(np.float32).tobytes()], pa.binary()),
+            pa.array([None if rows is None else _bytes(rows)], pa.binary()),
             pa.array([sums], pa.list_(pa.float64())),
         ],
         names=["side", "number", "rows", "sums"],
     )
+
+
+def _bytes(rows: Float32s) -> bytes:
+    return rows.astype(np.float32, copy=False).tobytes()
 
 
 def factor_rows(column: pa.Array | pa.ChunkedArray, rank: int) -> list[Float32s]:

@@ -109,7 +109,8 @@ def prepare(
     scale: float | None = None,
 ) -> Training:
     """Check and summarise ``ratings`` (user, item, rating, and maybe is_validation boolean), and
-    bring them into the unit of the fit; cost: one pass.
+    bring them into the unit of the fit; cost: one pass, and another one over the ids where there
+    may be so many that their number matters to the plan.
 
     ``known``: id, bias and factors to start from, by side. ``scale``: the unit; by default from the
     ratings. Raises ``DataError`` for ids or ratings that are null or not finite.

@@ -126,4 +126,4 @@ def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
     rest = deviations.join(items, ITEM).withColumn("deviation", F.col("deviation") - F.col(BIAS))
     users = biases(rest, USER)
     tables = {USER: users, ITEM: items}
-    return training.fit(tables, Learnt.without_passes(users.count(), items.count()))
+    return training.fit(tables, Learnt.without_passes(users.count(), items.count(), "converged"))

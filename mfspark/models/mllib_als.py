@@ -310,7 +310,9 @@ def _random_fit(ratings: DataFrame, settings: ALSSettings) -> Fit:
         )
         n_bytes = table_bytes(training.summary.n_ratings, settings.rank)
         tables[side] = materialised(table, n_bytes)
-    return training.fit(tables, Learnt.without_passes(tables[USER].count(), tables[ITEM].count()))
+    return training.fit(
+        tables, Learnt.without_passes(tables[USER].count(), tables[ITEM].count(), "max_iter")
+    )
 
 
 def _random_rows(
