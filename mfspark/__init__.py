@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mfspark.models.baselines import BiasOnly, GlobalMean, MeanModel
+    from mfspark.models.bayesian_mf import BayesianMF
     from mfspark.models.biased_als import BiasedALS
     from mfspark.models.biased_sgd import BiasedSGD
     from mfspark.models.factor_model import FactorModel
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ALS",
     "ALSModel",
+    "BayesianMF",
     "BiasOnly",
     "BiasedALS",
     "BiasedSGD",
@@ -41,6 +43,7 @@ os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 _MODULES = {
     "ALS": "mllib_als",
     "ALSModel": "mllib_als",
+    "BayesianMF": "bayesian_mf",
     "BiasOnly": "baselines",
     "BiasedALS": "biased_als",
     "BiasedSGD": "biased_sgd",

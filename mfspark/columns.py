@@ -27,6 +27,7 @@ PREDICTION = "prediction"
 N_RATINGS = "n_ratings"
 BIAS = "bias"
 FACTORS = "factors"
+DRAWS = "draws"
 
 TITLE = "title"
 YEAR = "year"

@@ -6,7 +6,7 @@ The estimators' ``Param``s (camelCase) and the configuration's sections ``[als]`
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
 Execution = Literal["auto", "one_task", "distributed"]
@@ -51,24 +51,6 @@ class FactorisationSettings(PredictorSettings):
         32, ge=0, description="number of factors per user and item; 0 leaves the biases alone"
     )
     max_iter: int = Field(15, ge=1, description="most iterations (a half-step on each side)")
-    reg_param: float = Field(
-        1.0,
-        ge=0,
-        description="λ, weight of the penalty on user and item factors, for ratings in units of "
-        "their standard deviation",
-    )
-    user_reg_param: float | None = Field(None, ge=0, description="λ of the user factors alone")
-    item_reg_param: float | None = Field(None, ge=0, description="λ of the item factors alone")
-    bias_reg_param: float = Field(0.25, ge=0, description="λ_b, weight of the penalty on biases")
-    reg_exponent: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="ν: a row with n ratings is penalised by λ·n^ν (0: plain L2, 1: ALS-WR)",
-    )
-    fit_biases: bool = Field(
-        True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
-    )
     execution: Execution = Field(
         "auto",
         description="where the fit runs: in one_task with a thread per core, distributed over all "
@@ -91,7 +73,30 @@ class FactorisationSettings(PredictorSettings):
     )
 
 
-class ALSSettings(FactorisationSettings):
+class PenalisedSettings(FactorisationSettings):
+    """What a fit minimises."""
+
+    reg_param: float = Field(
+        1.0,
+        ge=0,
+        description="λ, weight of the penalty on user and item factors, for ratings in units of "
+        "their standard deviation",
+    )
+    user_reg_param: float | None = Field(None, ge=0, description="λ of the user factors alone")
+    item_reg_param: float | None = Field(None, ge=0, description="λ of the item factors alone")
+    bias_reg_param: float = Field(0.25, ge=0, description="λ_b, weight of the penalty on biases")
+    reg_exponent: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="ν: a row with n ratings is penalised by λ·n^ν (0: plain L2, 1: ALS-WR)",
+    )
+    fit_biases: bool = Field(
+        True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
+    )
+
+
+class ALSSettings(PenalisedSettings):
     """What ``BiasedALS`` minimises, how long, and how it is spread over the cluster."""
 
     num_user_blocks: int | None = Field(
@@ -111,7 +116,7 @@ class ALSSettings(FactorisationSettings):
     )
 
 
-class SGDSettings(FactorisationSettings):
+class SGDSettings(PenalisedSettings):
     """What ``BiasedSGD`` minimises, how long, and how fast it goes down."""
 
     max_iter: int = Field(30, ge=1, description="most epochs (one visit to every rating)")
@@ -135,6 +140,45 @@ class SGDSettings(FactorisationSettings):
         ge=1,
         description="blocks of users and of items; not set: 16 in one task, else one per core",
     )
+
+
+class FactorModelSettings(PredictorSettings):
+    """What a fitted factor model needs to know to predict."""
+
+    prediction_std_col: str | None = Field(
+        None,
+        description="column that transform adds: standard deviation of the rating around its "
+        "prediction (double); of models that BayesianMF made. Not set: no such column",
+    )
+
+
+class BayesianSettings(FactorisationSettings, FactorModelSettings):
+    """How long ``BayesianMF`` samples, and what it stores."""
+
+    max_iter: int = Field(
+        100,
+        ge=2,
+        description="most sweeps (draws of all users and all items), with burn-in",
+    )
+    burn_in: int = Field(10, ge=0, description="sweeps at the beginning that are not averaged")
+    keep_draws: int = Field(
+        8, ge=0, description="draws that are stored for standard deviations, at most; 0: none"
+    )
+    tol: float = Field(
+        1e-4,
+        ge=0,
+        description="stop when ten sweeps have lowered the validation RMSE of the mean over all "
+        "draws (without validation rows: its training RMSE) by less than this share; 0: never",
+    )
+    seed: int = Field(0, description="seed of the initial factors and of all draws")
+
+    @field_validator("burn_in")
+    @classmethod
+    def _ends(cls, burn_in: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_iter", burn_in + 1)
+        if burn_in >= most:
+            raise ValueError(f"of {most} sweeps no draw would be averaged")
+        return burn_in
 
 
 class BiasOnlySettings(PredictorSettings):

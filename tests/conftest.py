@@ -24,6 +24,11 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
         SparkSession.builder.master("local[2]")
         .appName("mfspark-tests")
         .config("spark.ui.enabled", "false")
+        # Code that is made and compiled for a query costs more than a query over few rows.
+        .config("spark.sql.codegen.wholeStage", "false")
+        .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+        # Half of all calls to the JVM would tell it the line that an expression stands in.
+        .config("spark.python.sql.dataFrameDebugging.enabled", "false")
         # More shuffle partitions than cores only adds task overhead to tables this small.
         .config("spark.sql.shuffle.partitions", "2")
         .config("spark.default.parallelism", "2")

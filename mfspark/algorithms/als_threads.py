@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mfspark.algorithms.history import History
+from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.columns import ITEM, USER, Side
 from mfspark.kernels.arrays import AlignedRows, Float32s, Float64s, Int64s
@@ -31,11 +31,9 @@ class ThreadedALS:
     settings: ALSSettings
     scale: float = 1.0
 
-    def learn(
-        self, ratings: IndexedRatings, n_threads: int
-    ) -> tuple[dict[Side, Float32s], History]:
-        """Rows [factors, bias] of the best iteration by position, float32 [n, rank + 1], and the
-        history. Results depend on the seed, not on the threads (to float32 rounding)."""
+    def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
+        """The rows of the best iteration. Results depend on the seed, not on the threads (to
+        float32 rounding)."""
         settings = self.settings
         items = ratings.start(ITEM, settings.rank, settings.seed)
         penalty = self.objective.items.total(ratings.n_ratings[ITEM], items)
@@ -49,7 +47,7 @@ class ThreadedALS:
                 history.add(ITEM, sums, 0)
                 if history.end_iteration():
                     best = {USER: users, ITEM: items}
-        return best, history
+        return Found(best, history)
 
 
 def solve_side(
@@ -60,21 +58,13 @@ def solve_side(
     objective: Objective,
     side: Side,
 ) -> tuple[Float32s, PassSums]:
-    """One half-step: all rows of ``side``, given those of the ``other`` one.
-
-    Rows too long for one thread are solved from moments, to which each thread adds an equal share
-    of their ratings; the rest is cut into ranges of about equal work.
-    """
+    """One half-step: all rows of ``side``, given those of the ``other`` one."""
     fixed = AlignedRows.of(other)
-    counts = block.train.counts
-    fair = block.train.n_entries / n_threads
-    # Positions go by popularity: rows too long for one thread are the first ones.
-    n_hot = int(np.count_nonzero(counts > fair / 2)) if n_threads > 1 else 0
-    ranges = _ranges(counts, n_hot, n_threads * _PARTS_PER_THREAD)
+    n_hot, ranges = share_rows(block.train.counts, n_threads)
     done = pool.map(lambda rows: half_step(block.slice(*rows), fixed, objective, side), ranges)
     hot = block.slice(0, n_hot)
     hot_done = half_step_of_moments(
-        _moments(pool, n_threads, hot.train, fixed, objective.mean),
+        shared_moments(pool, n_threads, hot.train, fixed, objective.mean),
         row_moments(hot.validation, fixed, objective.mean),
         objective,
         side,
@@ -83,10 +73,22 @@ def solve_side(
     return np.concatenate(solved), add_sums(sums)
 
 
-def _moments(
+def share_rows(counts: Int64s, n_threads: int) -> tuple[int, list[tuple[int, int]]]:
+    """How many of the first rows are too long for one thread, and the ranges of the others.
+
+    Long rows are worked on from moments, to which each thread adds an equal share of their ratings;
+    the ranges are of about equal work. ``counts`` int64 [n_rows], ratings per row; positions go by
+    popularity, so the long rows are the first ones.
+    """
+    fair = counts.sum() / n_threads
+    n_hot = int(np.count_nonzero(counts > fair / 2)) if n_threads > 1 else 0
+    return n_hot, row_ranges(counts, n_threads, n_hot)
+
+
+def shared_moments(
     pool: ThreadPoolExecutor, n_threads: int, rows: Csr, fixed: AlignedRows, mean: float
 ) -> Float64s:
-    """Moments of each row from equal shares of its entries."""
+    """Moments of each row (see ``row_moments``) from equal shares of its entries."""
     shares = np.linspace(rows.indptr[:-1], rows.indptr[1:], n_threads + 1).astype(np.int64)
     parts = pool.map(
         lambda share: np.concatenate(
@@ -101,8 +103,9 @@ def _moments(
     return np.asarray(np.sum(list(parts), axis=0))
 
 
-def _ranges(counts: Int64s, first: int, n_parts: int) -> list[tuple[int, int]]:
-    """Rows ``first`` … as at most ``n_parts`` ranges of about equal work."""
+def row_ranges(counts: Int64s, n_threads: int, first: int = 0) -> list[tuple[int, int]]:
+    """The rows from ``first`` on as some ranges of about equal work for each thread."""
+    n_parts = n_threads * _PARTS_PER_THREAD
     # A row costs about as much as sixteen ratings even when it has only one.
     work = np.cumsum(counts[first:] + 16)
     if not len(work):

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from mfspark.columns import Side
 from mfspark.errors import DivergenceError
+from mfspark.kernels.arrays import Float32s
 from mfspark.kernels.objective import PassSums
 from mfspark.settings import ExchangeName
 
@@ -64,6 +65,7 @@ class History:
         self._started = 0.0
         self._best = math.inf
         self._in_vain = 0
+        self._errors: list[float] = []
 
     @property
     def reason(self) -> StopReason:
@@ -131,6 +133,67 @@ class History:
         self._best, self.best_iteration = figure, last.iteration
         return True
 
+    def end_draws(self, error: float) -> None:
+        """Judge the mean over all draws so far, by its squared error on validation ratings, or
+        where there are none, on training ratings.
+
+        The fit stops when the draws since the last time but one have lowered the root of it by less
+        than ``tol`` times itself, unless ``tol`` is 0.
+        """
+        self._errors.append(math.sqrt(error))
+        before = self._errors[-3:-2]
+        if self._tol and before and before[0] - self._errors[-1] < self._tol * before[0]:
+            is_validation = self.rows[-1].validation_rmse is not None
+            self.stopped = "validation" if is_validation else "converged"
+
+
+class Spread(NamedTuple):
+    """Parts of the variance of a rating around its prediction.
+
+    ``noise``: mean of 1/α over the draws. ``cold_user``, ``cold_item``: the mean variance of r̂ for
+    a user or an item of whom nothing is known but that it is one of the rows x ~ N(m, Λ⁻¹).
+    """
+
+    noise: float
+    cold_user: float
+    cold_item: float
+
+    def scaled(self, scale: float) -> "Spread":
+        """For ratings in a unit that is ``scale`` times smaller."""
+        return Spread(*(part * scale**2 for part in self))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """``draws``: rows [factors, bias] of some draws, by side float32 [n, n_draws, rank + 1]."""
+
+    draws: dict[Side, Float32s]
+    spread: Spread
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws."""
+        return next((rows.shape[1] for rows in self.draws.values()), 0)
+
+
+class Found(NamedTuple):
+    """What a fit in one process ends in.
+
+    ``rows``: [factors, bias] by side and position, float32 [n, rank + 1]. ``posterior``: of the
+    fits that draw from one.
+    """
+
+    rows: dict[Side, Float32s]
+    history: History
+    posterior: Posterior | None = None
+
+    @property
+    def best_iteration(self) -> int:
+        """The iteration that the rows are of, or the last one whose draw is in them."""
+        if self.posterior is None:
+            return self.history.best_iteration
+        return self.history.rows[-1].iteration
+
 
 @dataclass(frozen=True)
 class Learnt:
@@ -139,6 +202,8 @@ class Learnt:
     ``n_cold_validation``: validation ratings left out because their user or item has no training
     rating. ``singular_values``: see :mod:`mfspark.kernels.rotation`; in the unit of the user's
     ratings. ``exchange``: how factors reached the blocks of each side of a distributed fit.
+    ``n_draws``: stored of the posterior; ``spread``: how ratings spread around predictions, in the
+    unit of the user's ratings; of the fits that draw from a posterior.
     """
 
     n_users: int
@@ -150,6 +215,8 @@ class Learnt:
     stopped: StopReason
     execution: Literal["one_task", "distributed"]
     exchange: dict[Side, ExchangeName]
+    n_draws: int = 0
+    spread: Spread | None = None
 
     @classmethod
     def without_passes(cls, n_users: int, n_items: int, stopped: StopReason) -> "Learnt":
@@ -176,4 +243,5 @@ class Learnt:
         fields = json.loads(text)
         fields["history"] = [HistoryRow(*row) for row in fields["history"]]
         fields["exchange"] = {Side(side): name for side, name in fields["exchange"].items()}
+        fields["spread"] = None if fields["spread"] is None else Spread(*fields["spread"])
         return cls(**fields)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mfspark.algorithms.history import History
+from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.learning_rate import LearningRate
 from mfspark.algorithms.strata import draw_key, draw_sub_epochs, order_by_block, split_into_strata
 from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import Float32s, Int64s
+from mfspark.kernels.arrays import Int64s
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.half_step import squared_error
 from mfspark.kernels.objective import Objective, PassSums
@@ -61,12 +61,10 @@ class ThreadedSGD:
     settings: SGDSettings
     scale: float = 1.0
 
-    def learn(
-        self, ratings: IndexedRatings, n_threads: int
-    ) -> tuple[dict[Side, Float32s], History]:
-        """Rows [factors, bias] of the best epoch by position, float32 [n, rank + 1], and the
-        history. The errors that an epoch reports are those it met on its way, each before its own
-        update, so the objective of its row is that of a point within the epoch."""
+    def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
+        """The rows of the best epoch. The errors that an epoch reports are those it met on its way,
+        each before its own update, so the objective of its row is that of a point within the
+        epoch."""
         settings = self.settings
         n_blocks = settings.num_blocks or _N_BLOCKS
         order = {side: order_by_block(len(ratings.ids[side]), n_blocks) for side in Side}
@@ -97,7 +95,7 @@ class ThreadedSGD:
             side: reached.rows[np.argsort(order[side])]
             for side, reached in zip(Side, best, strict=True)
         }
-        return rows, history
+        return Found(rows, history)
 
     def _start(self, ratings: IndexedRatings, side: Side) -> SGDSide:
         rows = ratings.start(side, self.settings.rank, self.settings.seed)

@@ -17,8 +17,8 @@ from mfspark.interpretation.tables import InterpretSettings
 from mfspark.settings import (
     ALSSettings,
     BiasOnlySettings,
-    FactorisationSettings,
     KNNSettings,
+    PenalisedSettings,
     PredictorSettings,
     SGDSettings,
 )
@@ -173,7 +173,7 @@ class BenchmarkSettings(BaseModel):
 
 
 # Keys of [als] that [sgd] takes over; how long to go on is a matter of each.
-SHARED_WITH_SGD = set(FactorisationSettings.model_fields) - {"max_iter", "tol", "seed"}
+SHARED_WITH_SGD = set(PenalisedSettings.model_fields) - {"max_iter", "tol", "seed"}
 
 
 class Config(BaseModel):

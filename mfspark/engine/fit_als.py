@@ -15,7 +15,7 @@ from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.plan import Plan, plan_als
 from mfspark.engine.progress import Progress
-from mfspark.engine.training import Fit, Training, prepare
+from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
 from mfspark.settings import ALSSettings
 
@@ -36,7 +36,7 @@ def fit_als(
     bounds, ``FitError`` when Spark gives up.
     """
     with Workspace(ratings.sparkSession) as workspace:
-        training = prepare(ratings, settings, known or {}, scale)
+        training = prepare(ratings, settings.rank, objective_of(settings), known or {}, scale)
         plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
         if plan.in_one_task:

@@ -14,7 +14,7 @@ from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.plan import Plan, plan_sgd
 from mfspark.engine.progress import Progress
 from mfspark.engine.sgd_epoch import Descent, factor_cells_of, run_epoch, start_parameters
-from mfspark.engine.training import Fit, Training, prepare
+from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.user_blocks import build_user_blocks
 from mfspark.engine.workspace import Workspace
 from mfspark.settings import SGDSettings
@@ -33,7 +33,7 @@ def fit_sgd(
     helps, ``FitError`` when Spark gives up.
     """
     with Workspace(ratings.sparkSession) as workspace:
-        training = prepare(ratings, settings, known or {})
+        training = prepare(ratings, settings.rank, objective_of(settings), known or {})
         plan = plan_sgd(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
         if plan.in_one_task:

@@ -20,20 +20,20 @@ from pyspark.sql.types import (
 )
 
 from mfspark.algorithms.als_threads import ThreadedALS
-from mfspark.algorithms.history import History, Learnt
+from mfspark.algorithms.gibbs_threads import ThreadedGibbs
+from mfspark.algorithms.history import Found, Learnt, Posterior
 from mfspark.algorithms.indexed_ratings import IndexedRatings, index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
-from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import BIAS, DRAWS, FACTORS, IS_VALIDATION, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.factor_tables import factor_batches, table_bytes
 from mfspark.engine.progress import log_history
 from mfspark.engine.training import Fit, Training
 from mfspark.engine.workspace import Workspace, materialised
 from mfspark.errors import DivergenceError
-from mfspark.kernels.arrays import Float32s
 from mfspark.kernels.rotation import canonical_rotation
 
-Learner = ThreadedALS | ThreadedSGD
+Learner = ThreadedALS | ThreadedSGD | ThreadedGibbs
 
 # Beside the rows of both factor tables, one row says what was learnt, or why nothing was: Spark
 # would bring an exception to the driver as an error of its own.
@@ -54,6 +54,7 @@ def fit_in_one_task(
             StructField(N_RATINGS, LongType()),
             StructField(BIAS, FloatType()),
             StructField(FACTORS, ArrayType(FloatType())),
+            StructField(DRAWS, ArrayType(FloatType())),
             StructField(_LEARNT, StringType()),
             StructField(_DIVERGENCE, StringType()),
         ]
@@ -68,14 +69,23 @@ def fit_in_one_task(
     if name is not None:
         log_history(learnt.history, name)
     n_rows = {USER: learnt.n_users, ITEM: learnt.n_items}
+    rank = learner.settings.rank
+    of_side = {side: result.where(F.col(side).isNotNull()) for side in Side}
     tables = {
         side: materialised(
-            result.where(F.col(side).isNotNull()).select(side, N_RATINGS, BIAS, FACTORS),
-            table_bytes(n_rows[side], learner.settings.rank),
+            rows.select(side, N_RATINGS, BIAS, FACTORS), table_bytes(n_rows[side], rank)
         )
-        for side in Side
+        for side, rows in of_side.items()
     }
-    return training.fit(tables, learnt)
+    if not learnt.n_draws:
+        return training.fit(tables, learnt)
+    draws = {
+        side: materialised(
+            rows.select(side, DRAWS), learnt.n_draws * table_bytes(n_rows[side], rank)
+        )
+        for side, rows in of_side.items()
+    }
+    return training.fit(tables, learnt, draws)
 
 
 def pack_ratings_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -103,11 +113,11 @@ def learn_tables(
         return
     ratings = _index_cells(cells)
     try:
-        factors, history = learner.learn(ratings, n_threads)
+        found = learner.learn(ratings, n_threads)
     except DivergenceError as error:
         yield _with_nulls(_schema(ratings), {_DIVERGENCE: pa.array([str(error)])}, 1)
         return
-    yield from _tables(ratings, factors, history, learner.scale)
+    yield from _tables(ratings, found, learner.scale)
 
 
 def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
@@ -124,11 +134,9 @@ def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
     return index_ratings(table, known)
 
 
-def _tables(
-    ratings: IndexedRatings, factors: dict[Side, Float32s], history: History, scale: float
-) -> Iterator[pa.RecordBatch]:
+def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.RecordBatch]:
     """Rows of both factor tables in canonical rotation, and one row of what was learnt."""
-    doubles = {side: rows[:, :-1].astype(np.float64) for side, rows in factors.items()}
+    doubles = {side: rows[:, :-1].astype(np.float64) for side, rows in found.rows.items()}
     rotation = canonical_rotation(
         doubles[USER].T @ doubles[USER], doubles[ITEM].T @ doubles[ITEM], doubles[ITEM].sum(axis=0)
     )
@@ -136,7 +144,7 @@ def _tables(
     rotation = rotation.scaled(scale)
     schema = _schema(ratings)
     for side, matrix in ((USER, rotation.users), (ITEM, rotation.items)):
-        for first, bias, rotated in factor_batches(factors[side], matrix, scale):
+        for first, bias, rotated in factor_batches(found.rows[side], matrix, scale):
             n = len(bias)
             columns = {
                 side: ratings.ids[side].slice(first, n),
@@ -144,19 +152,35 @@ def _tables(
                 BIAS: bias,
                 FACTORS: rotated,
             }
+            if found.posterior is not None and found.posterior.n_draws:
+                columns[DRAWS] = draws_column(found.posterior, side, first, n, scale)
             yield _with_nulls(schema, columns, n)
     learnt = Learnt(
         n_users=len(ratings.ids[USER]),
         n_items=len(ratings.ids[ITEM]),
         n_cold_validation=ratings.n_cold,
         singular_values=rotation.singular_values.tolist(),
-        history=history.rows,
-        best_iteration=history.best_iteration,
-        stopped=history.reason,
+        history=found.history.rows,
+        best_iteration=found.best_iteration,
+        stopped=found.history.reason,
         execution="one_task",
         exchange={},
+        n_draws=0 if found.posterior is None else found.posterior.n_draws,
+        spread=None if found.posterior is None else found.posterior.spread.scaled(scale),
     )
     yield _with_nulls(schema, {_LEARNT: pa.array([learnt.to_json()])}, 1)
+
+
+def draws_column(
+    posterior: Posterior, side: Side, first: int, n: int, scale: float
+) -> pa.ListArray:
+    """The draws of ``n`` rows as lists of n_draws · (rank + 1) numbers in the unit of the ratings,
+    which is ``scale`` times smaller."""
+    units = np.full(posterior.draws[side].shape[2], np.sqrt(scale), np.float32)
+    units[-1] = scale
+    rows = (posterior.draws[side][first : first + n] * units).reshape(n, -1)
+    ends = rows.shape[1] * np.arange(n + 1, dtype=np.int32)
+    return pa.ListArray.from_arrays(ends, rows.ravel())
 
 
 def _schema(ratings: IndexedRatings) -> pa.Schema:
@@ -166,6 +190,7 @@ def _schema(ratings: IndexedRatings) -> pa.Schema:
             (N_RATINGS, pa.int64()),
             (BIAS, pa.float32()),
             (FACTORS, pa.list_(pa.float32())),
+            (DRAWS, pa.list_(pa.float32())),
             (_LEARNT, pa.string()),
             (_DIVERGENCE, pa.string()),
         ]

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK
-from mfspark.settings import ALSSettings, ExchangeName, Execution, SGDSettings
+from mfspark.settings import ALSSettings, BayesianSettings, ExchangeName, Execution, SGDSettings
 
 logger = logging.getLogger("mfspark")
 
@@ -203,6 +203,27 @@ def plan_sgd(workload: Workload, settings: SGDSettings, machine: Machine) -> Pla
         bytes_shipped=dict.fromkeys(Side, 0 if in_one_task else n_blocks * sent),
         iteration_seconds=seconds,
         warnings=tuple(_warnings(workload, machine, in_one_task, task_bytes, {})),
+    )
+
+
+def plan_bayes(workload: Workload, settings: BayesianSettings, machine: Machine) -> Plan:
+    """How to sample the posterior of ``workload``: in one task."""
+    n_rows = workload.n_users + workload.n_items
+    # Stored draws as they are and as a table, the mean of twice the rank and the next one, and
+    # draws that wait to join it.
+    n_copies = 2 * settings.keep_draws + 2 * 2 + 2
+    task_bytes = one_task_bytes(workload) + n_copies * workload.row_bytes * n_rows
+    return Plan(
+        in_one_task=True,
+        n_threads=machine.task_cores,
+        n_cores=machine.cores,
+        n_blocks=dict.fromkeys(Side, 1),
+        exchange={},
+        keep=dict.fromkeys(Side, "driver"),
+        task_bytes=task_bytes,
+        bytes_shipped=dict.fromkeys(Side, 0),
+        iteration_seconds=_compute_seconds(workload) / machine.task_cores,
+        warnings=tuple(_warnings(workload, machine, True, task_bytes, {})),
     )
 
 

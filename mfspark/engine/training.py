@@ -7,7 +7,7 @@ and history come out in the unit of the ratings.
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pyspark.sql import Column, DataFrame, Row
@@ -19,7 +19,7 @@ from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Si
 from mfspark.engine.plan import Workload, one_task_factor_bytes
 from mfspark.errors import DataError
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.settings import FactorisationSettings
+from mfspark.settings import PenalisedSettings
 
 logger = logging.getLogger("mfspark")
 
@@ -72,7 +72,12 @@ class Training:
             return self.ratings
         return self.ratings.where(~F.col(IS_VALIDATION))
 
-    def fit(self, tables: dict[Side, DataFrame], learnt: Learnt) -> "Fit":
+    def fit(
+        self,
+        tables: dict[Side, DataFrame],
+        learnt: Learnt,
+        draws: dict[Side, DataFrame] | None = None,
+    ) -> "Fit":
         """What came out."""
         return Fit(
             users=tables[USER],
@@ -81,6 +86,7 @@ class Training:
             summary=self.summary,
             mean=self.mean,
             scale=self.scale,
+            draws=draws or {},
         )
 
     def workload(self, rank: int) -> Workload:
@@ -92,7 +98,10 @@ class Training:
 @dataclass(frozen=True)
 class Fit:
     """Factor tables (see ``FactorModel`` for their columns), what was learnt beside them, and the
-    ratings that they were made from: their summary, μ, and the unit in which they were fitted."""
+    ratings that they were made from: their summary, μ, and the unit in which they were fitted.
+
+    ``draws``: id and draws array<float>, by side; of the fits that draw from a posterior.
+    """
 
     users: DataFrame
     items: DataFrame
@@ -100,11 +109,13 @@ class Fit:
     summary: Summary
     mean: float
     scale: float
+    draws: dict[Side, DataFrame] = field(default_factory=dict)
 
 
 def prepare(
     ratings: DataFrame,
-    settings: FactorisationSettings,
+    rank: int,
+    objective: Objective,
     known: dict[Side, DataFrame],
     scale: float | None = None,
 ) -> Training:
@@ -116,17 +127,17 @@ def prepare(
     ratings. Raises ``DataError`` for ids or ratings that are null or not finite.
     """
     summary = summarise(ratings)
-    workload = Workload(summary.n_ratings, summary.n_users, summary.n_items, settings.rank)
+    workload = Workload(summary.n_ratings, summary.n_users, summary.n_items, rank)
     if one_task_factor_bytes(workload) > _FEW_BYTES:
         summary = replace(summary, **_estimated_counts(ratings))
-    if settings.rank > summary.n_ratings:
+    if rank > summary.n_ratings:
         logger.warning(
             "rank %d is more than the %d ratings can tell, and the time of a fit grows with its "
             "third power; set rank lower",
-            settings.rank,
+            rank,
             summary.n_ratings,
         )
-    mean = summary.mean if settings.fit_biases else 0.0
+    mean = summary.mean if objective.fit_biases else 0.0
     if scale is None:
         scale = math.sqrt(summary.squared_deviation(mean) / summary.n_ratings) or 1.0
     _refuse_far(summary, mean, scale)
@@ -134,7 +145,7 @@ def prepare(
     return Training(
         ratings=ratings.withColumn(RATING, standardised.cast("float")),
         summary=summary,
-        objective=objective_of(settings),
+        objective=objective,
         known={side: _standardised(table, side, scale) for side, table in known.items()},
         mean=mean,
         scale=scale,
@@ -226,7 +237,7 @@ def _standardised(known: DataFrame, side: Side, scale: float) -> DataFrame:
     )
 
 
-def objective_of(settings: FactorisationSettings) -> Objective:
+def objective_of(settings: PenalisedSettings) -> Objective:
     """What a fit minimises; its ratings are given less μ."""
 
     def penalty(own: float | None) -> Penalty:

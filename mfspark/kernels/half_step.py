@@ -103,12 +103,12 @@ def _solve_rows(  # type: ignore[no-untyped-def]
             solve_in_double(rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out)
         # Right after the solve, while the row's part of the fixed side is in the cache.
         padded[0, :rank] = out[:rank]
-        error += _row_error(rated, ratings, fixed, bias, mean, padded, out[rank])
+        error += row_error(rated, ratings, fixed, bias, mean, padded, out[rank])
     return error
 
 
 @jit
-def _row_error(rated, ratings, fixed, bias, mean, solved, solved_bias):  # type: ignore[no-untyped-def]
+def row_error(rated, ratings, fixed, bias, mean, solved, solved_bias):  # type: ignore[no-untyped-def]
     """Σ (r − μ − b_u − b_i − p_u·q_i)² over the ratings of one row, summed in float64."""
     total = 0.0
     own = np.float64(mean) + solved_bias
@@ -137,7 +137,7 @@ def _squared_error(indptr, columns, values, solved, fixed, bias, mean):  # type:
     for row in range(len(indptr) - 1):
         entries = slice(indptr[row], indptr[row + 1])
         padded[0, :rank] = solved[row, :rank]
-        total += _row_error(
+        total += row_error(
             columns[entries], values[entries], fixed, bias, mean, padded, solved[row, rank]
         )
     return total

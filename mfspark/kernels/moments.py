@@ -72,15 +72,15 @@ def half_step_of_moments(
         ridge = weight * penalty.factors, weight * penalty.bias
         solve_moments(train[row], *ridge, objective.fit_biases, solved[row])
     return solved, PassSums(
-        squared_error=_moments_error(train, solved),
+        squared_error=moments_error(train, solved),
         n_ratings=int(counts.sum()),
         penalty=penalty.total(counts, solved),
-        validation_squared_error=_moments_error(validation, solved),
+        validation_squared_error=moments_error(validation, solved),
         n_validation=int(validation[:, -2, -2].sum()),
     )
 
 
-def _moments_error(moments: Float64s, solved: Float32s) -> float:
-    """Σ (r − r̂)² over the entries of all rows, from their moments."""
+def moments_error(moments: Float64s, solved: Float32s) -> float:
+    """Σ (r − r̂)² over the entries of all rows, from their moments; arguments as above."""
     signed = np.column_stack([-solved.astype(np.float64), np.ones(len(solved))])
     return float(np.einsum("nf,nfg,ng->", signed, moments, signed))

@@ -83,6 +83,45 @@ def _predict_pairs(user, item, user_factors, user_bias, item_factors, item_bias,
     return result
 
 
+def variance_of_pairs(
+    user: Int32s, item: Int32s, user_draws: Float32s, item_draws: Float32s
+) -> Float64s:
+    """Variance of b_u + b_i + p_u·q_i over the draws of a posterior, float64 [n], for pairs of rows
+    (int32 [n]) of the draws, float32 [·, n_draws, rank + 1], each [factors, bias].
+
+    The sample variance, with n_draws − 1 in the denominator; 0 for pairs with a row −1.
+    """
+    assert user.shape == item.shape
+    assert user.dtype == item.dtype == np.int32
+    assert user_draws.shape[1:] == item_draws.shape[1:]
+    assert user_draws.shape[1] > 1
+    assert user_draws.dtype == item_draws.dtype == np.float32
+    found: Float64s = _variance_of_pairs(user, item, user_draws, item_draws)
+    return found
+
+
+@compiled()
+def _variance_of_pairs(user, item, user_draws, item_draws):  # type: ignore[no-untyped-def]
+    """The predictions of all draws for a pair, then their variance around their own mean."""
+    n_draws, rank = user_draws.shape[1], user_draws.shape[2] - 1
+    result = np.zeros(len(user), np.float64)
+    predicted = np.empty(n_draws, np.float64)
+    for pair in range(len(user)):
+        if user[pair] < 0 or item[pair] < 0:
+            continue
+        center = 0.0
+        for draw in range(n_draws):
+            p, q = user_draws[user[pair], draw], item_draws[item[pair], draw]
+            total = np.float64(p[rank]) + np.float64(q[rank])
+            for f in range(rank):
+                total += np.float64(p[f]) * np.float64(q[f])
+            predicted[draw] = total
+            center += total / n_draws
+        for draw in range(n_draws):
+            result[pair] += (predicted[draw] - center) ** 2 / (n_draws - 1)
+    return result
+
+
 @compiled()
 def _four_dots(user, item, user_factors, item_factors, first, last, dots):  # type: ignore[no-untyped-def]
     """Products of the pairs first .. first + 3, none beyond ``last``; rows −1 count as 0."""

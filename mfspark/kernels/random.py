@@ -31,6 +31,23 @@ def hashed_uniform(seed: int, what: str, ids: Int64s, n: int) -> Float64s:
     return uniform(mix(ids.astype(np.uint64) * GAMMA ^ salt), n)
 
 
+def normal_rows(keys: UInt64s, sweep: int, n: int) -> Float32s:
+    """Standard normal numbers, float32 [len(keys), n], that depend on key and sweep.
+
+    Pairs of uniform numbers u, v give √(−2 ln u) · (cos 2πv, sin 2πv) (Box & Muller 1958).
+    """
+    assert keys.dtype == np.uint64
+    half = -(-n // 2)
+    own = mix(keys ^ mix(np.array([sweep], np.uint64) * GAMMA))
+    numbers = uniform(own, 2 * half)
+    # 1 − u lies in (0, 1].
+    radius = np.sqrt(-2 * np.log(1 - numbers[:, :half]))
+    angle = 2 * np.pi * numbers[:, half:]
+    rows = np.empty((len(keys), 2 * half), np.float32)
+    rows[:, :half], rows[:, half:] = radius * np.cos(angle), radius * np.sin(angle)
+    return rows[:, :n]
+
+
 def uniform(keys: UInt64s, n: int) -> Float64s:
     """Numbers in [0, 1), float64 [len(keys), n]; the keys should look random themselves."""
     return (_random_bits(keys, n) >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -93,6 +93,52 @@ def solve_primal(  # type: ignore[no-untyped-def]
 
 
 @jit
+def draw_primal(gram, border, total, n, ridge, shift, noise, out):  # type: ignore[no-untyped-def]
+    """As solve_primal, with a full ridge matrix, ``shift`` added to the right-hand side, and
+    ``noise`` added to the forward substitutions: out = R⁻¹ (R⁻ᵀ c + noise) where A = Rᵀ R."""
+    rank = len(out) - 1
+    for f in range(rank):
+        for g in range(f, rank):
+            gram[f, g] += ridge[f, g]
+        border[0, f] += ridge[f, rank]
+        border[1, f] += shift[f]
+    if not _factor_with(gram, border, rank):
+        return False
+    pivot = np.float64(n) + ridge[rank, rank]
+    smallest = 8 * _EPSILON * pivot
+    total += shift[rank]
+    for f in range(rank):
+        pivot -= np.float64(border[0, f]) * border[0, f]
+        total -= np.float64(border[0, f]) * border[1, f]
+    if not pivot > smallest:
+        return False
+    bias = np.float32(total / pivot + noise[rank] / np.sqrt(pivot))
+    for f in range(rank):
+        border[1, f] += noise[f] - bias * border[0, f]
+    _substitute_back(gram, border[1], rank)
+    out[:rank] = border[1, :rank]
+    out[rank] = bias
+    return True
+
+
+@jit
+def draw_in_double(rated, ratings, fixed, bias, ridge, shift, noise, out):  # type: ignore[no-untyped-def]
+    """As draw_primal, in float64; slow, and rare."""
+    moments = _moments_of(rated, ratings, fixed, bias, 0.0, len(out) - 1)
+    draw_moments(moments, ridge, shift, noise, out)
+
+
+@jit
+def draw_moments(moments, ridge, shift, noise, out):  # type: ignore[no-untyped-def]
+    """Draw a row from its moments; ``ridge`` and ``shift`` float64."""
+    size = len(out)
+    system = moments[:size, :size] + ridge
+    upper = np.linalg.cholesky(system).T.copy()
+    center = np.linalg.solve(system, moments[:size, size] + shift)
+    out[:] = center + np.linalg.solve(upper, noise.astype(np.float64))
+
+
+@jit
 def solve_dual(rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
     """Solve n equations for n ratings in place of rank equations; returns False as the primal.
 
@@ -159,7 +205,13 @@ def _substitute_back(upper, b, n):  # type: ignore[no-untyped-def]
 @jit
 def solve_in_double(rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out):  # type: ignore[no-untyped-def]
     """Solve one row in float64; slow, and rare."""
-    rank = len(out) - 1
+    moments = _moments_of(rated, ratings, fixed, bias, mean, len(out) - 1)
+    solve_moments(moments, weight, bias_weight, fit_biases, out)
+
+
+@jit
+def _moments_of(rated, ratings, fixed, bias, mean, rank):  # type: ignore[no-untyped-def]
+    """Σ v vᵀ over the ratings of a row, v = [q, 1, target]; float64 [rank + 2, rank + 2]."""
     sums = np.zeros((rank + 2, rank + 2))
     row = np.ones(rank + 2)
     for t in range(len(rated)):
@@ -170,7 +222,7 @@ def solve_in_double(rated, ratings, fixed, bias, mean, weight, bias_weight, fit_
         for f in range(rank + 2):
             for g in range(rank + 2):
                 sums[f, g] += row[f] * row[g]
-    solve_moments(sums, weight, bias_weight, fit_biases, out)
+    return sums
 
 
 @jit

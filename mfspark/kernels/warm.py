@@ -15,14 +15,15 @@ from mfspark.columns import USER
 from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.compiled import code_folder
 from mfspark.kernels.csr import Csr, build_block
+from mfspark.kernels.draw import Prior, draw_rows, draw_rows_of_moments
 from mfspark.kernels.half_step import half_step, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.kernels.predict import predict_pairs, top_n
+from mfspark.kernels.predict import predict_pairs, top_n, variance_of_pairs
 from mfspark.kernels.sgd import SGDSide, entries_of, shuffle, split, visit
 
-Part = Literal["als", "sgd", "knn", "predict"]
+Part = Literal["als", "bayes", "sgd", "knn", "predict"]
 
 _OBJECTIVE = Objective(0.0, True, Penalty(1.0, 1.0, 0.5), Penalty(1.0, 1.0, 0.5))
 
@@ -88,6 +89,17 @@ def _solve() -> None:
         _block_like(in_file)
 
 
+def _draw() -> None:
+    """Needs what ``_solve`` compiles, too: a chain starts with half-steps."""
+    prior, normals = Prior(np.zeros(3), np.eye(3)), np.zeros((1, 3), np.float32)
+    for in_file in (False, True):
+        train, fixed = _block_like(in_file), AlignedRows.zeros(1, 2)
+        draw_rows(train, fixed, prior, 1.0, normals)
+    draw_rows_of_moments(row_moments(train, fixed, 0.0), prior, 1.0, normals)
+    zeros, draws = np.zeros(1, np.int32), np.zeros((1, 2, 3), np.float32)
+    variance_of_pairs(zeros, zeros, draws, draws)
+
+
 def _descend() -> None:
     zeros, values = np.zeros(2, np.int32), np.ones(2, np.float32)
     block = build_block(zeros, zeros, values, np.array([False, True]), 1, 1)
@@ -123,6 +135,7 @@ def _predict() -> None:
 
 PARTS: dict[Part, Callable[[], None]] = {
     "als": _solve,
+    "bayes": _draw,
     "sgd": _descend,
     "predict": _predict,
     "knn": _compare,

@@ -13,7 +13,7 @@ from mfspark.algorithms.history import Learnt
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit_als import fit_als
-from mfspark.engine.training import Fit, prepare, summarise
+from mfspark.engine.training import Fit, objective_of, prepare, summarise
 from mfspark.engine.workspace import materialised
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
@@ -108,7 +108,7 @@ def _joint(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
 def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
     """Item biases as damped means, then user biases of what they leave."""
     # In the unit of the ratings: the damping counts ratings, whatever their scale.
-    training = prepare(ratings, ALSSettings(rank=0), known={}, scale=1.0)
+    training = prepare(ratings, 0, objective_of(ALSSettings()), known={}, scale=1.0)
     rating = F.col(RATING).cast("double") - F.lit(training.mean)
 
     def biases(deviations: DataFrame, side: Side) -> DataFrame:

@@ -55,5 +55,6 @@ class BiasedSGD(
     def _fit(self, dataset: DataFrame) -> FactorModel:
         settings = self.settings()
         ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
-        fit = fit_sgd(ratings, settings, known_factors(ratings, settings))
+        known = known_factors(ratings, settings, settings.fit_biases)
+        fit = fit_sgd(ratings, settings, known)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

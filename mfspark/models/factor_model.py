@@ -11,14 +11,18 @@ from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
 from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER, Side
-from mfspark.errors import DataError
+from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import ModelMetadata
-from mfspark.models.params import FactorModelParams
+from mfspark.models.params import BayesianMFParams, FactorModelParams
 from mfspark.models.persistence import Persistent
-from mfspark.models.prediction import Scoring, add_predictions
+from mfspark.models.prediction import Scoring, Spreading, add_predictions
+from mfspark.settings import FactorModelSettings
+
+# A variance needs at least two.
+_LEAST_DRAWS = 2
 
 
 class FactorModel(Model, FactorModelParams, Persistent):
@@ -27,7 +31,13 @@ class FactorModel(Model, FactorModelParams, Persistent):
     ``user_factors``: user, n_ratings long, bias float, factors array<float>; ``item_factors`` the
     same with item. ``history``: one row per half-step (iteration, side, objective, train_rmse,
     validation_rmse, seconds, bytes). ``metadata``: μ, rating scale, hyper-parameters, rotation.
+    ``draws``: of models that ``BayesianMF`` made a table by side: the id, and ``draws``
+    array<float>, for each stored draw its factors and its bias.
     """
+
+    settings_type = FactorModelSettings
+
+    predictionStdCol: Param[str] = BayesianMFParams.predictionStdCol
 
     def __init__(
         self,
@@ -35,12 +45,14 @@ class FactorModel(Model, FactorModelParams, Persistent):
         item_factors: DataFrame,
         history: DataFrame,
         metadata: ModelMetadata,
+        draws: dict[Side, DataFrame] | None = None,
     ) -> None:
         super().__init__()
         self.user_factors = user_factors
         self.item_factors = item_factors
         self.history = history
         self.metadata = metadata
+        self.draws = draws or {}
 
     @property
     def rank(self) -> int:
@@ -101,10 +113,29 @@ class FactorModel(Model, FactorModelParams, Persistent):
             mean=self.global_mean,
             cold_start=self.getOrDefault(self.coldStartStrategy),
             limits=self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None,
+            spreading=self._spreading(),
         )
         n_rows = self.metadata.n_users + self.metadata.n_items
-        scored = add_predictions(dataset, self.user_factors, self.item_factors, scoring, n_rows)
+        users, items = self.user_factors, self.item_factors
+        if scoring.spreading is not None:
+            users, items = users.join(self.draws[USER], USER), items.join(self.draws[ITEM], ITEM)
+        scored = add_predictions(dataset, users, items, scoring, n_rows)
         return scored.drop(*added)
+
+    def _spreading(self) -> Spreading | None:
+        """What standard deviations are made of, if they are wanted."""
+        column_name = self.getOrDefault(self.predictionStdCol)
+        if column_name is None:
+            return None
+        facts = self.metadata.posterior
+        if facts is None or facts.n_draws < _LEAST_DRAWS:
+            raise ConfigError(
+                f"predictionStdCol = {column_name!r} needs a model with {_LEAST_DRAWS} stored "
+                f"draws or more, but this one of {self.metadata.algorithm} has "
+                f"{0 if facts is None else facts.n_draws}; fit by BayesianMF with keepDraws = 8, "
+                "or unset predictionStdCol"
+            )
+        return Spreading(column_name, facts.n_draws, facts.noise, facts.cold_user, facts.cold_item)
 
     def _check_ids(self, dataset: DataFrame, name: str, table: DataFrame, side: Side) -> None:
         require_column(dataset, name, f"{side}Col")
@@ -189,6 +220,8 @@ class FactorModel(Model, FactorModelParams, Persistent):
         """Free the memory of executors that the tables take; the next use fetches them again."""
         self.user_factors.unpersist()
         self.item_factors.unpersist()
+        for draws in self.draws.values():
+            draws.unpersist()
         return self
 
     def save(self, path: str, overwrite: bool = False) -> None:
@@ -204,7 +237,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
             # The files that the tables were read from are gone.
             saved = read_factor_tables(path)
             self.user_factors, self.item_factors = saved.user_factors, saved.item_factors
-            self.history = saved.history
+            self.history, self.draws = saved.history, saved.draws
 
     def _reads_from(self, path: str) -> bool:
         folder = files.absolute(path) + "/"
@@ -217,14 +250,18 @@ class FactorModel(Model, FactorModelParams, Persistent):
         metadata = self.metadata.model_copy(
             update={"hyper_parameters": self.metadata.hyper_parameters | in_force}
         )
-        tables = FactorTables(self.user_factors, self.item_factors, self.history, metadata)
+        tables = FactorTables(
+            self.user_factors, self.item_factors, self.history, metadata, self.draws
+        )
         write_factor_tables(tables, directory)
 
     @classmethod
     def read_content(cls, path: str) -> "FactorModel":
         """See ``Persistent``."""
         saved = read_factor_tables(path)
-        model = cls(saved.user_factors, saved.item_factors, saved.history, saved.metadata)
+        model = cls(
+            saved.user_factors, saved.item_factors, saved.history, saved.metadata, saved.draws
+        )
         hyper_parameters = saved.metadata.hyper_parameters
         known = {param.name for param in model.params} & set(hyper_parameters)
         return model.setParams(**{name: hyper_parameters[name] for name in known})

@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
+from mfspark.columns import BIAS, DRAWS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.errors import ModelFormatError
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata
 from mfspark.models.persistence import damaged, read_document, read_table, require_rows
@@ -18,12 +18,13 @@ _HISTORY = {"iteration", "side", "objective", "train_rmse", "validation_rmse"}
 
 @dataclass(frozen=True)
 class FactorTables:
-    """What a factor model consists of."""
+    """What a factor model consists of; ``draws`` by side, of models that have a posterior."""
 
     user_factors: DataFrame
     item_factors: DataFrame
     history: DataFrame
     metadata: ModelMetadata
+    draws: dict[Side, DataFrame]
 
 
 def write_factor_tables(tables: FactorTables, directory: str) -> None:
@@ -31,6 +32,8 @@ def write_factor_tables(tables: FactorTables, directory: str) -> None:
     files.write_parquet(tables.user_factors, f"{directory}/user_factors")
     files.write_parquet(tables.item_factors, f"{directory}/item_factors")
     files.write_parquet(tables.history.coalesce(1), f"{directory}/history")
+    for side, draws in tables.draws.items():
+        files.write_parquet(draws, f"{directory}/draws/{side}")
     files.write_text(f"{directory}/{_NAME}", tables.metadata.model_dump_json(indent=2) + "\n")
 
 
@@ -42,7 +45,25 @@ def read_factor_tables(path: str) -> FactorTables:
     )
     users = _read_factors(path, USER, metadata.n_users, metadata.rank)
     items = _read_factors(path, ITEM, metadata.n_items, metadata.rank)
-    return FactorTables(users, items, read_table(path, "history", _HISTORY), metadata)
+    history = read_table(path, "history", _HISTORY)
+    return FactorTables(users, items, history, metadata, _read_draws(path, metadata))
+
+
+def _read_draws(path: str, metadata: ModelMetadata) -> dict[Side, DataFrame]:
+    """The tables of draws, if there are any: of each id n_draws · (rank + 1) numbers."""
+    if metadata.posterior is None or not metadata.posterior.n_draws:
+        return {}
+    length, tables = metadata.posterior.n_draws * (metadata.rank + 1), {}
+    for side, n_rows in ((USER, metadata.n_users), (ITEM, metadata.n_items)):
+        name = f"draws/{side}"
+        tables[side] = read_table(path, name, {side, DRAWS})
+        try:
+            row = tables[side].agg(F.count(F.when(F.size(DRAWS) == length, 1))).first()
+        except SPARK_ERRORS as error:
+            raise damaged(path, name, error) from None
+        assert row is not None
+        require_rows(path, name, row[0], n_rows, _NAME)
+    return tables
 
 
 def _read_factors(path: str, side: Side, n_rows: int, rank: int) -> DataFrame:

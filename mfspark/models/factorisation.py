@@ -7,13 +7,18 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType, StringType
 
-from mfspark.algorithms.history import HISTORY_SCHEMA
+from mfspark.algorithms.history import HISTORY_SCHEMA, Learnt
 from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, typed_ids
 from mfspark.models.factor_model import FactorModel
-from mfspark.models.metadata import SCHEMA_VERSION, CoordinateSystem, ModelMetadata
+from mfspark.models.metadata import (
+    SCHEMA_VERSION,
+    CoordinateSystem,
+    ModelMetadata,
+    PosteriorFacts,
+)
 from mfspark.models.params import FactorisationParams
 from mfspark.settings import FactorisationSettings, PredictorSettings
 
@@ -32,7 +37,9 @@ class Factorisation(Estimator[FactorModel], FactorisationParams):
         return settings
 
 
-def known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[Side, DataFrame]:
+def known_factors(
+    ratings: DataFrame, settings: FactorisationSettings, fit_biases: bool = True
+) -> dict[Side, DataFrame]:
     """Id, bias and factors that the initial model has of users and items, by side."""
     if settings.initial_model is None:
         return {}
@@ -43,10 +50,10 @@ def known_factors(ratings: DataFrame, settings: FactorisationSettings) -> dict[S
             f"{settings.rank} cannot begin with; set rank to {model.rank} or train without it"
         )
     has_biases = model.metadata.hyper_parameters.get("fitBiases", True)
-    if has_biases != settings.fit_biases:
+    if has_biases != fit_biases:
         raise ConfigError(
             f"initialModel {settings.initial_model} was fitted with fitBiases = {has_biases}, this "
-            f"fit has {settings.fit_biases}: factors beside biases and factors alone stand for "
+            f"fit has {fit_biases}: factors beside biases and factors alone stand for "
             "different things; set fitBiases alike or train without it"
         )
     tables = {USER: model.user_factors, ITEM: model.item_factors}
@@ -89,9 +96,16 @@ def model_of(
         stopped=learnt.stopped,
         execution=learnt.execution,
         exchange={str(side): name for side, name in learnt.exchange.items()},
+        posterior=_posterior(learnt),
     )
     history = dataset.sparkSession.createDataFrame(learnt.history, HISTORY_SCHEMA)
-    return FactorModel(fit.users, fit.items, history, metadata)
+    return FactorModel(fit.users, fit.items, history, metadata, fit.draws)
+
+
+def _posterior(learnt: Learnt) -> PosteriorFacts | None:
+    if learnt.spread is None:
+        return None
+    return PosteriorFacts(n_draws=learnt.n_draws, **learnt.spread._asdict())
 
 
 def select_ratings(

@@ -17,6 +17,18 @@ class CoordinateSystem(BaseModel):
     singular_values: list[float]
 
 
+class PosteriorFacts(BaseModel):
+    """What ``BayesianMF`` knows beside the mean; see :mod:`mfspark.algorithms.posterior`.
+
+    ``n_draws`` are stored in ``draws/``. The rest are variances in the unit of the ratings.
+    """
+
+    n_draws: int
+    noise: float
+    cold_user: float
+    cold_item: float
+
+
 class ModelMetadata(BaseModel):
     """Everything about a model that is not a table.
 
@@ -26,6 +38,7 @@ class ModelMetadata(BaseModel):
     ``best_iteration`` which iteration the tables hold. ``n_cold_validation`` counts validation rows
     that were not measured because user or item has no training rating. ``execution`` is one_task or
     distributed, ``exchange`` how each side received the other's factors when distributed.
+    ``posterior``: of models that draw from one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,3 +63,4 @@ class ModelMetadata(BaseModel):
     stopped: str
     execution: str
     exchange: dict[str, str]
+    posterior: PosteriorFacts | None = None

@@ -27,7 +27,7 @@ from mfspark.algorithms.start import start_rows
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit_als import fit_als
-from mfspark.engine.training import Fit, prepare
+from mfspark.engine.training import Fit, objective_of, prepare
 from mfspark.engine.workspace import materialised
 from mfspark.errors import ConfigError, ModelFormatError
 from mfspark.ids import column
@@ -299,7 +299,7 @@ def _with_int_ids(ratings: DataFrame) -> DataFrame:
 
 def _random_fit(ratings: DataFrame, settings: ALSSettings) -> Fit:
     """The factors that a fit starts from, of users and of items."""
-    training = prepare(ratings, settings, known={}, scale=1.0)
+    training = prepare(ratings, settings.rank, objective_of(settings), known={}, scale=1.0)
     tables = {}
     for side in Side:
         counted = ratings.groupBy(side).agg(F.count(F.lit(1)).alias(N_RATINGS))

@@ -9,6 +9,7 @@ from pyspark.ml.param import Param, Params
 from mfspark.errors import ConfigError
 from mfspark.settings import (
     ALSSettings,
+    BayesianSettings,
     BiasMethod,
     BiasOnlySettings,
     Centring,
@@ -17,6 +18,7 @@ from mfspark.settings import (
     Execution,
     FactorisationSettings,
     KNNSettings,
+    PenalisedSettings,
     PredictorSettings,
     Schedule,
     SGDSettings,
@@ -59,12 +61,6 @@ class FactorisationArguments(PredictorArguments, total=False):
 
     rank: int
     maxIter: int
-    regParam: float
-    userRegParam: float | None
-    itemRegParam: float | None
-    biasRegParam: float
-    regExponent: float
-    fitBiases: bool
     execution: Execution
     tol: float
     validationIndicatorCol: str | None
@@ -72,7 +68,26 @@ class FactorisationArguments(PredictorArguments, total=False):
     initialModel: str | None
 
 
-class BiasedALSArguments(FactorisationArguments, total=False):
+class PenalisedArguments(FactorisationArguments, total=False):
+    """Keyword arguments of the estimators that minimise an objective; see ``PenalisedSettings``."""
+
+    regParam: float
+    userRegParam: float | None
+    itemRegParam: float | None
+    biasRegParam: float
+    regExponent: float
+    fitBiases: bool
+
+
+class BayesianMFArguments(FactorisationArguments, total=False):
+    """Keyword arguments of ``BayesianMF``; see ``BayesianSettings``."""
+
+    burnIn: int
+    keepDraws: int
+    predictionStdCol: str | None
+
+
+class BiasedALSArguments(PenalisedArguments, total=False):
     """Keyword arguments of ``BiasedALS``; see ``ALSSettings``."""
 
     numUserBlocks: int | None
@@ -80,7 +95,7 @@ class BiasedALSArguments(FactorisationArguments, total=False):
     exchange: ExchangeName
 
 
-class BiasedSGDArguments(FactorisationArguments, total=False):
+class BiasedSGDArguments(PenalisedArguments, total=False):
     """Keyword arguments of ``BiasedSGD``; see ``SGDSettings``."""
 
     learningRate: float
@@ -216,12 +231,6 @@ class FactorisationParams(PredictorParams):
 
     rank: Param[int] = _param("rank")
     maxIter: Param[int] = _param("max_iter")
-    regParam: Param[float] = _param("reg_param")
-    userRegParam: Param[float] = _param("user_reg_param")
-    itemRegParam: Param[float] = _param("item_reg_param")
-    biasRegParam: Param[float] = _param("bias_reg_param")
-    regExponent: Param[float] = _param("reg_exponent")
-    fitBiases: Param[bool] = _param("fit_biases")
     execution: Param[str] = _param("execution")
     tol: Param[float] = _param("tol")
     validationIndicatorCol: Param[str] = _param("validation_indicator_col")
@@ -229,7 +238,33 @@ class FactorisationParams(PredictorParams):
     initialModel: Param[str] = _param("initial_model")
 
 
-class BiasedALSParams(FactorisationParams):
+class PenalisedParams(FactorisationParams):
+    """Everything that can be set on all estimators that minimise an objective."""
+
+    settings_type = PenalisedSettings
+
+    regParam: Param[float] = _param("reg_param", PenalisedSettings)
+    userRegParam: Param[float] = _param("user_reg_param", PenalisedSettings)
+    itemRegParam: Param[float] = _param("item_reg_param", PenalisedSettings)
+    biasRegParam: Param[float] = _param("bias_reg_param", PenalisedSettings)
+    regExponent: Param[float] = _param("reg_exponent", PenalisedSettings)
+    fitBiases: Param[bool] = _param("fit_biases", PenalisedSettings)
+
+
+class BayesianMFParams(FactorisationParams):
+    """Everything that can be set on ``BayesianMF``."""
+
+    settings_type = BayesianSettings
+
+    maxIter: Param[int] = _param("max_iter", BayesianSettings)
+    seed: Param[int] = _param("seed", BayesianSettings)
+    tol: Param[float] = _param("tol", BayesianSettings)
+    burnIn: Param[int] = _param("burn_in", BayesianSettings)
+    keepDraws: Param[int] = _param("keep_draws", BayesianSettings)
+    predictionStdCol: Param[str] = _param("prediction_std_col", BayesianSettings)
+
+
+class BiasedALSParams(PenalisedParams):
     """Everything that can be set on ``BiasedALS``."""
 
     settings_type = ALSSettings
@@ -239,7 +274,7 @@ class BiasedALSParams(FactorisationParams):
     exchange: Param[str] = _param("exchange", ALSSettings)
 
 
-class BiasedSGDParams(FactorisationParams):
+class BiasedSGDParams(PenalisedParams):
     """Everything that can be set on ``BiasedSGD``."""
 
     settings_type = SGDSettings

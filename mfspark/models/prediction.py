@@ -8,7 +8,7 @@ by Spark.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +29,10 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from mfspark.columns import BIAS, FACTORS, ITEM, USER
+from mfspark.columns import BIAS, DRAWS, FACTORS, ITEM, USER
 from mfspark.engine.plan import BROADCAST_LIMIT
-from mfspark.kernels.arrays import Float64s, Int32s
-from mfspark.kernels.predict import dot_rows, predict_pairs
+from mfspark.kernels.arrays import Float32s, Float64s, Int32s
+from mfspark.kernels.predict import dot_rows, predict_pairs, variance_of_pairs
 from mfspark.models.broadcast import factors_of, read, with_tables
 from mfspark.settings import ColdStartStrategy
 
@@ -48,9 +48,21 @@ _PLAIN = (
 )
 
 
+class Spreading(NamedTuple):
+    """The column of standard deviations, and what they are made of: the number of draws that both
+    tables have in a column ``draws``, and the variances of ``PosteriorFacts``."""
+
+    column: str
+    n_draws: int
+    noise: float
+    cold_user: float
+    cold_item: float
+
+
 @dataclass(frozen=True)
 class Scoring:
-    """Columns of the pairs and of the prediction, μ, what cold rows get, and limits to clip to."""
+    """Columns of the pairs and of the prediction, μ, what cold rows get, limits to clip to, and how
+    to make standard deviations, if any are wanted."""
 
     user: str
     item: str
@@ -59,6 +71,17 @@ class Scoring:
     mean: float
     cold_start: ColdStartStrategy
     limits: tuple[float, float] | None
+    spreading: Spreading | None = None
+
+    @property
+    def added(self) -> list[str]:
+        """Columns that are added."""
+        return [self.prediction, *([self.spreading.column] if self.spreading else [])]
+
+    @property
+    def needed(self) -> list[str]:
+        """Columns of the tables beside the ids."""
+        return [BIAS, FACTORS, *([DRAWS] if self.spreading else [])]
 
 
 def add_predictions(
@@ -68,7 +91,8 @@ def add_predictions(
 
     ``users`` and ``items``: id, bias, factors; ``n_rows`` is how many rows both have together.
     """
-    is_small = n_rows * 4 * (scoring.rank + 3) <= BROADCAST_LIMIT
+    n_copies = 1 + (scoring.spreading.n_draws if scoring.spreading else 0)
+    is_small = n_copies * n_rows * 4 * (scoring.rank + 3) <= BROADCAST_LIMIT
     is_plain = all(isinstance(field.dataType, _PLAIN) for field in pairs.schema)
     has_names = len(set(pairs.columns)) == len(pairs.columns)
     if is_small and is_plain and has_names:
@@ -77,35 +101,42 @@ def add_predictions(
 
 
 def _by_cells(pairs: DataFrame, users: DataFrame, items: DataFrame, scoring: Scoring) -> DataFrame:
+    """Both tables travel as cells to the tasks that hold the pairs."""
     # Inside, columns go by number: mapInArrow does not take names with dots.
-    kept = [field for field in pairs.schema if field.name != scoring.prediction]
-    schema = StructType([*kept, StructField(scoring.prediction, DoubleType())])
+    kept = [field for field in pairs.schema if field.name not in scoring.added]
+    schema = StructType([*kept, *(StructField(name, DoubleType()) for name in scoring.added)])
     numbered = pairs.toDF(*[str(n) for n in range(len(pairs.columns))])
     names = {name: str(n) for n, name in enumerate(pairs.columns)}
+    spreading = scoring.spreading
     inside = replace(
         scoring,
         user=names[scoring.user],
         item=names[scoring.item],
         prediction=names.get(scoring.prediction, scoring.prediction),
+        spreading=spreading
+        and spreading._replace(column=names.get(spreading.column, spreading.column)),
     )
-    tables = [users.select(USER, BIAS, FACTORS), items.select(ITEM, BIAS, FACTORS)]
+    tables = [users.select(USER, *scoring.needed), items.select(ITEM, *scoring.needed)]
     return with_tables(numbered, tables).mapInArrow(partial(_score, scoring=inside), schema)
 
 
 def _score(batches: Iterator[pa.RecordBatch], scoring: Scoring) -> Iterator[pa.RecordBatch]:
     users = items = None
     for pairs, tables in read(batches):
-        users = users or _Side(tables[0], scoring.rank)
-        items = items or _Side(tables[1], scoring.rank)
+        users = users or _Side(tables[0], scoring)
+        items = items or _Side(tables[1], scoring)
         yield from _with_predictions(pairs, users, items, scoring).to_batches(65_536)
 
 
 class _Side:
-    """One side of the model in memory: ids, factors float32 [n, rank], bias float32 [n]."""
+    """One side of the model in memory: ids, factors float32 [n, rank], bias float32 [n], and maybe
+    draws float32 [n, n_draws, rank + 1]."""
 
-    def __init__(self, table: pa.Table, rank: int) -> None:
+    def __init__(self, table: pa.Table, scoring: Scoring) -> None:
         self.ids = table.column(0).combine_chunks()
-        self.factors, self.bias = factors_of(table, rank)
+        self.factors, self.bias = factors_of(table, scoring.rank)
+        if scoring.spreading:
+            self.draws = _draws_of(table[DRAWS].combine_chunks(), scoring.spreading)
 
     def positions(self, ids: pa.ChunkedArray) -> Int32s:
         """Row of each id, int32; −1 for ids that are null or absent from training."""
@@ -132,9 +163,24 @@ def _with_predictions(pairs: pa.Table, users: _Side, items: _Side, scoring: Scor
         predicted[~is_known] = np.nan
     if scoring.limits is not None:
         np.clip(predicted, *scoring.limits, out=predicted)
-    if scoring.prediction in pairs.column_names:
-        pairs = pairs.drop_columns([scoring.prediction])
-    return pairs.append_column(scoring.prediction, pa.array(predicted))
+    pairs = pairs.drop_columns([name for name in scoring.added if name in pairs.column_names])
+    pairs = pairs.append_column(scoring.prediction, pa.array(predicted))
+    if scoring.spreading is None:
+        return pairs
+    variance = variance_of_pairs(user, item, users.draws, items.draws) + scoring.spreading.noise
+    variance[user < 0] += scoring.spreading.cold_user
+    variance[item < 0] += scoring.spreading.cold_item
+    deviation = np.sqrt(variance)
+    if scoring.cold_start == "nan":
+        deviation[~is_known] = np.nan
+    return pairs.append_column(scoring.spreading.column, pa.array(deviation))
+
+
+def _draws_of(lists: pa.ListArray, spreading: Spreading) -> Float32s:
+    """Draws as an array, float32 [n, n_draws, rank + 1]."""
+    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    draws: Float32s = flat.reshape(len(lists), spreading.n_draws, -1)
+    return draws
 
 
 def _by_joins(pairs: DataFrame, users: DataFrame, items: DataFrame, scoring: Scoring) -> DataFrame:
@@ -147,14 +193,48 @@ def _by_joins(pairs: DataFrame, users: DataFrame, items: DataFrame, scoring: Sco
             F.col(side).alias(f"_{side}_id"),
             F.col(BIAS).cast("double").alias(f"_{side}_bias"),
             F.col(FACTORS).alias(f"_{side}_factors"),
+            *([F.col(DRAWS).alias(f"_{side}_draws")] if scoring.spreading else []),
         )
         how = "inner" if scoring.cold_start == "drop" else "left"
         joined = joined.join(parts, f"_{side}_id", how)
     prediction = _clip(_prediction(scoring), scoring.limits)
     return joined.select(
-        *[_column(name) for name in pairs.columns if name != scoring.prediction],
+        *[_column(name) for name in pairs.columns if name not in scoring.added],
         prediction.alias(scoring.prediction),
+        *([_deviation(scoring).alias(scoring.spreading.column)] if scoring.spreading else []),
     )
+
+
+def _deviation(scoring: Scoring) -> Column:
+    """The standard deviation as an expression of the joined columns."""
+    spreading = scoring.spreading
+    assert spreading is not None
+
+    def spread(users: pa.Array, items: pa.Array) -> pa.Array:
+        return _variance(users, items, spreading)
+
+    variance: Column = arrow_udf(spread, "double")(  # type: ignore[call-overload]
+        F.col("_user_draws"), F.col("_item_draws")
+    )
+    is_cold = {USER: F.col("_user_bias").isNull(), ITEM: F.col("_item_bias").isNull()}
+    added = {USER: spreading.cold_user, ITEM: spreading.cold_item}
+    for side, cold in is_cold.items():
+        variance = variance + F.when(cold, F.lit(added[side])).otherwise(F.lit(0.0))
+    deviation = F.sqrt(variance + F.lit(spreading.noise))
+    if scoring.cold_start != "nan":
+        return deviation
+    return F.when(is_cold[USER] | is_cold[ITEM], F.lit(float("nan"))).otherwise(deviation)
+
+
+def _variance(users: pa.Array, items: pa.Array, spreading: Spreading) -> pa.Array:
+    """Row-wise variances over draws; 0 where either is null."""
+    known = np.asarray(users.is_valid()) & np.asarray(items.is_valid())
+    result = np.zeros(len(users), np.float64)
+    if known.any():
+        mask, rows = pa.array(known), np.arange(int(known.sum()), dtype=np.int32)
+        draws = [_draws_of(side.filter(mask), spreading) for side in (users, items)]
+        result[known] = variance_of_pairs(rows, rows, *draws)
+    return pa.array(result)
 
 
 def _prediction(scoring: Scoring) -> Column:

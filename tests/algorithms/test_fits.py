@@ -55,7 +55,7 @@ def test_als_reports_the_objective_of_the_rows_it_returns(seed, rank, n_threads)
     table = ratings_of(seed)
     ratings = index_ratings(table)
     als = ThreadedALS(OBJECTIVE, ALSSettings(rank=rank, max_iter=4, tol=0.0))
-    rows, history = als.learn(ratings, n_threads)
+    rows, history, _ = als.learn(ratings, n_threads)
     best = [row for row in history.rows if row.iteration == history.best_iteration][-1]
     assert best.objective == pytest.approx(dense_objective(table, ratings, rows), rel=1e-4)
     objectives = [row.objective for row in history.rows]
@@ -74,7 +74,7 @@ def test_als_with_threads_is_als_with_one():
 def test_sgd_comes_near_to_the_minimum_of_als(schedule):
     table = ratings_of(2)
     ratings = index_ratings(table)
-    als, _ = ThreadedALS(OBJECTIVE, ALSSettings(rank=3, max_iter=40, tol=0.0)).learn(ratings, 2)
+    als = ThreadedALS(OBJECTIVE, ALSSettings(rank=3, max_iter=40, tol=0.0)).learn(ratings, 2).rows
     rate = 0.3 if schedule == "adagrad" else 0.02
     sgd = ThreadedSGD(
         OBJECTIVE,
@@ -82,7 +82,7 @@ def test_sgd_comes_near_to_the_minimum_of_als(schedule):
             rank=3, max_iter=80, tol=0.0, schedule=schedule, learning_rate=rate, rate_decay=0.02
         ),
     )
-    rows, history = sgd.learn(index_ratings(table), 2)
+    rows, history, _ = sgd.learn(index_ratings(table), 2)
     least = dense_objective(table, ratings, als)
     assert dense_objective(table, ratings, rows) < 1.1 * least
     # Both watch the validation ratings, which are of the same kind.
@@ -103,7 +103,7 @@ def test_sgd_depends_on_blocks_and_seed_and_not_on_threads():
 def test_a_rate_that_is_too_high_is_cut_and_a_hopeless_one_is_an_error():
     ratings = index_ratings(ratings_of(4))
     cut = SGDSettings(rank=3, max_iter=5, schedule="constant", learning_rate=5.0)
-    _, history = ThreadedSGD(OBJECTIVE, cut).learn(ratings, 2)
+    history = ThreadedSGD(OBJECTIVE, cut).learn(ratings, 2).history
     assert history.rows[0].learning_rate < 5.0
     assert [row.iteration for row in history.rows] == list(range(1, len(history.rows) + 1))
     hopeless = cut.model_copy(update={"learning_rate": 1e9})

@@ -1,14 +1,13 @@
 """A pipeline run that several tests look at; who changes it takes a copy."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from running import make_ratings, run_job
+from running import Finished, make_ratings, run_job
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def finished(spark, tmp_path_factory) -> tuple[Path, Finished]:
     """A pipeline run on a user's own CSV file."""
     folder = tmp_path_factory.mktemp("user")
     make_ratings(folder / "ratings.csv")
@@ -20,4 +19,4 @@ def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
         'duplicates = "mean"\n[split]\nvalidation = 0.1\n[als]\nrank = 3\nmax_iter = 3\n'
         '[interpret]\nsimilar_to = ["i-0"]\n'
     )
-    return folder, run_job("pipeline", folder / "run.toml")
+    return folder, run_job(spark, "pipeline", folder / "run.toml")

@@ -1,31 +1,73 @@
 """How tests run jobs, and on what."""
 
+import io
+import logging
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
+
+from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[2]
 
 
-def run_job(
-    name: str, config: Path, *settings: str, cwd: Path | None = None
-) -> subprocess.CompletedProcess:
+@dataclass(frozen=True)
+class Finished:
+    """A job that has ended: its exit code and its console."""
+
+    returncode: int
+    stdout: str
+
+
+def run_job(spark: SparkSession, name: str, config: Path, *settings: str) -> Finished:
+    """The script of a job in this process and on this session, from the folder of ``config``."""
+    console, code, folder = io.StringIO(), 0, Path.cwd()
+    logger = logging.getLogger("mfspark")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    with (
+        redirect_stdout(console),
+        redirect_stderr(console),
+        patch.object(sys, "argv", [name, *_arguments(config, settings)]),
+        # The session is shared with other tests.
+        patch.object(SparkSession, "stop"),
+    ):
+        try:
+            os.chdir(config.parent)
+            runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            # What the interpreter does with it.
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=console)
+        finally:
+            os.chdir(folder)
+            logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+    return Finished(code, console.getvalue())
+
+
+def submit_job(name: str, config: Path, *settings: str, cwd: Path) -> Finished:
     """``spark-submit`` of this environment, as in the README."""
     submit = Path(sys.executable).parent / "spark-submit"
-    overrides = [part for setting in settings for part in ("--set", setting)]
-    return subprocess.run(
+    result = subprocess.run(
         [str(submit), "--properties-file", str(ROOT / "conf/local.conf"), "--master", "local[2]",
          "--conf", "spark.driver.memory=2g",
          # A short life: the optimising compiler and parallel collection cost more than they save.
          "--conf", "spark.driver.defaultJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-         str(ROOT / "jobs" / f"{name}.py"), "--config", str(config), *overrides],
+         str(ROOT / "jobs" / f"{name}.py"), *_arguments(config, settings)],
         # spark-submit passes the driver's standard error on to its own standard output.
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        # The console is to be quiet, as for who follows the README.
-        cwd=cwd or config.parent,
-        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        cwd=cwd, env={**os.environ, "PYSPARK_PYTHON": sys.executable},
     )  # fmt: skip
+    return Finished(result.returncode, result.stdout)
+
+
+def _arguments(config: Path, settings: tuple[str, ...]) -> list[str]:
+    return ["--config", str(config), *(part for value in settings for part in ("--set", value))]
 
 
 def make_ratings(path: Path, n: int = 3000, sep: str = ",", user: str = "user") -> Path:

@@ -1,8 +1,5 @@
 """The compare job as users run it, on ratings with string ids and Windows line ends."""
 
-import json
-import shutil
-
 import pandas as pd
 import pytest
 from running import make_ratings, run_job
@@ -29,11 +26,11 @@ members = ["als", "item_knn", "mllib"]
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(spark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     make_ratings(folder / "ratings.csv")
     (folder / "run.toml").write_text(CONFIG)
-    return folder, run_job("compare", folder / "run.toml")
+    return folder, run_job(spark, "compare", folder / "run.toml")
 
 
 def test_tables_and_headline(compared):
@@ -87,28 +84,6 @@ def test_curves_count_passes_over_the_ratings(compared):
     assert len(passes["ALS"]) in (4, 6, 8)
     assert set(curves["part"]) == {"validation"}
     assert by_model["seconds"].apply(lambda seconds: seconds.is_monotonic_increasing).all()
-
-
-def test_folds_and_the_section_in_the_report(finished, tmp_path):
-    """A comparison in the run of a pipeline uses its ratings and becomes part of its report."""
-    folder = shutil.copytree(finished[0], tmp_path / "copy")
-    settings = ['compare.models=["als","global_mean"]', "compare.folds=2"]
-    result = run_job("compare", folder / "run.toml", *settings)
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert "ingest:" not in result.stdout
-    folds = pd.read_parquet(folder / "runs/mine/comparison/folds")
-    assert sorted(map(tuple, folds[["predictor", "fold"]].to_numpy())) == [
-        ("ALS", 0), ("ALS", 1), ("global mean", 0), ("global mean", 1),
-    ]  # fmt: skip
-    predictions = pd.read_parquet(folder / "runs/mine/comparison/predictions")
-    n_clean = json.loads((folder / "runs/mine/ingest.json").read_text())["rows_clean"]
-    ours = predictions[predictions["predictor"] == "ALS"]
-    assert len(ours) == n_clean == len(ours[["user", "item"]].drop_duplicates())
-    result = run_job("report", folder / "run.toml", "run.overwrite=true")
-    assert result.returncode == 0, result.stdout[-3000:]
-    page = (folder / "runs/mine/report/index.html").read_text()
-    assert "<h2>Comparison</h2>" in page
-    assert "RMSE by fold" in page
 
 
 @pytest.mark.parametrize(

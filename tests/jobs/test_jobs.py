@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import sys
 
 import pandas as pd
 import pytest
-from running import ROOT, make_ratings, run_job
+from running import ROOT, make_ratings, run_job, submit_job
 
 
 def test_pipeline_ends_with_headline_and_report(finished):
@@ -52,9 +53,9 @@ def test_ids_come_back_as_they_went_in(finished):
     assert set(items["item"]) == {f"i-{n}" for n in range(61)}
 
 
-def test_recommend_leaves_out_what_was_rated(finished):
+def test_recommend_leaves_out_what_was_rated(spark, finished):
     folder, _ = finished
-    result = run_job("recommend", folder / "run.toml", "recommend.n=4")
+    result = run_job(spark, "recommend", folder / "run.toml", "recommend.n=4")
     assert result.returncode == 0, result.stdout[-3000:]
     lists = pd.read_parquet(folder / "runs/mine/recommendations")
     train = pd.read_parquet(folder / "runs/mine/ratings/train")
@@ -65,10 +66,10 @@ def test_recommend_leaves_out_what_was_rated(finished):
         assert not {(row.user, entry["item"]) for entry in row.recommendations} & seen
 
 
-def test_second_run_does_not_replace_the_first(finished):
+def test_second_run_does_not_replace_the_first(spark, finished):
     folder, _ = finished
     before = (folder / "runs/mine/model/metadata.json").read_text()
-    result = run_job("train", folder / "run.toml")
+    result = run_job(spark, "train", folder / "run.toml")
     assert result.returncode == 1
     assert "runs/mine/model exists and would be replaced" in result.stdout
     assert (folder / "runs/mine/model/metadata.json").read_text() == before
@@ -114,6 +115,28 @@ def test_notebook_on_transitive_inference_runs(tmp_path):
     assert any("correlation with the truth" in table for table in tables)
 
 
+def test_folds_and_the_section_in_the_report(spark, finished, tmp_path):
+    """A comparison in the run of a pipeline uses its ratings and becomes part of its report."""
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    settings = ['compare.models=["als","global_mean"]', "compare.folds=2"]
+    result = run_job(spark, "compare", folder / "run.toml", *settings)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "ingest:" not in result.stdout
+    folds = pd.read_parquet(folder / "runs/mine/comparison/folds")
+    assert sorted(map(tuple, folds[["predictor", "fold"]].to_numpy())) == [
+        ("ALS", 0), ("ALS", 1), ("global mean", 0), ("global mean", 1),
+    ]  # fmt: skip
+    predictions = pd.read_parquet(folder / "runs/mine/comparison/predictions")
+    n_clean = json.loads((folder / "runs/mine/ingest.json").read_text())["rows_clean"]
+    ours = predictions[predictions["predictor"] == "ALS"]
+    assert len(ours) == n_clean == len(ours[["user", "item"]].drop_duplicates())
+    result = run_job(spark, "report", folder / "run.toml", "run.overwrite=true")
+    assert result.returncode == 0, result.stdout[-3000:]
+    page = (folder / "runs/mine/report/index.html").read_text()
+    assert "<h2>Comparison</h2>" in page
+    assert "RMSE by fold" in page
+
+
 BAD = {
     "missing file": (
         ["data.path=nowhere.csv"],
@@ -129,7 +152,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gives_one_line_and_no_output(tmp_path, case):
+def test_bad_input_gives_one_line_and_no_output(spark, tmp_path, case):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "header.csv").write_text("user,item,rating\n")
     make_ratings(tmp_path / "wrong.csv", user="userId")
@@ -139,23 +162,34 @@ def test_bad_input_gives_one_line_and_no_output(tmp_path, case):
     make_ratings(tmp_path / "ratings.csv", n=50)
     settings, message = BAD[case]
     before = set(tmp_path.iterdir())
-    result = run_job("ingest", tmp_path / "run.toml", *settings)
+    result = run_job(spark, "ingest", tmp_path / "run.toml", *settings)
+    assert_one_line(result, message)
+    left = [path for path in set(tmp_path.iterdir()) - before if any(path.rglob("*"))]
+    assert left == []
+
+
+def test_spark_submit_adds_nothing_to_that_line(tmp_path):
+    make_ratings(tmp_path / "ratings.csv", n=50, user="userId")
+    (tmp_path / "run.toml").write_text('[data]\npath = "ratings.csv"\n')
+    result = submit_job("ingest", tmp_path / "run.toml", cwd=tmp_path)
+    assert_one_line(result, "has no column 'user' for the user; it has userId")
+
+
+def assert_one_line(result, message):
     assert result.returncode == 1
     lines = [line for line in result.stdout.splitlines() if line.startswith("mfspark: error:")]
     assert len(lines) == 1
     assert message in lines[0]
     assert "Traceback" not in result.stdout
-    left = [path for path in set(tmp_path.iterdir()) - before if any(path.rglob("*"))]
-    assert left == []
 
 
-def test_model_of_another_schema_is_refused(finished, tmp_path):
+def test_model_of_another_schema_is_refused(spark, finished):
     folder, _ = finished
     metadata = folder / "runs/mine/model/metadata.json"
     content = metadata.read_text()
     metadata.write_text(content.replace('"schema_version": 1', '"schema_version": 7'))
     try:
-        result = run_job("evaluate", folder / "run.toml", "run.overwrite=true")
+        result = run_job(spark, "evaluate", folder / "run.toml", "run.overwrite=true")
     finally:
         metadata.write_text(content)
     assert result.returncode == 1
@@ -163,19 +197,19 @@ def test_model_of_another_schema_is_refused(finished, tmp_path):
     assert (folder / "runs/mine/evaluation/metrics").exists()
 
 
-def test_steps_say_what_must_come_first(tmp_path):
+def test_steps_say_what_must_come_first(spark, tmp_path):
     (tmp_path / "run.toml").write_text('[data]\ndataset = "synthetic"\n')
-    result = run_job("train", tmp_path / "run.toml")
+    result = run_job(spark, "train", tmp_path / "run.toml")
     assert result.returncode == 1
     assert "runs/default/ratings is missing; run the ingest job" in result.stdout
 
 
-def test_benchmark_measures_both_and_writes_json(tmp_path):
+def test_benchmark_measures_both_and_writes_json(spark, tmp_path):
     (tmp_path / "run.toml").write_text(
         '[run]\nname = "b"\n[data]\ndataset = "synthetic"\n'
         "[benchmark]\nn_ratings = [20000]\nranks = [4]\niterations = 3\nrounds = 1\n"
     )
-    result = run_job("benchmark", tmp_path / "run.toml")
+    result = run_job(spark, "benchmark", tmp_path / "run.toml")
     assert result.returncode == 0, result.stdout[-3000:]
     content = json.loads((tmp_path / "runs/b/benchmark.json").read_text())
     assert [row["peer"] for row in content["results"]] == ["mfspark", "mllib"]

@@ -7,7 +7,7 @@ import sys
 import venv
 from pathlib import Path
 
-from running import ROOT, make_ratings, run_job
+from running import ROOT, make_ratings, submit_job
 
 FIT = """
 rows = spark.createDataFrame([(u, i, float(u + i)) for u in range(5) for i in range(4)],
@@ -58,7 +58,7 @@ def test_the_console_of_a_job_has_no_lines_of_spark(tmp_path):
         f"[run]\nname = 'quiet'\ndirectory = '{tmp_path}/runs'\n"
         f"[data]\npath = '{tmp_path}/ratings.csv'\n[als]\nrank = 2\nmax_iter = 2\n"
     )
-    result = run_job("pipeline", config, cwd=ROOT)
+    result = submit_job("pipeline", config, cwd=ROOT)
     assert result.returncode == 0, result.stdout[-3000:]
     lines = [line for line in result.stdout.splitlines() if "incubator modules" not in line]
     assert not [line for line in lines if re.search(r"INFO|WARN|ERROR|Exception|Traceback", line)]

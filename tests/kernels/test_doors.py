@@ -6,11 +6,12 @@ import pytest
 from mfspark.columns import USER
 from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.csr import Csr, build_block
+from mfspark.kernels.draw import Prior, RowSums, draw_rows, draw_rows_of_moments
 from mfspark.kernels.half_step import half_step, solve_rows, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.kernels.predict import dot_rows, predict_pairs, top_n
+from mfspark.kernels.predict import dot_rows, predict_pairs, top_n, variance_of_pairs
 from mfspark.kernels.rotation import canonical_rotation
 from mfspark.kernels.sgd import Entries, SGDSide, shuffle, visit
 
@@ -22,6 +23,7 @@ FIXED = AlignedRows.zeros(1, 2)
 ROWS = np.zeros((1, 3), np.float32)
 SIDE = SGDSide.start(ROWS, np.ones(1, np.int64), 1.0)
 ENTRIES = Entries(INTS, INTS.copy(), SINGLES)
+PRIOR = Prior(np.zeros(3), np.eye(3))
 LISTS = Lists(np.array([0, 1]), INTS[:1], SINGLES[:1])
 WIDE = BLOCK.train._replace(indptr=np.array([0, 4]))
 DOUBLE_FIXED = FIXED._replace(factors=FIXED.factors.astype(np.float64))
@@ -54,6 +56,20 @@ CALLS = {
     "factors of two ranks": lambda: dot_rows(ROWS, ONE_ROW),
     "pairs of two lengths": lambda: predict_pairs(
         INTS, INTS[:2], ROWS, SINGLES[:1], ROWS, SINGLES[:1], 0.0
+    ),
+    "draws with noise of another rank": lambda: draw_rows(BLOCK.train, FIXED, PRIOR, 1.0, ONE_ROW),
+    "draws with noise in double": lambda: draw_rows(
+        BLOCK.train, FIXED, PRIOR, 1.0, np.zeros((1, 3))
+    ),
+    "a prior of another rank": lambda: draw_rows(
+        BLOCK.train, FIXED, Prior(np.zeros(2), np.eye(2)), 1.0, ROWS
+    ),
+    "moments and noise of two ranks": lambda: draw_rows_of_moments(
+        np.zeros((1, 3, 3)), PRIOR, 1.0, ROWS
+    ),
+    "sums of another rank": lambda: PRIOR.penalty(RowSums.of(ONE_ROW)),
+    "a single draw": lambda: variance_of_pairs(
+        INTS, INTS, np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 3), np.float32)
     ),
     "candidates without biases": lambda: top_n(ROWS, ROWS, SINGLES, 1),
     "a Gram matrix of another rank": lambda: canonical_rotation(np.eye(2), np.eye(3), np.zeros(2)),

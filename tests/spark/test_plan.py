@@ -12,7 +12,7 @@ from mfspark import BiasedALS
 from mfspark.columns import ITEM, USER
 from mfspark.engine.one_task import pack_ratings_whole
 from mfspark.engine.plan import Machine, Workload, one_task_bytes, plan_als, plan_sgd
-from mfspark.engine.training import prepare
+from mfspark.engine.training import objective_of, prepare
 from mfspark.settings import ALSSettings, SGDSettings
 
 LAPTOP = Machine(cores=4, task_cores=4)
@@ -70,7 +70,9 @@ def test_users_and_items_are_known_before_a_fit_is_planned(spark, rng):
     actual = [train[side].nunique() for side in ("user", "item")]
 
     def counts(ratings, rank):
-        summary = prepare(spark.createDataFrame(ratings), ALSSettings(rank=rank), {}).summary
+        summary = prepare(
+            spark.createDataFrame(ratings), rank, objective_of(ALSSettings()), {}
+        ).summary
         assert summary.n_ratings == len(train)
         return [summary.n_users, summary.n_items]
 

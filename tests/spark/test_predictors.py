@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, FloatType
 
-from mfspark import ALS, BiasedALS, BiasedSGD, BiasOnly, GlobalMean, ItemKNN, UserKNN
+from mfspark import ALS, BayesianMF, BiasedALS, BiasedSGD, BiasOnly, GlobalMean, ItemKNN, UserKNN
 
 
 def predictions(model, pairs):
@@ -118,6 +118,10 @@ class TestBiasedALS(PredictorContract):
 
 class TestBiasedSGD(PredictorContract):
     estimator = BiasedSGD(rank=3, maxIter=3, seed=1)
+
+
+class TestBayesianMF(PredictorContract):
+    estimator = BayesianMF(rank=3, maxIter=12, burnIn=4, seed=1)
 
 
 class TestBiasOnly(PredictorContract):

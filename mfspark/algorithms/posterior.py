@@ -1,0 +1,53 @@
+"""What is stored of a posterior beside its mean: some draws, and how wide predictions spread."""
+
+import numpy as np
+
+from mfspark.algorithms.history import Posterior, Spread
+from mfspark.columns import Side
+from mfspark.kernels.arrays import Float32s
+from mfspark.kernels.draw import Prior, RowSums
+
+
+class StoredDraws:
+    """Keeps at most ``n_kept`` of the draws, more than half as many, at equal distances."""
+
+    def __init__(self, n_kept: int) -> None:
+        self._n_kept = n_kept
+        self._kept: list[dict[Side, Float32s]] = []
+        self._spreads: list[Spread] = []
+        self._distance = 1
+
+    def add(self, rows: dict[Side, Float32s], spread: Spread) -> None:
+        """Take one more draw."""
+        if self._n_kept and len(self._spreads) % self._distance == 0:
+            if len(self._kept) == self._n_kept:
+                self._kept = self._kept[::2]
+                self._distance *= 2
+            if len(self._spreads) % self._distance == 0:
+                self._kept.append(dict(rows))
+        self._spreads.append(spread)
+
+    def posterior(self) -> Posterior:
+        """What there is in the end."""
+        draws = {
+            side: np.stack([rows[side] for rows in self._kept], axis=1)
+            for side in Side
+            if self._kept
+        }
+        return Posterior(draws, Spread(*np.mean(self._spreads, axis=0).tolist()))
+
+
+def spread_of(
+    noise_precision: float, priors: dict[Side, Prior], sums: dict[Side, RowSums]
+) -> Spread:
+    """The parts of the variance according to one draw."""
+    cold = {}
+    for side in Side:
+        # E vᵀ Λ⁻¹ v over the rows v = [q, 1] of the other side.
+        other = sums[side.other]
+        features = other.products.copy()
+        features[-1, :] = features[:, -1] = other.rows
+        features[-1, -1] = other.n_rows
+        covariance = np.linalg.inv(priors[side].precision)
+        cold[side] = float(np.sum(features * covariance)) / other.n_rows
+    return Spread(1 / noise_precision, *cold.values())

@@ -1,0 +1,97 @@
+"""The mean over draws of a factor model, as a factor model.
+
+The mean of t predictions b_u + b_i + p_u·q_i has the mean biases, and as interaction the product of
+all draws side by side, A = [P₁, …, P_t] / √t and B = [Q₁, …, Q_t] / √t. Only its greatest singular
+directions are kept, found anew whenever some draws have come (see :mod:`mfspark.kernels.rotation`),
+so that memory does not grow with the draws.
+"""
+
+from concurrent.futures import Executor
+
+import numpy as np
+
+from mfspark.columns import ITEM, USER, Side
+from mfspark.kernels.arrays import Float32s, Float64s
+from mfspark.kernels.rotation import canonical_rotation
+
+# Directions that are kept, in multiples of the rank, and draws that are added at a time: the cost
+# per draw hardly depends on the latter.
+KEPT, DRAWS_AT_A_TIME = 2, 5
+# Rows that are worked on at a time, so that the draws side by side need no memory of their own.
+_ROWS_PER_PART = 16_384
+
+
+class RunningMean:
+    """Takes draws one after the other: rows [factors, bias] by side, float32 [n, rank + 1]."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.n_draws = 0
+        self._factors: dict[Side, Float32s] = {}
+        self._bias: dict[Side, Float64s] = {}
+        self._waiting: list[dict[Side, Float32s]] = []
+
+    def add(self, draw: dict[Side, Float32s], pool: Executor) -> bool:
+        """Take one more draw; whether all draws are in the mean now, or some still wait."""
+        self._waiting.append(draw)
+        if len(self._waiting) < DRAWS_AT_A_TIME:
+            return False
+        self._fold(KEPT * self.rank, pool)
+        return True
+
+    @property
+    def rows(self) -> dict[Side, Float32s]:
+        """The mean so far as rows [factors, bias] by side, float32 [n, at most 2 rank + 1]."""
+        return {
+            side: np.column_stack([factors, self._bias[side].astype(np.float32)])
+            for side, factors in self._factors.items()
+        }
+
+    def final(self, pool: Executor) -> dict[Side, Float32s]:
+        """The mean of all draws as rows of their own rank, float32 [n, rank + 1]."""
+        self._fold(self.rank, pool)
+        return self.rows
+
+    def _fold(self, n_kept: int, pool: Executor) -> None:
+        """Bring what is waiting into the mean, and the mean to at most ``n_kept`` directions."""
+        n_new, n_old = len(self._waiting), self.n_draws
+        for side in Side:
+            total = n_old * self._bias.get(side, np.zeros(1))
+            for draw in self._waiting:
+                total = total + draw[side][:, -1]
+            self._bias[side] = total / (n_old + n_new)
+        parts = {side: self._parts(side) for side in Side}
+        users = list(pool.map(lambda part: self._gram(USER, part), parts[USER]))
+        items = list(pool.map(lambda part: self._gram(ITEM, part), parts[ITEM]))
+        rotation = canonical_rotation(
+            np.sum([gram for gram, _ in users], axis=0),
+            np.sum([gram for gram, _ in items], axis=0),
+            np.sum([sums for _, sums in items], axis=0),
+        )
+        for side, matrix in ((USER, rotation.users), (ITEM, rotation.items)):
+            rotated = pool.map(
+                lambda part, side=side, matrix=matrix: (
+                    self._beside(side, part) @ matrix[:, :n_kept].astype(np.float32)
+                ),
+                parts[side],
+            )
+            self._factors[side] = np.concatenate(list(rotated))
+        self._waiting.clear()
+        self.n_draws = n_old + n_new
+
+    def _parts(self, side: Side) -> list[slice]:
+        n_rows = len(self._bias[side])
+        return [slice(at, at + _ROWS_PER_PART) for at in range(0, n_rows, _ROWS_PER_PART)]
+
+    def _beside(self, side: Side, part: slice) -> Float32s:
+        """Some rows of A or B: the mean so far and the waiting draws side by side, weighted."""
+        n = self.n_draws + len(self._waiting)
+        weighted = [draw[side][part, :-1] / np.float32(np.sqrt(n)) for draw in self._waiting]
+        if self.n_draws:
+            share = np.float32(np.sqrt(self.n_draws / n))
+            weighted.insert(0, share * self._factors[side][part])
+        return np.concatenate(weighted, axis=1)
+
+    def _gram(self, side: Side, part: slice) -> tuple[Float64s, Float64s]:
+        rows = self._beside(side, part).astype(np.float64)
+        return rows.T @ rows, rows.sum(axis=0)

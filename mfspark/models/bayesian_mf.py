@@ -1,0 +1,62 @@
+"""``BayesianMF``: the estimator."""
+
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame
+from typing_extensions import Unpack
+
+from mfspark.engine.fit_bayes import fit_bayes
+from mfspark.models.factor_model import FactorModel
+from mfspark.models.factorisation import (
+    Factorisation,
+    known_factors,
+    model_of,
+    select_ratings,
+)
+from mfspark.models.params import BayesianMFArguments, BayesianMFParams
+from mfspark.settings import BayesianSettings
+
+
+class BayesianMF(
+    Factorisation, BayesianMFParams, DefaultParamsReadable["BayesianMF"], DefaultParamsWritable
+):
+    """Bayesian matrix factorisation with user and item biases: no penalty to tune.
+
+    Salakhutdinov & Mnih, Bayesian probabilistic matrix factorization using Markov chain Monte
+    Carlo, ICML 2008, with biases among the factors. With x_u = [p_u, b_u] and x_i = [q_i, b_i],
+
+        r ~ N(μ + b_u + b_i + p_u·q_i, 1/α)    x_u ~ N(m_U, Λ_U⁻¹)    x_i ~ N(m_I, Λ_I⁻¹)
+
+    and normal–Wishart priors of m and Λ and a gamma prior of α, which are weak: all of them are
+    learnt. A Gibbs sampler draws α, m, Λ and all rows in turn; ``maxIter`` sweeps, of which the
+    first ``burnIn`` only bring the chain to where it stays. The mean of all later draws'
+    predictions is folded, draw by draw, into one factor model of the same rank.
+
+    ``fit`` returns a :class:`FactorModel` like that of any other estimator. With
+    ``predictionStdCol`` its ``transform`` adds the standard deviation of a rating around its
+    prediction: that of the noise, 1/√α, together with the spread over ``keepDraws`` stored draws.
+    Results depend on data and seed, not on the partitioning (to float32 rounding). In the history
+    ``train_rmse`` is that of each draw, ``validation_rmse`` that of the mean so far.
+
+    >>> model = BayesianMF(seed=1, predictionStdCol="std").fit(ratings)  # doctest: +SKIP
+    >>> model.transform(pairs)  # doctest: +SKIP
+    """
+
+    def __init__(self, **arguments: Unpack[BayesianMFArguments]) -> None:
+        super().__init__(**arguments)
+
+    def setParams(self, **arguments: Unpack[BayesianMFArguments]) -> "BayesianMF":
+        """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
+        self.set_params(arguments)
+        return self
+
+    def settings(self) -> BayesianSettings:
+        """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""
+        settings = super().settings()
+        assert isinstance(settings, BayesianSettings)
+        return settings
+
+    def _fit(self, dataset: DataFrame) -> FactorModel:
+        settings = self.settings()
+        ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
+        fit = fit_bayes(ratings, settings, known_factors(ratings, settings))
+        return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))
