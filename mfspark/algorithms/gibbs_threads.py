@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mfspark.algorithms.als_threads import (
     row_ranges,
@@ -72,7 +73,8 @@ class ThreadedGibbs:
         history = History(settings.max_iter, settings.tol, self.scale)
         keys = {side: start_keys(ratings.ids[side], side, settings.seed) for side in Side}
         mean, stored = RunningMean(settings.rank), StoredDraws(settings.keep_draws)
-        with ThreadPoolExecutor(n_threads) as pool:
+        # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             train, validation = blocks[USER].train, blocks[USER].validation
             state = self._warm_up(pool, n_threads, ratings, blocks)

@@ -18,7 +18,7 @@ from mfspark.kernels.rotation import canonical_rotation
 # per draw hardly depends on the latter.
 KEPT, DRAWS_AT_A_TIME = 2, 5
 # Rows that are worked on at a time, so that the draws side by side need no memory of their own.
-_ROWS_PER_PART = 16_384
+_ROWS_PER_PART = 2048
 
 
 class RunningMean:
@@ -60,22 +60,28 @@ class RunningMean:
             for draw in self._waiting:
                 total = total + draw[side][:, -1]
             self._bias[side] = total / (n_old + n_new)
-        parts = {side: self._parts(side) for side in Side}
-        users = list(pool.map(lambda part: self._gram(USER, part), parts[USER]))
-        items = list(pool.map(lambda part: self._gram(ITEM, part), parts[ITEM]))
-        rotation = canonical_rotation(
-            np.sum([gram for gram, _ in users], axis=0),
-            np.sum([gram for gram, _ in items], axis=0),
-            np.sum([sums for _, sums in items], axis=0),
+        parts = [(side, part) for side in Side for part in self._parts(side)]
+        sums = list(pool.map(self._sums, *zip(*parts, strict=True)))
+        grams, columns = (
+            {
+                side: np.sum(
+                    [each[n] for owner, each in zip(parts, sums, strict=True) if owner[0] == side],
+                    axis=0,
+                )
+                for side in Side
+            }
+            for n in (0, 1)
         )
-        for side, matrix in ((USER, rotation.users), (ITEM, rotation.items)):
-            rotated = pool.map(
-                lambda part, side=side, matrix=matrix: (
-                    self._beside(side, part) @ matrix[:, :n_kept].astype(np.float32)
-                ),
-                parts[side],
-            )
-            self._factors[side] = np.concatenate(list(rotated))
+        rotation = canonical_rotation(grams[USER], grams[ITEM], columns[ITEM])
+        matrices = {USER: rotation.users, ITEM: rotation.items}
+
+        def rotate(side: Side, part: slice) -> Float32s:
+            return self._beside(side, part) @ matrices[side][:, :n_kept].astype(np.float32)
+
+        rotated = list(pool.map(rotate, *zip(*parts, strict=True)))
+        for side in Side:
+            of_side = [rows for owner, rows in zip(parts, rotated, strict=True) if owner[0] == side]
+            self._factors[side] = np.concatenate(of_side)
         self._waiting.clear()
         self.n_draws = n_old + n_new
 
@@ -92,6 +98,6 @@ class RunningMean:
             weighted.insert(0, share * self._factors[side][part])
         return np.concatenate(weighted, axis=1)
 
-    def _gram(self, side: Side, part: slice) -> tuple[Float64s, Float64s]:
+    def _sums(self, side: Side, part: slice) -> tuple[Float64s, Float64s]:
         rows = self._beside(side, part).astype(np.float64)
         return rows.T @ rows, rows.sum(axis=0)

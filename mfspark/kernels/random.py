@@ -34,15 +34,17 @@ def hashed_uniform(seed: int, what: str, ids: Int64s, n: int) -> Float64s:
 def normal_rows(keys: UInt64s, sweep: int, n: int) -> Float32s:
     """Standard normal numbers, float32 [len(keys), n], that depend on key and sweep.
 
-    Pairs of uniform numbers u, v give √(−2 ln u) · (cos 2πv, sin 2πv) (Box & Muller 1958).
+    The halves of 64 random bits give a pair of uniform numbers u, v, and these the pair of normal
+    numbers √(−2 ln u) · (cos 2πv, sin 2πv) (Box & Muller 1958), all in single precision; u is at
+    least 2⁻²⁵, so none is beyond 5.9.
     """
     assert keys.dtype == np.uint64
     half = -(-n // 2)
     own = mix(keys ^ mix(np.array([sweep], np.uint64) * GAMMA))
-    numbers = uniform(own, 2 * half)
-    # 1 − u lies in (0, 1].
-    radius = np.sqrt(-2 * np.log(1 - numbers[:, :half]))
-    angle = 2 * np.pi * numbers[:, half:]
+    bits = _random_bits(own, half).view(np.uint32).reshape(len(keys), half, 2) >> np.uint32(8)
+    numbers = bits.astype(np.float32) * np.float32(2.0**-24)
+    radius = np.sqrt(np.float32(-2) * np.log(numbers[..., 0] + np.float32(2.0**-25)))
+    angle = np.float32(2 * np.pi) * numbers[..., 1]
     rows = np.empty((len(keys), 2 * half), np.float32)
     rows[:, :half], rows[:, half:] = radius * np.cos(angle), radius * np.sin(angle)
     return rows[:, :n]
