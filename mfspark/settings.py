@@ -156,7 +156,7 @@ class BayesianSettings(FactorisationSettings, FactorModelSettings):
     """How long ``BayesianMF`` samples, and what it stores."""
 
     max_iter: int = Field(
-        100,
+        200,
         ge=2,
         description="most sweeps (draws of all users and all items), with burn-in",
     )
@@ -165,7 +165,7 @@ class BayesianSettings(FactorisationSettings, FactorModelSettings):
         8, ge=0, description="draws that are stored for standard deviations, at most; 0: none"
     )
     tol: float = Field(
-        1e-4,
+        2e-5,
         ge=0,
         description="stop when ten sweeps have lowered the validation RMSE of the mean over all "
         "draws (without validation rows: its training RMSE) by less than this share; 0: never",

@@ -14,6 +14,8 @@ from mfspark.kernels.draw import Prior, RowSums
 
 # β₀: the mean of the rows is known a priori as if from this many of them.
 _PRIOR_ROWS = 2.0
+# W₀⁻¹ is this times the unit matrix: so little that directions without signal shrink away.
+PRIOR_SCATTER = 0.01
 # A priori α is gamma distributed with this shape and rate: about one rating's worth.
 _NOISE_SHAPE = _NOISE_RATE = 1.0
 # Ratings without noise would have α grow until single precision fails.
@@ -21,16 +23,18 @@ _MOST_PRECISE = 1e6
 
 
 def draw_prior(sums: RowSums, rng: np.random.Generator) -> Prior:
-    """m and Λ given the rows of a side, with W₀ the unit matrix and ν₀ = rank + 1.
+    """m and Λ given the rows of a side, with ν₀ = rank + 1.
 
     Given n rows of mean x̄ and scatter S = Σ (x − x̄)(x − x̄)ᵀ,
 
-        Λ ~ Wishart((I + S + β₀n/(β₀ + n) x̄ x̄ᵀ)⁻¹, ν₀ + n)    m ~ N(n x̄ / (β₀ + n), ((β₀ + n) Λ)⁻¹)
+        Λ ~ Wishart((W₀⁻¹ + S + β₀n/(β₀ + n) x̄ x̄ᵀ)⁻¹, ν₀ + n)
+        m ~ N(n x̄ / (β₀ + n), ((β₀ + n) Λ)⁻¹)
     """
     n, size = sums.n_rows, len(sums.rows)
     assert sums.products.shape == (size, size)
     center = sums.rows / (_PRIOR_ROWS + n)
-    inverse_scale = np.eye(size) + sums.products - (_PRIOR_ROWS + n) * np.outer(center, center)
+    inverse_scale = PRIOR_SCATTER * np.eye(size) + sums.products
+    inverse_scale -= (_PRIOR_ROWS + n) * np.outer(center, center)
     precision = _wishart(inverse_scale, size + n, rng)
     # Λ = L Lᵀ, so L⁻ᵀ z has the covariance Λ⁻¹.
     lower = np.linalg.cholesky(precision)

@@ -16,6 +16,7 @@ from mfspark.errors import ConfigError
 from mfspark.interpretation.tables import InterpretSettings
 from mfspark.settings import (
     ALSSettings,
+    BayesianSettings,
     BiasOnlySettings,
     KNNSettings,
     PenalisedSettings,
@@ -105,7 +106,7 @@ class CrossValidationSettings(BaseModel):
 
 
 ModelKind = Literal[
-    "als", "sgd", "global_mean", "bias_only", "item_knn", "user_knn", "mllib", "blend"
+    "als", "sgd", "bayes", "global_mean", "bias_only", "item_knn", "user_knn", "mllib", "blend"
 ]
 
 
@@ -141,7 +142,17 @@ class CompareSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: list[ModelKind | dict[str, Any]] = Field(
-        ["global_mean", "bias_only", "item_knn", "user_knn", "mllib", "als", "sgd", "blend"],
+        [
+            "global_mean",
+            "bias_only",
+            "item_knn",
+            "user_knn",
+            "mllib",
+            "als",
+            "sgd",
+            "bayes",
+            "blend",
+        ],
         min_length=1,
         description="kinds, with the settings of the sections of these names; or tables of a kind, "
         'a name and settings of their own: { kind = "als", name = "ALS 8", rank = 8 }',
@@ -187,6 +198,7 @@ class Config(BaseModel):
     split: SplitSettings = Field(default_factory=SplitSettings)
     als: ALSSettings = Field(default_factory=ALSSettings)
     sgd: SGDSettings = Field(default_factory=SGDSettings)
+    bayes: BayesianSettings = Field(default_factory=BayesianSettings)
     global_mean: PredictorSettings = Field(default_factory=PredictorSettings)
     bias_only: BiasOnlySettings = Field(default_factory=BiasOnlySettings)
     item_knn: KNNSettings = Field(default_factory=KNNSettings)

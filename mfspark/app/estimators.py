@@ -13,6 +13,7 @@ from mfspark.app.config import BlendSettings, Config, MllibSettings, ModelKind, 
 from mfspark.columns import ITEM, RATING, USER
 from mfspark.errors import ConfigError
 from mfspark.models.baselines import BiasOnly, GlobalMean
+from mfspark.models.bayesian_mf import BayesianMF
 from mfspark.models.biased_als import BiasedALS
 from mfspark.models.biased_sgd import BiasedSGD
 from mfspark.models.knn import ItemKNN, UserKNN
@@ -21,6 +22,7 @@ from mfspark.settings import FactorisationSettings
 _ESTIMATORS: dict[str, Any] = {
     "als": BiasedALS,
     "sgd": BiasedSGD,
+    "bayes": BayesianMF,
     "global_mean": GlobalMean,
     "bias_only": BiasOnly,
     "item_knn": ItemKNN,
@@ -29,6 +31,7 @@ _ESTIMATORS: dict[str, Any] = {
 _NAMES = {
     "als": "ALS",
     "sgd": "SGD",
+    "bayes": "Bayesian MF",
     "global_mean": "global mean",
     "bias_only": "bias only",
     "item_knn": "item kNN",

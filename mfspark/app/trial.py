@@ -1,10 +1,12 @@
 """One model on one fold: fitted, timed, its predictions written; a failure ends it alone."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -24,7 +26,7 @@ logger = logging.getLogger("mfspark")
 VALIDATION, TEST = "validation", "test"
 _PREDICTED = "predicted"
 # Kinds that learn from validation ratings when to stop, and have a history.
-_ITERATIVE = "als", "sgd"
+_ITERATIVE = "als", "sgd", "bayes"
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,17 @@ def _write(entry: Entry, fold: Fold, part: str, predictions: DataFrame, target: 
 
 
 def _curve(name: str, fold: int, model: FactorModel) -> list[tuple[Any, ...]]:
-    """RMSE after each pass over the ratings: a half-step of ALS, an epoch of SGD."""
+    """RMSE after each pass over the ratings: a half-step of ALS, an epoch of SGD, half a sweep of
+    the sampler, which is measured after some of them."""
     history: Any = model.history.toPandas()
     history = history.sort_values(["iteration", "side"], ascending=[True, False])
     part = VALIDATION if history["validation_rmse"].notna().any() else "train"
-    passed = history["seconds"].cumsum()
+    passes = (2 if model.metadata.posterior else 1) * np.arange(1, len(history) + 1)
+    rows = zip(passes, history["seconds"].cumsum(), history[f"{part}_rmse"], strict=True)
     return [
-        (name, fold, number, float(seconds), part, float(rmse))
-        for number, (seconds, rmse) in enumerate(
-            zip(passed, history[f"{part}_rmse"], strict=True), start=1
-        )
+        (name, fold, int(number), float(seconds), part, float(rmse))
+        for number, seconds, rmse in rows
+        if not math.isnan(rmse)
     ]
 
 

@@ -115,8 +115,9 @@ def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
         half_steps = history["iteration"] - (history["side"] == "user") * 0.5
         axes.plot(half_steps, history["train_rmse"], color=GREY, marker=".", label="training")
         if history["validation_rmse"].notna().any():
-            axes.plot(half_steps, history["validation_rmse"], color=BLUE, marker=".",
-                      label="validation")  # fmt: skip
+            is_measured = history["validation_rmse"].notna()
+            axes.plot(half_steps[is_measured], history.loc[is_measured, "validation_rmse"],
+                      color=BLUE, marker=".", label="validation")  # fmt: skip
         axes.axvline(best_iteration, color=ORANGE, lw=1, ls="--", label="kept")
         axes.set_xlabel("iteration (a point per half-step)")
         axes.set_ylabel("RMSE (stars)")

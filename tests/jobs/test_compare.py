@@ -14,10 +14,14 @@ validation = 0.15
 [als]
 rank = 2
 max_iter = 4
+[bayes]
+rank = 2
+max_iter = 30
+tol = 0.0
 [compare]
 resamples = 200
 models = [
-  "global_mean", "bias_only", "item_knn", "als", "mllib", "blend",
+  "global_mean", "bias_only", "item_knn", "als", "bayes", "mllib", "blend",
   { kind = "sgd", name = "SGD, three epochs", rank = 2, max_iter = 3 },
 ]
 [blend]
@@ -45,13 +49,13 @@ def test_tables_and_headline(compared):
     models = pd.read_parquet(comparison / "models").set_index("predictor")
     alive = models[models["state"] == "succeeded"]
     assert set(alive.index) == {
-        "global mean", "bias only", "item kNN", "ALS", "SGD, three epochs", "blend",
+        "global mean", "bias only", "item kNN", "ALS", "Bayesian MF", "SGD, three epochs", "blend",
     }  # fmt: skip
     assert (alive["n_common"] == len(pd.read_parquet(folder / "runs/mine/ratings/test"))).all()
     assert (alive[["fit_seconds", "predict_seconds", "parameters"]] > 0).all(axis=None)
     n_rows = models.loc["bias only", "parameters"] - 1
     assert models.loc["ALS", "parameters"] == 3 * n_rows + 1
-    assert len(pd.read_parquet(comparison / "differences")) == 15
+    assert len(pd.read_parquet(comparison / "differences")) == 21
     predictions = pd.read_parquet(comparison / "predictions")
     assert (predictions.groupby("predictor").size() == alive["n"].iloc[0]).all()
     assert "Report: runs/mine/comparison/index.html" in result.stdout
@@ -82,6 +86,8 @@ def test_curves_count_passes_over_the_ratings(compared):
     # Two half-steps for each iteration, as many as validation allowed.
     assert passes["ALS"] == list(range(1, len(passes["ALS"]) + 1))
     assert len(passes["ALS"]) in (4, 6, 8)
+    # Two passes for each sweep, measured after five of them each time.
+    assert passes["Bayesian MF"] == [30, 40, 50, 60]
     assert set(curves["part"]) == {"validation"}
     assert by_model["seconds"].apply(lambda seconds: seconds.is_monotonic_increasing).all()
 
