@@ -9,6 +9,7 @@ from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.plan import plan_bayes
 from mfspark.engine.training import Fit, objective_of, prepare
 from mfspark.engine.workspace import Workspace
+from mfspark.errors import ConfigError
 from mfspark.settings import ALSSettings, BayesianSettings
 
 
@@ -20,8 +21,14 @@ def fit_bayes(
 
     Rows with ``is_validation`` true are not fitted; the error of the mean over all draws on them
     decides when to stop. ``known``: id, bias and factors to start from, by side. Raises
-    ``DataError`` for ids or ratings that are null or not finite, ``FitError`` when Spark gives up.
+    ``ConfigError`` for a distributed fit, ``DataError`` for ids or ratings that are null or not
+    finite, ``FitError`` when Spark gives up.
     """
+    if settings.execution == "distributed":
+        raise ConfigError(
+            "execution = 'distributed' is not there for BayesianMF, which samples in one task; set "
+            "it to 'auto' or 'one_task', or fit by BiasedALS"
+        )
     # Of the iterations of ALS before the first draw.
     objective = objective_of(ALSSettings())
     with Workspace(ratings.sparkSession) as workspace:

@@ -153,6 +153,11 @@ def test_starts_from_a_model(split, tmp_path):
     assert started.fit(train).rank == 2
 
 
+def test_a_distributed_chain_is_refused(split):
+    with pytest.raises(ConfigError, match="samples in one task"):
+        BayesianMF(execution="distributed").fit(split[0])
+
+
 @pytest.mark.parametrize("arguments", [{"burnIn": 100}, {"maxIter": 1}, {"keepDraws": -1}])
 def test_params_out_of_bounds(arguments):
     with pytest.raises(ConfigError):
