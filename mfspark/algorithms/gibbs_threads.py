@@ -3,6 +3,8 @@ threads (Salakhutdinov & Mnih 2008)."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -142,11 +144,10 @@ def run_sweep(
     rows, sums, priors = dict(state.rows), dict(state.sums), {}
     for side in Side:
         priors[side] = draw_prior(sums[side], rng)
-        rows[side], squared_error = draw_side(
+        rows[side], sums[side], squared_error = draw_side(
             pool, n_threads, blocks[side].train, rows[side.other], priors[side], noise_precision,
             normals[side],
         )  # fmt: skip
-        sums[side] = RowSums.of(rows[side])
     return ChainState(rows, sums, squared_error), Hyper(noise_precision, priors)
 
 
@@ -176,17 +177,20 @@ def draw_side(
     prior: Prior,
     noise_precision: float,
     normals: Float32s,
-) -> tuple[Float32s, float]:
-    """One draw of all rows of a side, given those of the ``other`` one; see ``draw_rows``."""
+) -> tuple[Float32s, RowSums, float]:
+    """One draw of all rows of a side, given those of the ``other`` one: rows, their sums, and Σ
+    (r − r̂)²; see ``draw_rows``."""
     fixed = AlignedRows.of(other)
     n_hot, ranges = share_rows(train.counts, n_threads)
-    done = pool.map(
-        lambda rows: draw_rows(
-            train.slice(*rows), fixed, prior, noise_precision, normals[slice(*rows)]
-        ),
-        ranges,
-    )
-    hot = shared_moments(pool, n_threads, train.slice(0, n_hot), fixed, 0.0)
-    hot_done = draw_rows_of_moments(hot, prior, noise_precision, normals[:n_hot])
-    drawn, errors = zip(hot_done, *done, strict=True)
-    return np.concatenate(drawn), float(sum(errors))
+
+    def draw(first: int, last: int) -> tuple[Float32s, RowSums, float]:
+        rows, error = draw_rows(
+            train.slice(first, last), fixed, prior, noise_precision, normals[first:last]
+        )
+        return rows, RowSums.of(rows), error
+
+    done = pool.map(lambda rows: draw(*rows), ranges)
+    moments = shared_moments(pool, n_threads, train.slice(0, n_hot), fixed, 0.0)
+    hot, hot_error = draw_rows_of_moments(moments, prior, noise_precision, normals[:n_hot])
+    drawn, sums, errors = zip((hot, RowSums.of(hot), hot_error), *done, strict=True)
+    return np.concatenate(drawn), reduce(add, sums), float(sum(errors))

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mfspark.algorithms.running_mean import DRAWS_AT_A_TIME, KEPT
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK
 from mfspark.settings import ALSSettings, BayesianSettings, ExchangeName, Execution, SGDSettings
@@ -211,7 +212,7 @@ def plan_bayes(workload: Workload, settings: BayesianSettings, machine: Machine)
     n_rows = workload.n_users + workload.n_items
     # Stored draws as they are and as a table, the mean of twice the rank and the next one, and
     # draws that wait to join it.
-    n_copies = 2 * settings.keep_draws + 2 * 2 + 2
+    n_copies = 2 * settings.keep_draws + 2 * KEPT + DRAWS_AT_A_TIME
     task_bytes = one_task_bytes(workload) + n_copies * workload.row_bytes * n_rows
     return Plan(
         in_one_task=True,

@@ -240,6 +240,22 @@ def test_stops_when_the_mean_has_come_to_rest():
     assert measured[-1] < measured[0]
 
 
+def test_rank_zero_is_biases_alone():
+    table, _ = ratings_of(5)
+    ratings, found = fitted(table, rank=0)
+    rows = found.rows
+    assert rows[USER].shape == (120, 1)
+    error = rows[USER][ratings.positions[USER], 0] + rows[ITEM][ratings.positions[ITEM], 0]
+    assert np.std(ratings.rating - error) < 0.95 * np.std(ratings.rating)
+
+
+def test_ratings_without_noise_end_in_finite_rows():
+    table, truth = ratings_of(6, noise=0.0)
+    ratings, found = fitted(table, rank=3)
+    error = all_pairs(ratings, found.rows) - truth
+    assert np.sqrt(np.mean(error**2)) < 0.1 * truth.std()
+
+
 def test_burn_in_must_end():
     with pytest.raises(ValueError, match="no draw would be averaged"):
         BayesianSettings(max_iter=10, burn_in=10)
