@@ -84,6 +84,16 @@ class DataSettings(RatingsSource, Checks):
         )
 
 
+class TrainSettings(BaseModel):
+    """Which model the jobs train and cross-validate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["als", "sgd", "bayes"] = Field(
+        "als", description="als, sgd or bayes, with the settings of the section of that name"
+    )
+
+
 class RecommendSettings(BaseModel):
     """Top-N lists of the recommend job."""
 
@@ -196,6 +206,7 @@ class Config(BaseModel):
     data: DataSettings
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
     split: SplitSettings = Field(default_factory=SplitSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
     als: ALSSettings = Field(default_factory=ALSSettings)
     sgd: SGDSettings = Field(default_factory=SGDSettings)
     bayes: BayesianSettings = Field(default_factory=BayesianSettings)
@@ -210,6 +221,13 @@ class Config(BaseModel):
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+
+    @property
+    def trained(self) -> ALSSettings | SGDSettings | BayesianSettings:
+        """The settings of the model that ``train.model`` names."""
+        if self.train.model == "als":
+            return self.als
+        return self.sgd if self.train.model == "sgd" else self.bayes
 
     @model_validator(mode="before")
     @classmethod

@@ -26,10 +26,11 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
     with run.step("cross_validate") as facts:
         rows = []
         with checked_ratings(spark, run) as (checked, _, origin):
-            predicted = F.col(run.config.als.prediction_col)
+            trained = run.config.trained
+            predicted = F.col(trained.prediction_col)
             folded = checked.clean.withColumn("fold", fold(settings.seed, settings.folds))
             for number in range(settings.folds):
-                model = make_estimator("als", run.config.als).fit(
+                model = make_estimator(run.config.train.model, trained).fit(
                     folded.where(F.col("fold") != number)
                 )
                 scored = model.transform(folded.where(F.col("fold") == number)).select(

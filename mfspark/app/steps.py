@@ -16,13 +16,14 @@ from mfspark.app.ingest import ingest
 from mfspark.app.run_directory import RunDirectory
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
-from mfspark.engine.plan import Plan, Workload, plan_als
+from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
 from mfspark.errors import DataError
 from mfspark.evaluation.ratings import evaluate
 from mfspark.interpretation.explain import most_rated_explained
 from mfspark.interpretation.tables import interpret
 from mfspark.models.factor_model import FactorModel
 from mfspark.report.render import write_report
+from mfspark.settings import BayesianSettings, SGDSettings
 
 logger = logging.getLogger("mfspark")
 _VALIDATION = "is_validation"
@@ -32,14 +33,14 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
     """Fit the model to ratings/train, stopping by ratings/validation: model/."""
     with run.step("train") as facts:
         fitted, validation = run.ratings(spark, "train"), run.ratings(spark, "validation")
-        settings = run.config.als
+        settings = run.config.trained
         indicator = None
         if not validation.isEmpty():
             indicator = _VALIDATION
             fitted = mark_validation(fitted, validation, indicator)
-        als = make_estimator("als", settings, indicator)
+        estimator = make_estimator(run.config.train.model, settings, indicator)
         logger.info("%s", _plan(spark, run).describe())
-        model = als.fit(fitted)
+        model = estimator.fit(fitted)
         with run.output("model", ("ratings",)) as target:
             model.save(target, overwrite=True)
         facts |= {
@@ -54,8 +55,13 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
 def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
     """What the fit to ratings/train will cost, from the counts in ingest.json."""
     found = run.ingested()
-    workload = Workload(found.split["train"], found.users, found.items, run.config.als.rank)
-    return plan_als(workload, run.config.als, machine_of(spark))
+    settings, machine = run.config.trained, machine_of(spark)
+    workload = Workload(found.split["train"], found.users, found.items, settings.rank)
+    if isinstance(settings, BayesianSettings):
+        return plan_bayes(workload, settings, machine)
+    if isinstance(settings, SGDSettings):
+        return plan_sgd(workload, settings, machine)
+    return plan_als(workload, settings, machine)
 
 
 def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:

@@ -197,6 +197,18 @@ def test_model_of_another_schema_is_refused(spark, finished):
     assert (folder / "runs/mine/evaluation/metrics").exists()
 
 
+@pytest.mark.parametrize(("model", "algorithm"), [("sgd", "BiasedSGD"), ("bayes", "BayesianMF")])
+def test_other_models_are_trained_and_reported(spark, finished, tmp_path, model, algorithm):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    settings = ["run.overwrite=true", f"train.model={model}", f"{model}.max_iter=20"]
+    for job in ("train", "evaluate", "interpret", "report"):
+        result = run_job(spark, job, folder / "run.toml", *settings)
+        assert result.returncode == 0, result.stdout[-3000:]
+    metadata = json.loads((folder / "runs/mine/model/metadata.json").read_text())
+    assert metadata["algorithm"] == algorithm
+    assert "<h2>" in (folder / "runs/mine/report/index.html").read_text()
+
+
 def test_steps_say_what_must_come_first(spark, tmp_path):
     (tmp_path / "run.toml").write_text('[data]\ndataset = "synthetic"\n')
     result = run_job(spark, "train", tmp_path / "run.toml")
