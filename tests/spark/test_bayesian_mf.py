@@ -158,7 +158,7 @@ def test_a_distributed_chain_is_refused(split):
         BayesianMF(execution="distributed").fit(split[0])
 
 
-@pytest.mark.parametrize("arguments", [{"burnIn": 100}, {"maxIter": 1}, {"keepDraws": -1}])
+@pytest.mark.parametrize("arguments", [{"burnIn": 200}, {"maxIter": 1}, {"keepDraws": -1}])
 def test_params_out_of_bounds(arguments):
     with pytest.raises(ConfigError):
         BayesianMF(**arguments)
