@@ -146,8 +146,9 @@ class FactorModelParams(Params):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
+            problem = first["msg"].lower().removeprefix("value error, ")
             raise ConfigError(
-                f"{name} = {first['input']!r} is not allowed: {first['msg'].lower()}; "
+                f"{name} = {first['input']!r} is not allowed: {problem}; "
                 f"{name} is the {self.getParam(name).doc}"
             ) from None
 

@@ -160,5 +160,6 @@ def test_a_distributed_chain_is_refused(split):
 
 @pytest.mark.parametrize("arguments", [{"burnIn": 200}, {"maxIter": 1}, {"keepDraws": -1}])
 def test_params_out_of_bounds(arguments):
-    with pytest.raises(ConfigError):
+    (name,) = arguments
+    with pytest.raises(ConfigError, match=rf"^{name} = -?\d+ is not allowed: (of|input)"):
         BayesianMF(**arguments)
