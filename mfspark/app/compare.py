@@ -41,7 +41,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
     """
     entries = entries_of(run)
     if not files.exists(run.of("ratings")):
-        with kernels_compiled(spark):
+        with kernels_compiled(spark, "als", "sgd", "bayes", "predict"):
             ingest(spark, run)
     else:
         logger.info("ratings: those of an earlier ingest, %s", run.of("ratings"))

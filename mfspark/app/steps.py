@@ -21,6 +21,7 @@ from mfspark.errors import DataError
 from mfspark.evaluation.ratings import evaluate
 from mfspark.interpretation.explain import most_rated_explained
 from mfspark.interpretation.tables import interpret
+from mfspark.kernels.warm import Part
 from mfspark.models.factor_model import FactorModel
 from mfspark.report.render import write_report
 from mfspark.settings import BayesianSettings, SGDSettings
@@ -124,7 +125,7 @@ def report(run: RunDirectory) -> str:
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     """ingest → train → evaluate → interpret → report, and the headline at the end."""
-    with kernels_compiled(spark):
+    with kernels_compiled(spark, "als", run.config.train.model, "predict"):
         ingest(spark, run)
     train(spark, run)
     rmse = evaluate_model(spark, run)
@@ -137,8 +138,8 @@ def pipeline(spark: SparkSession, run: RunDirectory) -> None:
 
 
 @contextmanager
-def kernels_compiled(spark: SparkSession) -> Iterator[None]:
-    """Have the kernels compiled on every node while the work inside goes on."""
-    thread = start_compiling(spark, machine_of(spark).cores, ("als", "sgd", "predict"))
+def kernels_compiled(spark: SparkSession, *parts: Part) -> Iterator[None]:
+    """Have parts of the kernels compiled on every node while the work inside goes on."""
+    thread = start_compiling(spark, machine_of(spark).cores, parts)
     yield
     thread.join()

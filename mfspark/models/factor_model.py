@@ -127,6 +127,11 @@ class FactorModel(Model, FactorModelParams, Persistent):
         column_name = self.getOrDefault(self.predictionStdCol)
         if column_name is None:
             return None
+        if column_name == self.getOrDefault(self.predictionCol):
+            raise ConfigError(
+                f"predictionStdCol and predictionCol are both {column_name!r}, so one would "
+                "replace the other; name them apart"
+            )
         facts = self.metadata.posterior
         if facts is None or facts.n_draws < _LEAST_DRAWS:
             raise ConfigError(

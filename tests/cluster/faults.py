@@ -27,8 +27,16 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from standalone import Cluster, wait_for
 
-from mfspark import BiasedALS, BiasedSGD, FactorModel
-from mfspark.engine import als_half_step, blocks, plan, sgd_epoch, user_blocks, workspace
+from mfspark import BayesianMF, BiasedALS, BiasedSGD, FactorModel
+from mfspark.engine import (
+    als_half_step,
+    blocks,
+    one_task,
+    plan,
+    sgd_epoch,
+    user_blocks,
+    workspace,
+)
 from mfspark.engine.block_files import BlockFormat, file_blocks, work_at_files
 from mfspark.errors import FitError
 
@@ -42,6 +50,7 @@ ESTIMATORS = {
         BiasedSGD, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, execution="distributed", numBlocks=2
     ),
     "one_task": partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1),
+    "bayes": partial(BayesianMF, rank=4, maxIter=30, tol=0.0, seed=1),
 }
 
 
@@ -284,11 +293,11 @@ def dying_tasks(ratings: DataFrame, marks: Path, n_deaths: int) -> DataFrame:
     return ratings.mapInArrow(die, ratings.schema)
 
 
-def spoilt(arrived, *others, do, spoil, marks: Path):
+def spoilt(arrived, *others, do, spoil, marks: Path, **named):
     """``do``, but the first task that is about to do it spoils something."""
     if first_times(marks, 1):
         spoil()
-    return do(arrived, *others)
+    return do(arrived, *others, **named)
 
 
 @dataclass(frozen=True)
@@ -384,6 +393,21 @@ def lost_scratch_while_blocks_are_built(kind: str, module) -> Callable[[Bench], 
     return run
 
 
+def death_in_the_task(kind: str) -> Callable[[Bench], dict]:
+    """The task that fits everything kills its executor when it is about to begin."""
+
+    def run(bench: Bench) -> dict:
+        bench.undisturbed(kind)
+        marks = bench.marks()
+        spoiling = partial(spoilt, do=one_task.learn_tables, spoil=kill_own_executor, marks=marks)
+        with patch.object(one_task, "learn_tables", spoiling):
+            outcome = after_iterations(kind)(bench)
+        assert any(marks.iterdir())
+        return outcome
+
+    return run
+
+
 def deaths_before_the_loop(bench: Bench) -> dict:
     ratings = dying_tasks(bench.ratings, bench.marks(), 1)
     return bench.outcome("broadcast", bench.disturbed("broadcast", {}, ratings))
@@ -444,6 +468,7 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", user_blocks),
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
+    "an executor in the task, bayes": death_in_the_task("bayes"),
     "executors die before the loop": deaths_before_the_loop,
     "both executors after the fits": models_after_the_fits,
     "executors die for ever": endless_deaths,

@@ -116,6 +116,11 @@ def test_without_stored_draws_there_are_no_standard_deviations(split):
             model.copy({model.predictionStdCol: "std"}).transform(split[1])
 
 
+def test_two_columns_of_one_name_are_refused(split, sampled):
+    with pytest.raises(ConfigError, match="name them apart"):
+        sampled.copy({sampled.predictionStdCol: "prediction"}).transform(split[1])
+
+
 def test_partitions_make_no_difference(split, sampled):
     train, test = split
     again = ESTIMATOR.fit(train.repartition(5))
