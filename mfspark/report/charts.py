@@ -110,7 +110,7 @@ def curves_chart(curves: pd.DataFrame, along: str) -> str:
 
 
 def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
-    """RMSE after every half-step, with the iteration that was kept."""
+    """RMSE after every pass, with the last iteration that counts."""
     with _figure(6.4, 3.0) as (axes, result):
         half_steps = history["iteration"] - (history["side"] == "user") * 0.5
         axes.plot(half_steps, history["train_rmse"], color=GREY, marker=".", label="training")
@@ -119,7 +119,8 @@ def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
             axes.plot(half_steps[is_measured], history.loc[is_measured, "validation_rmse"],
                       color=BLUE, marker=".", label="validation")  # fmt: skip
         axes.axvline(best_iteration, color=ORANGE, lw=1, ls="--", label="kept")
-        axes.set_xlabel("iteration (a point per half-step)")
+        is_by_side = (history["side"] != "both").any()
+        axes.set_xlabel("iteration (a point per half-step)" if is_by_side else "iteration")
         axes.set_ylabel("RMSE (stars)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
