@@ -164,11 +164,14 @@ class BayesianSettings(FactorisationSettings, FactorModelSettings):
     keep_draws: int = Field(
         8, ge=0, description="draws that are stored for standard deviations, at most; 0: none"
     )
+    implicit_features: bool = Field(
+        True, description="learn from which items a user has rated at all, too, and by whom"
+    )
     tol: float = Field(
-        2e-5,
+        1e-4,
         ge=0,
-        description="stop when ten sweeps have lowered the validation RMSE of the mean over all "
-        "draws (without validation rows: its training RMSE) by less than this share; 0: never",
+        description="stop when in twenty sweeps the validation RMSE of the mean over all draws "
+        "(without validation rows: its training RMSE) moved by less than this share; 0: never",
     )
     seed: int = Field(0, description="seed of the initial factors and of all draws")
 

@@ -19,6 +19,7 @@ from mfspark.algorithms.als_threads import (
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
+from mfspark.algorithms.link import Features, Link, draw_link, no_link, rated_features
 from mfspark.algorithms.posterior import StoredDraws, spread_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.start import start_keys
@@ -34,14 +35,27 @@ from mfspark.settings import BayesianSettings
 # Iterations of ALS before the first draw: they bring the chain near to where it will stay.
 _WARM_UP = 5
 _KEYS_PER_PART = 2048
+# More than there are sweeps.
+_USES = 2**40
 
 
 class ChainState(NamedTuple):
-    """Where the chain is: rows [factors, bias] by side, their sums, and Σ (r − r̂)²."""
+    """Where the chain is, by side: rows x = [factors, bias], their sums, sums of what the links
+    leave of them, x − βᵀ f, and the links of the sides that have features; and Σ (r − r̂)²."""
 
     rows: dict[Side, Float32s]
     sums: dict[Side, RowSums]
+    rest: dict[Side, RowSums]
+    links: dict[Side, Link]
     squared_error: float
+
+
+class Normals(NamedTuple):
+    """Standard normal numbers for one sweep over a side: float32 [n, rank + 1] for its rows, and
+    the two of ``draw_link`` where it has features."""
+
+    rows: Float32s
+    link: tuple[Float32s, Float32s] | None
 
 
 class Hyper(NamedTuple):
@@ -50,10 +64,12 @@ class Hyper(NamedTuple):
     noise_precision: float
     priors: dict[Side, Prior]
 
-    def penalty(self, sums: dict[Side, RowSums]) -> float:
+    def penalty(self, state: ChainState) -> float:
         """What the priors add to Σ (r − r̂)² in the negative logarithm of the density, times
         2/α."""
-        return sum(self.priors[side].penalty(sums[side]) for side in Side) / self.noise_precision
+        of_rows = sum(self.priors[side].penalty(state.rest[side]) for side in Side)
+        of_links = sum(link.penalty() for link in state.links.values())
+        return (of_rows + of_links) / self.noise_precision
 
 
 @dataclass(frozen=True)
@@ -79,17 +95,19 @@ class ThreadedGibbs:
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             train, validation = blocks[USER].train, blocks[USER].validation
-            state = self._warm_up(pool, n_threads, ratings, blocks)
+            features = self._features(blocks, keys)
+            state = self._warm_up(pool, n_threads, ratings, blocks, features)
             for sweep in history.iterations():
                 rng = np.random.default_rng([settings.seed, sweep])
                 normals = {
-                    side: _normal_rows(pool, keys[side], sweep, settings.rank + 1) for side in Side
+                    side: self._normals(pool, sweep, keys[side], features.get(side))
+                    for side in Side
                 }
-                state, hyper = run_sweep(pool, n_threads, blocks, state, normals, rng)
+                state, hyper = run_sweep(pool, n_threads, blocks, features, state, normals, rng)
                 sums = PassSums(
                     squared_error=state.squared_error,
                     n_ratings=train.n_entries,
-                    penalty=hyper.penalty(state.sums),
+                    penalty=hyper.penalty(state),
                     validation_squared_error=0.0,
                     n_validation=0,
                 )
@@ -116,6 +134,7 @@ class ThreadedGibbs:
         n_threads: int,
         ratings: IndexedRatings,
         blocks: dict[Side, RatingBlock],
+        features: dict[Side, Features],
     ) -> ChainState:
         """The state after some iterations of ALS."""
         rows = {ITEM: ratings.start(ITEM, self.settings.rank, self.settings.seed)}
@@ -125,30 +144,57 @@ class ThreadedGibbs:
                     pool, n_threads, blocks[side], rows[side.other], self.objective, side
                 )
         sums = {side: RowSums.of(rows[side]) for side in Side}
-        return ChainState(rows, sums, found.squared_error)
+        # A feature may at first do as much as all that is not a feature.
+        links = {side: no_link(known, sums[side].precision()) for side, known in features.items()}
+        return ChainState(rows, sums, sums, links, found.squared_error)
+
+    def _features(
+        self, blocks: dict[Side, RatingBlock], keys: dict[Side, UInt64s]
+    ) -> dict[Side, Features]:
+        if not self.settings.implicit_features:
+            return {}
+        return rated_features({side: blocks[side].train for side in Side}, keys)
+
+    def _normals(
+        self, pool: ThreadPoolExecutor, sweep: int, keys: UInt64s, features: Features | None
+    ) -> Normals:
+        size = self.settings.rank + 1
+        rows = _normal_rows(pool, keys, sweep, size)
+        if features is None:
+            return Normals(rows, None)
+        # Numbers of their own for each use of a key in a sweep.
+        of_rows = _normal_rows(pool, keys, sweep + _USES, size)
+        of_features = _normal_rows(pool, features.keys, sweep + 2 * _USES, size)
+        return Normals(rows, (of_rows, of_features))
 
 
 def run_sweep(
     pool: ThreadPoolExecutor,
     n_threads: int,
     blocks: dict[Side, RatingBlock],
+    features: dict[Side, Features],
     state: ChainState,
-    normals: dict[Side, Float32s],
+    normals: dict[Side, Normals],
     rng: np.random.Generator,
 ) -> tuple[ChainState, Hyper]:
-    """Draw α, and of each side m, Λ and all rows, each given the latest of everything else.
-
-    ``normals`` by side: standard normal numbers, float32 [n, rank + 1].
-    """
+    """Draw α, and of each side m, Λ, the link and all rows, each given the latest of everything
+    else."""
     noise_precision = draw_noise_precision(state.squared_error, blocks[USER].train.n_entries, rng)
-    rows, sums, priors = dict(state.rows), dict(state.sums), {}
+    rows, sums, rest = dict(state.rows), dict(state.sums), dict(state.rest)
+    links, priors = dict(state.links), {}
     for side in Side:
-        priors[side] = draw_prior(sums[side], rng)
-        rows[side], sums[side], squared_error = draw_side(
+        priors[side] = draw_prior(rest[side], rng)
+        if side in features:
+            of_link = normals[side].link
+            assert of_link is not None
+            links[side] = draw_link(
+                pool, n_threads, features[side], links[side], rows[side], priors[side], of_link, rng
+            )
+        rows[side], sums[side], rest[side], squared_error = draw_side(
             pool, n_threads, blocks[side].train, rows[side.other], priors[side], noise_precision,
-            normals[side],
+            normals[side].rows, links.get(side),
         )  # fmt: skip
-    return ChainState(rows, sums, squared_error), Hyper(noise_precision, priors)
+    return ChainState(rows, sums, rest, links, squared_error), Hyper(noise_precision, priors)
 
 
 def _normal_rows(pool: ThreadPoolExecutor, keys: UInt64s, sweep: int, n: int) -> Float32s:
@@ -177,20 +223,29 @@ def draw_side(
     prior: Prior,
     noise_precision: float,
     normals: Float32s,
-) -> tuple[Float32s, RowSums, float]:
-    """One draw of all rows of a side, given those of the ``other`` one: rows, their sums, and Σ
-    (r − r̂)²; see ``draw_rows``."""
+    link: Link | None,
+) -> tuple[Float32s, RowSums, RowSums, float]:
+    """One draw of all rows of a side, given those of the ``other`` one (see ``draw_rows``): rows,
+    their sums, sums of what the link leaves of them, and Σ (r − r̂)²."""
     fixed = AlignedRows.of(other)
     n_hot, ranges = share_rows(train.counts, n_threads)
+    offsets = None if link is None else link.offsets
 
-    def draw(first: int, last: int) -> tuple[Float32s, RowSums, float]:
+    def sums_of(rows: Float32s, first: int, last: int) -> tuple[RowSums, RowSums]:
+        sums = RowSums.of(rows)
+        return sums, sums if offsets is None else RowSums.of(rows - offsets[first:last])
+
+    def draw(first: int, last: int) -> tuple[Float32s, RowSums, RowSums, float]:
+        around = None if offsets is None else offsets[first:last]
         rows, error = draw_rows(
-            train.slice(first, last), fixed, prior, noise_precision, normals[first:last]
+            train.slice(first, last), fixed, prior, noise_precision, normals[first:last], around
         )
-        return rows, RowSums.of(rows), error
+        return rows, *sums_of(rows, first, last), error
 
     done = pool.map(lambda rows: draw(*rows), ranges)
     moments = shared_moments(pool, n_threads, train.slice(0, n_hot), fixed, 0.0)
-    hot, hot_error = draw_rows_of_moments(moments, prior, noise_precision, normals[:n_hot])
-    drawn, sums, errors = zip((hot, RowSums.of(hot), hot_error), *done, strict=True)
-    return np.concatenate(drawn), reduce(add, sums), float(sum(errors))
+    around = None if offsets is None else offsets[:n_hot]
+    hot, hot_error = draw_rows_of_moments(moments, prior, noise_precision, normals[:n_hot], around)
+    first = (hot, *sums_of(hot, 0, n_hot), hot_error)
+    drawn, sums, rest, errors = zip(first, *done, strict=True)
+    return np.concatenate(drawn), reduce(add, sums), reduce(add, rest), float(sum(errors))

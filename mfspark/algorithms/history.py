@@ -137,12 +137,13 @@ class History:
         """Judge the mean over all draws so far, by its squared error on validation ratings, or
         where there are none, on training ratings.
 
-        The fit stops when the draws since the last time but one have lowered the root of it by less
-        than ``tol`` times itself, unless ``tol`` is 0.
+        The fit stops when the last five errors differ by less than ``tol`` times themselves, unless
+        ``tol`` is 0. That an error fell no further would not do: that on training ratings has a
+        minimum on its way.
         """
         self._errors.append(math.sqrt(error))
-        before = self._errors[-3:-2]
-        if self._tol and before and before[0] - self._errors[-1] < self._tol * before[0]:
+        last = self._errors[-5:]
+        if len(last) == 5 and max(last) - min(last) < self._tol * last[-1]:
             is_validation = self.rows[-1].validation_rmse is not None
             self.stopped = "validation" if is_validation else "converged"
 

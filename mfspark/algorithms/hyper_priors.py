@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from mfspark.kernels.arrays import Float64s
+from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.draw import Prior, RowSums
 
 # β₀: the mean of the rows is known a priori as if from this many of them.
@@ -40,6 +40,17 @@ def draw_prior(sums: RowSums, rng: np.random.Generator) -> Prior:
     lower = np.linalg.cholesky(precision)
     spread = np.linalg.solve(lower.T, rng.standard_normal(size))
     return Prior(center + spread / math.sqrt(_PRIOR_ROWS + n), precision)
+
+
+def draw_link_precision(coefficients: Float32s, rng: np.random.Generator) -> Float64s:
+    """Λ_β given β float32 [n, size], whose rows are N(0, Λ_β⁻¹).
+
+    Λ_β ~ Wishart((W₀⁻¹ + βᵀβ)⁻¹, ν₀ + n).
+    """
+    n, size = coefficients.shape
+    doubles = coefficients.astype(np.float64)
+    inverse_scale = PRIOR_SCATTER * np.eye(size) + doubles.T @ doubles
+    return _wishart(inverse_scale, size + n, rng)
 
 
 def draw_noise_precision(squared_error: float, n_ratings: int, rng: np.random.Generator) -> float:

@@ -44,6 +44,11 @@ _WORKER_BYTES = 250 * 2**20
 # Bytes for each row that a worker packs while blocks are built: positions, rating, the order by
 # block, the parts cut out.
 _BYTES_PER_PACKED_ROW = 60
+# That somebody rated something, as a feature of both sides, by row and by feature.
+_BYTES_PER_RATED_FEATURE = 16
+# Arrays of the size of all rows while a link is drawn: random numbers for rows, their features and
+# themselves, the link and what it adds, and the vectors of conjugate gradients.
+_LINK_ROWS = 12
 # Bytes for each rating while it is sorted into a block, and in the block.
 _BYTES_PER_SORTED_RATING = 40
 _BYTES_PER_RATING = 8
@@ -213,7 +218,11 @@ def plan_bayes(workload: Workload, settings: BayesianSettings, machine: Machine)
     # Stored draws as they are and as a table, the mean of twice the rank and the next one, and
     # draws that wait to join it.
     n_copies = 2 * settings.keep_draws + 2 * KEPT + DRAWS_AT_A_TIME
-    task_bytes = one_task_bytes(workload) + n_copies * workload.row_bytes * n_rows
+    task_bytes = one_task_bytes(workload)
+    if settings.implicit_features:
+        n_copies += _LINK_ROWS
+        task_bytes += _BYTES_PER_RATED_FEATURE * workload.n_ratings
+    task_bytes += n_copies * workload.row_bytes * n_rows
     return Plan(
         in_one_task=True,
         n_threads=machine.task_cores,

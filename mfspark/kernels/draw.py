@@ -22,6 +22,9 @@ from mfspark.kernels.moments import moments_error
 from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import TILE, draw_in_double, draw_moments, draw_primal, row_sums
 
+# Of rows that are all zero: far below what ratings in units of their standard deviation have.
+_LEAST_SQUARE = 1e-6
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -65,6 +68,13 @@ class RowSums:
         doubles = rows.astype(np.float64)
         return cls(len(rows), doubles.sum(axis=0), doubles.T @ doubles)
 
+    def precision(self) -> Float64s:
+        """The inverse of the rows' mean square, with 1 % of its trace on the diagonal."""
+        square = self.products / max(self.n_rows, 1)
+        size = len(square)
+        square += (0.01 * np.trace(square) / size + _LEAST_SQUARE) * np.eye(size)
+        return np.asarray(np.linalg.inv(square))
+
     def __add__(self, other: "RowSums") -> "RowSums":
         return RowSums(
             self.n_rows + other.n_rows, self.rows + other.rows, self.products + other.products
@@ -72,13 +82,18 @@ class RowSums:
 
 
 def draw_rows(
-    train: Csr, fixed: AlignedRows, prior: Prior, noise_precision: float, normals: Float32s
+    train: Csr,
+    fixed: AlignedRows,
+    prior: Prior,
+    noise_precision: float,
+    normals: Float32s,
+    offsets: Float32s | None = None,
 ) -> tuple[Float32s, float]:
     """Draw every row: float32 [n_rows, rank + 1], and Σ (r − r̂)² over all ratings.
 
     ``noise_precision`` is α; ``normals`` float32 [n_rows, rank + 1] are independent standard normal
-    numbers. A row without ratings is drawn from the prior. Cost: about n·d² + n_rows·d³/3
-    floating-point operations.
+    numbers; ``offsets`` float32 [n_rows, rank + 1] are added to m, a row to each. A row without
+    ratings is drawn from the prior. Cost: about n·d² + n_rows·d³/3 floating-point operations.
     """
     train.check()
     fixed.check()
@@ -93,7 +108,7 @@ def draw_rows(
         fixed.factors,
         fixed.bias,
         ridge,
-        ridge @ prior.mean,
+        _shifts(prior, ridge, offsets, train.n_rows),
         normals / np.float32(np.sqrt(noise_precision)),
         drawn,
     )
@@ -101,7 +116,11 @@ def draw_rows(
 
 
 def draw_rows_of_moments(
-    moments: Float64s, prior: Prior, noise_precision: float, normals: Float32s
+    moments: Float64s,
+    prior: Prior,
+    noise_precision: float,
+    normals: Float32s,
+    offsets: Float32s | None = None,
 ) -> tuple[Float32s, float]:
     """As ``draw_rows``, for rows given by their moments (see
     :func:`~mfspark.kernels.moments.row_moments`), float64 [n_rows, rank + 2, rank + 2]."""
@@ -111,22 +130,32 @@ def draw_rows_of_moments(
     assert normals.dtype == np.float32
     prior.check(size)
     ridge = prior.precision / noise_precision
-    shift, noise = ridge @ prior.mean, normals / np.float32(np.sqrt(noise_precision))
+    shifts = _shifts(prior, ridge, offsets, n_rows)
+    noise = normals / np.float32(np.sqrt(noise_precision))
     drawn = np.empty((n_rows, size), np.float32)
     for row in range(n_rows):
-        draw_moments(moments[row], ridge, shift, noise[row], drawn[row])
+        draw_moments(moments[row], ridge, shifts[row], noise[row], drawn[row])
     return drawn, moments_error(moments, drawn)
 
 
+def _shifts(prior: Prior, ridge: Float64s, offsets: Float32s | None, n_rows: int) -> Float64s:
+    """Λ m_row/α of each row, float64 [n_rows, rank + 1]."""
+    shift = ridge @ prior.mean
+    if offsets is None:
+        return np.tile(shift, (n_rows, 1))
+    assert offsets.shape == (n_rows, len(shift))
+    return np.asarray(offsets @ ridge + shift)
+
+
 @jit
-def _draw_rows(indptr, columns, values, fixed, bias, ridge, shift, noise, drawn):  # type: ignore[no-untyped-def]
+def _draw_rows(indptr, columns, values, fixed, bias, ridge, shifts, noise, drawn):  # type: ignore[no-untyped-def]
     """Each row from its normal equations; returns Σ (r − r̂)²."""
     rank, width = drawn.shape[1] - 1, fixed.shape[1]
     tile = np.zeros((TILE, width + LANES), np.float32)
     gram = np.empty((width, width + LANES), np.float32)
     border = np.empty((BORDER, width), np.float32)
     padded = np.zeros((1, width), np.float32)
-    single_ridge, single_shift = ridge.astype(np.float32), shift.astype(np.float32)
+    single_ridge = ridge.astype(np.float32)
     mean = np.float32(0)
     error = 0.0
     for row in range(len(indptr) - 1):
@@ -134,10 +163,10 @@ def _draw_rows(indptr, columns, values, fixed, bias, ridge, shift, noise, drawn)
         rated, ratings, out = columns[start:end], values[start:end], drawn[row]
         total = row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram, border)
         if not draw_primal(
-            gram, border, total, len(rated), single_ridge, single_shift, noise[row], out
+            gram, border, total, len(rated), single_ridge, shifts[row], noise[row], out
         ):
             # Single precision met a pivot that rounding could have produced.
-            draw_in_double(rated, ratings, fixed, bias, ridge, shift, noise[row], out)
+            draw_in_double(rated, ratings, fixed, bias, ridge, shifts[row], noise[row], out)
         padded[0, :rank] = out[:rank]
         error += row_error(rated, ratings, fixed, bias, mean, padded, out[rank])
     return error

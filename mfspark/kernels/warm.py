@@ -16,6 +16,7 @@ from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.compiled import code_folder
 from mfspark.kernels.csr import Csr, build_block
 from mfspark.kernels.draw import Prior, draw_rows, draw_rows_of_moments
+from mfspark.kernels.features import feature_sums
 from mfspark.kernels.half_step import half_step, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
@@ -95,6 +96,7 @@ def _draw() -> None:
     for in_file in (False, True):
         train, fixed = _block_like(in_file), AlignedRows.zeros(1, 2)
         draw_rows(train, fixed, prior, 1.0, normals)
+        feature_sums(train, normals)
     draw_rows_of_moments(row_moments(train, fixed, 0.0), prior, 1.0, normals)
     zeros, draws = np.zeros(1, np.int32), np.zeros((1, 2, 3), np.float32)
     variance_of_pairs(zeros, zeros, draws, draws)

@@ -31,6 +31,11 @@ class BayesianMF(
     first ``burnIn`` only bring the chain to where it stays. The mean of all later draws'
     predictions is folded, draw by draw, into one factor model of the same rank.
 
+    With ``implicitFeatures`` m is a user's own, m_U + βᵀ f_u: f_u has 1/√n_u for each of the n_u
+    items that u rated, and β is learnt in the same way (Simm et al., Macau, 2017; the features are
+    those of SVD++, Koren 2008); likewise for items and who rated them. What people choose to rate
+    tells much of what they like; where they do not choose, it is worth little and costs little.
+
     ``fit`` returns a :class:`FactorModel` like that of any other estimator. With
     ``predictionStdCol`` its ``transform`` adds the standard deviation of a rating around its
     prediction: that of the noise, 1/√α, together with the spread over ``keepDraws`` stored draws.

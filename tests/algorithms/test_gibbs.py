@@ -9,10 +9,16 @@ import pytest
 from scipy import stats
 
 from mfspark.algorithms import gibbs_threads, hyper_priors
-from mfspark.algorithms.gibbs_threads import ChainState, ThreadedGibbs, run_sweep
+from mfspark.algorithms.gibbs_threads import ChainState, Normals, ThreadedGibbs, run_sweep
 from mfspark.algorithms.history import Spread
-from mfspark.algorithms.hyper_priors import PRIOR_SCATTER, draw_noise_precision, draw_prior
+from mfspark.algorithms.hyper_priors import (
+    PRIOR_SCATTER,
+    draw_link_precision,
+    draw_noise_precision,
+    draw_prior,
+)
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
+from mfspark.algorithms.link import Features, Link
 from mfspark.algorithms.posterior import StoredDraws
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.columns import IS_VALIDATION, ITEM, USER, Side
@@ -50,6 +56,19 @@ def test_hyper_parameters_have_their_conditional_distributions(rng):
 # Geweke, Getting it right (2004): parameters and ratings drawn together from the prior, and by the
 # sampler in turn with ratings given the parameters, have one distribution.
 N_USERS, N_ITEMS, RANK, N_DRAWS = 5, 4, 1, 3000
+N_ROWS = {USER: N_USERS, ITEM: N_ITEMS}
+SIZE = RANK + 1
+# Features of users; of items nothing is known.
+F = np.array([[1, 0], [0.5, -1], [0, 0], [0, 2], [1.5, 1]], np.float32)
+
+
+def csr_of(matrix):
+    rows, columns = (part.astype(np.int32) for part in np.nonzero(matrix))
+    values = matrix[rows, columns].astype(np.float32)
+    return build_block(rows, columns, values, np.zeros(len(rows), bool), *matrix.shape).train
+
+
+FEATURES = {USER: Features(csr_of(F), csr_of(F.T), np.zeros(2, np.uint64))}
 
 
 def blocks_of(ratings):
@@ -67,16 +86,18 @@ def predicted(rows):
     return p[:, :-1] @ q[:, :-1].T + p[:, -1:] + q[:, -1]
 
 
-def with_ratings(rows, noise_precision, rng):
+def with_ratings(rows, links, noise_precision, rng):
     """Ratings given the parameters, and the state of a chain that has just seen them."""
     noise = rng.normal(0, 1 / np.sqrt(noise_precision), (N_USERS, N_ITEMS))
     ratings = predicted(rows) + noise
     sums = {side: RowSums.of(rows[side]) for side in Side}
-    return ratings, ChainState(rows, sums, float(np.sum(noise**2)))
+    rest = sums | {side: RowSums.of(rows[side] - link.offsets) for side, link in links.items()}
+    return ratings, ChainState(rows, sums, rest, links, float(np.sum(noise**2)))
 
 
-def statistics(rows, ratings, noise_precision, priors):
+def statistics(state, ratings, noise_precision, priors):
     """Functions of all parts of the joint distribution, bounded since its tails are long."""
+    rows, link = state.rows, state.links[USER]
     squares = [np.mean(rows[side] ** 2, axis=0) for side in Side]
     return np.tanh(
         np.concatenate(
@@ -86,45 +107,57 @@ def statistics(rows, ratings, noise_precision, priors):
                 *[rows[side][0] for side in Side],
                 *[priors[side].mean for side in Side],
                 *[np.log(np.diag(priors[side].precision)) for side in Side],
+                link.coefficients.ravel(),
+                np.mean(link.coefficients**2, axis=0),
+                np.log(np.diag(link.precision)),
+                [np.mean(link.offsets * rows[USER])],
             ]
         )
     )
 
 
+def normal(rng, mean, precision, n):
+    return rng.multivariate_normal(mean, np.linalg.inv(precision), n).astype(np.float32)
+
+
 def from_the_prior(rng):
     found = []
-    nothing = RowSums(0, np.zeros(RANK + 1), np.zeros((RANK + 1, RANK + 1)))
+    nothing = RowSums(0, np.zeros(SIZE), np.zeros((SIZE, SIZE)))
     for _ in range(N_DRAWS):
         alpha = draw_noise_precision(0.0, 0, rng)
         priors = {side: draw_prior(nothing, rng) for side in Side}
         rows = {
-            side: rng.multivariate_normal(
-                priors[side].mean, np.linalg.inv(priors[side].precision), n
-            ).astype(np.float32)
-            for side, n in ((USER, N_USERS), (ITEM, N_ITEMS))
+            side: normal(rng, priors[side].mean, priors[side].precision, N_ROWS[side])
+            for side in Side
         }
-        ratings, _ = with_ratings(rows, alpha, rng)
-        found.append(statistics(rows, ratings, alpha, priors))
+        precision = draw_link_precision(np.zeros((0, SIZE), np.float32), rng)
+        coefficients = normal(rng, np.zeros(SIZE), precision, 2)
+        links = {USER: Link(coefficients, precision, F @ coefficients)}
+        rows[USER] += links[USER].offsets
+        ratings, state = with_ratings(rows, links, alpha, rng)
+        found.append(statistics(state, ratings, alpha, priors))
     return np.array(found)
 
 
-def from_the_chain(rng, noise_scale=1.0):
+def from_the_chain(rng, noise_scale=1.0, link_scale=1.0):
+    def numbers(n, scale):
+        return rng.normal(0, scale, (n, SIZE)).astype(np.float32)
+
     found = []
-    rows = {
-        side: rng.normal(size=(n, RANK + 1)).astype(np.float32)
-        for side, n in ((USER, N_USERS), (ITEM, N_ITEMS))
-    }
-    ratings, state = with_ratings(rows, 1.0, rng)
+    rows = {side: numbers(N_ROWS[side], 1.0) for side in Side}
+    links = {USER: Link(numbers(2, 0.0), np.eye(SIZE), numbers(N_USERS, 0.0))}
+    ratings, state = with_ratings(rows, links, 1.0, rng)
     with ThreadPoolExecutor(1) as pool:
         for _ in range(N_DRAWS):
+            of_link = numbers(N_USERS, link_scale), numbers(2, link_scale)
             normals = {
-                side: rng.normal(0, noise_scale, rows[side].shape).astype(np.float32)
-                for side in Side
+                USER: Normals(numbers(N_USERS, noise_scale), of_link),
+                ITEM: Normals(numbers(N_ITEMS, noise_scale), None),
             }
-            state, hyper = run_sweep(pool, 1, blocks_of(ratings), state, normals, rng)
-            rows = state.rows
-            ratings, state = with_ratings(rows, hyper.noise_precision, rng)
-            found.append(statistics(rows, ratings, hyper.noise_precision, hyper.priors))
+            state, hyper = run_sweep(pool, 1, blocks_of(ratings), FEATURES, state, normals, rng)
+            alpha = hyper.noise_precision
+            ratings, state = with_ratings(state.rows, state.links, alpha, rng)
+            found.append(statistics(state, ratings, alpha, hyper.priors))
     return np.array(found)
 
 
@@ -150,14 +183,21 @@ def test_the_chain_draws_from_the_joint_distribution(independent):
     assert abs(z_scores(from_the_chain(np.random.default_rng(2)), independent)).max() < 4
 
 
-def test_a_wrong_scale_of_the_noise_would_be_noticed(independent):
-    chain = from_the_chain(np.random.default_rng(2), noise_scale=0.75)
+@pytest.mark.parametrize("wrong", [{"noise_scale": 0.75}, {"link_scale": 0.5}])
+def test_a_wrong_scale_of_the_noise_would_be_noticed(independent, wrong):
+    chain = from_the_chain(np.random.default_rng(2), **wrong)
     assert abs(z_scores(chain, independent)).max() > 6
 
 
 def test_a_missing_draw_of_hyper_parameters_would_be_noticed(independent, monkeypatch):
-    first = draw_prior(RowSums.of(np.eye(RANK + 1, dtype=np.float32)), np.random.default_rng(0))
+    first = draw_prior(RowSums.of(np.eye(SIZE, dtype=np.float32)), np.random.default_rng(0))
     monkeypatch.setattr(gibbs_threads, "draw_prior", lambda sums, rng: first)
+    chain = from_the_chain(np.random.default_rng(2))
+    assert abs(z_scores(chain, independent)).max() > 6
+
+
+def test_a_missing_draw_of_the_link_would_be_noticed(independent, monkeypatch):
+    monkeypatch.setattr(gibbs_threads, "draw_link", lambda *given: given[3])
     chain = from_the_chain(np.random.default_rng(2))
     assert abs(z_scores(chain, independent)).max() > 6
 
