@@ -4,6 +4,7 @@ The estimators' ``Param``s (camelCase) and the configuration's sections ``[als]`
 (snake_case) are made from the classes below.
 """
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -76,15 +77,17 @@ class FactorisationSettings(PredictorSettings):
 class PenalisedSettings(FactorisationSettings):
     """What a fit minimises."""
 
-    reg_param: float = Field(
-        1.0,
-        ge=0,
+    reg_param: float | Literal["auto"] = Field(
+        "auto",
         description="λ, weight of the penalty on user and item factors, for ratings in units of "
-        "their standard deviation",
+        "their standard deviation; auto: chosen by short fits of a sample",
     )
     user_reg_param: float | None = Field(None, ge=0, description="λ of the user factors alone")
     item_reg_param: float | None = Field(None, ge=0, description="λ of the item factors alone")
-    bias_reg_param: float = Field(0.25, ge=0, description="λ_b, weight of the penalty on biases")
+    bias_reg_param: float | Literal["auto"] = Field(
+        "auto",
+        description="λ_b, weight of the penalty on biases; auto: chosen for users and for items",
+    )
     reg_exponent: float = Field(
         0.5,
         ge=0,
@@ -94,6 +97,18 @@ class PenalisedSettings(FactorisationSettings):
     fit_biases: bool = Field(
         True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
     )
+
+    @field_validator("reg_param", "bias_reg_param", mode="plain")
+    @classmethod
+    def _weight_or_auto(cls, given: object) -> object:
+        """Plain, since an error of a union would have one message for each of its members."""
+        if given == "auto":
+            return given
+        if isinstance(given, bool) or not isinstance(given, (int, float)):
+            raise ValueError("must be a number or 'auto'")
+        if not 0 <= given < math.inf:
+            raise ValueError("must be finite and at least 0")
+        return float(given)
 
 
 class ALSSettings(PenalisedSettings):

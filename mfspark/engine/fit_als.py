@@ -13,6 +13,7 @@ from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
+from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_als
 from mfspark.engine.progress import Progress
 from mfspark.engine.training import Fit, Training, objective_of, prepare
@@ -39,6 +40,7 @@ def fit_als(
         training = prepare(ratings, settings.rank, objective_of(settings), known or {}, scale)
         plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
+        training = with_weights(training, settings, plan.n_threads)
         if plan.in_one_task:
             als = ThreadedALS(training.objective, settings, training.scale)
             return fit_in_one_task(workspace, training, als, plan.n_threads, name)

@@ -11,6 +11,7 @@ from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
+from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_sgd
 from mfspark.engine.progress import Progress
 from mfspark.engine.sgd_epoch import Descent, factor_cells_of, run_epoch, start_parameters
@@ -36,6 +37,7 @@ def fit_sgd(
         training = prepare(ratings, settings.rank, objective_of(settings), known or {})
         plan = plan_sgd(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
+        training = with_weights(training, settings, plan.n_threads)
         if plan.in_one_task:
             sgd = ThreadedSGD(training.objective, settings, training.scale)
             return fit_in_one_task(workspace, training, sgd, plan.n_threads, _NAME)

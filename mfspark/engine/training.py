@@ -26,6 +26,9 @@ logger = logging.getLogger("mfspark")
 # Factors that take no more than this are no reason to plan a fit one way or another.
 _FEW_BYTES = 256 * 2**20
 
+# Of a search for λ and λ_b, in ratings' standard deviations.
+_FIRST_WEIGHT = 1.0
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -86,6 +89,7 @@ class Training:
             summary=self.summary,
             mean=self.mean,
             scale=self.scale,
+            objective=self.objective,
             draws=draws or {},
         )
 
@@ -98,7 +102,8 @@ class Training:
 @dataclass(frozen=True)
 class Fit:
     """Factor tables (see ``FactorModel`` for their columns), what was learnt beside them, and the
-    ratings that they were made from: their summary, μ, and the unit in which they were fitted.
+    ratings that they were made from: their summary, μ, the unit in which they were fitted, and what
+    was minimised there.
 
     ``draws``: id and draws array<float>, by side; of the fits that draw from a posterior.
     """
@@ -109,6 +114,7 @@ class Fit:
     summary: Summary
     mean: float
     scale: float
+    objective: Objective
     draws: dict[Side, DataFrame] = field(default_factory=dict)
 
 
@@ -238,11 +244,15 @@ def _standardised(known: DataFrame, side: Side, scale: float) -> DataFrame:
 
 
 def objective_of(settings: PenalisedSettings) -> Objective:
-    """What a fit minimises; its ratings are given less μ."""
+    """What a fit minimises; its ratings are given less μ. Weights that are left to the data begin
+    at ``_FIRST_WEIGHT``."""
+
+    def weight(given: float | str) -> float:
+        return _FIRST_WEIGHT if isinstance(given, str) else given
 
     def penalty(own: float | None) -> Penalty:
-        factors = settings.reg_param if own is None else own
-        return Penalty(factors, settings.bias_reg_param, settings.reg_exponent)
+        factors = weight(settings.reg_param) if own is None else own
+        return Penalty(factors, weight(settings.bias_reg_param), settings.reg_exponent)
 
     return Objective(
         mean=0.0,
@@ -250,3 +260,12 @@ def objective_of(settings: PenalisedSettings) -> Objective:
         users=penalty(settings.user_reg_param),
         items=penalty(settings.item_reg_param),
     )
+
+
+def auto_weights(settings: PenalisedSettings) -> tuple[tuple[Side, ...], bool]:
+    """The sides whose λ is left to the data, and whether the λ_b are."""
+    own = {USER: settings.user_reg_param, ITEM: settings.item_reg_param}
+    factors = tuple(side for side in Side if own[side] is None)
+    if settings.reg_param != "auto" or not settings.rank:
+        factors = ()
+    return factors, settings.bias_reg_param == "auto" and settings.fit_biases

@@ -12,15 +12,17 @@ from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Si
 from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, typed_ids
+from mfspark.kernels.objective import Objective
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import (
     SCHEMA_VERSION,
     CoordinateSystem,
     ModelMetadata,
+    PenaltyFacts,
     PosteriorFacts,
 )
 from mfspark.models.params import FactorisationParams
-from mfspark.settings import FactorisationSettings, PredictorSettings
+from mfspark.settings import FactorisationSettings, PenalisedSettings, PredictorSettings
 
 
 class Factorisation(Estimator[FactorModel], FactorisationParams):
@@ -96,10 +98,20 @@ def model_of(
         stopped=learnt.stopped,
         execution=learnt.execution,
         exchange={str(side): name for side, name in learnt.exchange.items()},
+        penalties=_penalties(fit.objective) if isinstance(settings, PenalisedSettings) else None,
         posterior=_posterior(learnt),
     )
     history = dataset.sparkSession.createDataFrame(learnt.history, HISTORY_SCHEMA)
     return FactorModel(fit.users, fit.items, history, metadata, fit.draws)
+
+
+def _penalties(objective: Objective) -> PenaltyFacts:
+    return PenaltyFacts(
+        users=objective.users.factors,
+        items=objective.items.factors,
+        user_bias=objective.users.bias,
+        item_bias=objective.items.bias,
+    )
 
 
 def _posterior(learnt: Learnt) -> PosteriorFacts | None:

@@ -29,6 +29,15 @@ class PosteriorFacts(BaseModel):
     cold_item: float
 
 
+class PenaltyFacts(BaseModel):
+    """Weights of the penalties that were in force, given or chosen: λ and λ_b."""
+
+    users: float
+    items: float
+    user_bias: float
+    item_bias: float
+
+
 class ModelMetadata(BaseModel):
     """Everything about a model that is not a table.
 
@@ -38,7 +47,7 @@ class ModelMetadata(BaseModel):
     ``best_iteration`` which iteration the tables hold. ``n_cold_validation`` counts validation rows
     that were not measured because user or item has no training rating. ``execution`` is one_task or
     distributed, ``exchange`` how each side received the other's factors when distributed.
-    ``posterior``: of models that draw from one.
+    ``penalties``: of models that minimise them; ``posterior``: of models that draw from one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -63,4 +72,5 @@ class ModelMetadata(BaseModel):
     stopped: str
     execution: str
     exchange: dict[str, str]
+    penalties: PenaltyFacts | None = None
     posterior: PosteriorFacts | None = None

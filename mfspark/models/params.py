@@ -1,6 +1,6 @@
 """``Param``s of the estimators and the model, made from :mod:`mfspark.settings`."""
 
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
@@ -71,10 +71,10 @@ class FactorisationArguments(PredictorArguments, total=False):
 class PenalisedArguments(FactorisationArguments, total=False):
     """Keyword arguments of the estimators that minimise an objective; see ``PenalisedSettings``."""
 
-    regParam: float
+    regParam: float | Literal["auto"]
     userRegParam: float | None
     itemRegParam: float | None
-    biasRegParam: float
+    biasRegParam: float | Literal["auto"]
     regExponent: float
     fitBiases: bool
 

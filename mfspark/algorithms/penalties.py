@@ -1,0 +1,187 @@
+"""λ and λ_b from the data: short fits of a range of values, judged by ratings held out of them.
+
+One weight after the other is looked for on the scale of its logarithm: doubled or halved for as
+long as the error falls, then half a step to either side, and a parabola through the last three
+errors. The biases come first, as a model of their own, since without factors a fit costs next to
+nothing; then λ with these biases; then both λ_b together with that λ. The optimum depends on λ for
+users and λ for items by their product alone (a factor that is c times as large on one side and c
+times as small on the other predicts the same), so one of them is enough. Ratings are standardised,
+which makes the way short whatever their unit was.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mfspark.algorithms.als_threads import solve_side
+from mfspark.algorithms.indexed_ratings import IndexedRatings
+from mfspark.algorithms.start import start_keys
+from mfspark.columns import ITEM, USER, Side
+from mfspark.kernels.arrays import Bools
+from mfspark.kernels.csr import RatingBlock
+from mfspark.kernels.objective import Objective
+from mfspark.kernels.random import GAMMA, mix, uniform
+
+# Iterations of the short fits of factors and of biases.
+_ITERATIONS, _BIAS_ITERATIONS = 10, 5
+# The share of the ratings that is held out at a time, and how few of them say nothing.
+_HELD_OUT, _TOO_FEW = 0.1, 20
+# Of few ratings a tenth is no good judge: tenths are held out, one after the other, until they are
+# so many together, or half of all.
+_ENOUGH, _MOST_FOLDS = 10_000, 5
+# Doublings or halvings, at most.
+_MOST_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An objective with weights from the data, the RMSE that it has on held-out ratings, their
+    number (0: too few, and nothing was chosen), and the number of objectives tried."""
+
+    objective: Objective
+    rmse: float
+    n_held_out: int
+    n_fits: int
+
+
+@dataclass(frozen=True)
+class PenaltySearch:
+    """Chooses some weights of ``objective``, whose others stay as they are.
+
+    ``factors``: the sides whose λ is chosen; ``biases``: whether the λ_b are. ``scale``: what a
+    unit of the ratings is in the unit of the user's.
+    """
+
+    objective: Objective
+    factors: tuple[Side, ...]
+    biases: bool
+    rank: int
+    seed: int
+    scale: float
+
+    def choose(self, ratings: IndexedRatings, n_threads: int) -> Chosen:
+        """The best objective for training ``ratings``. Depends on them and the seed alone (to
+        float32 rounding)."""
+        n_ratings = len(ratings.rating)
+        n_folds = min(_MOST_FOLDS, math.ceil(_ENOUGH / (_HELD_OUT * max(n_ratings, 1))))
+        with ThreadPoolExecutor(n_threads) as pool:
+            trials = _Trials(pool, n_threads, ratings, n_folds, self.seed)
+            if trials.n_held_out < _TOO_FEW:
+                return Chosen(self.objective, math.nan, 0, 0)
+            found = self.objective
+            if self.biases:
+                for sides in (tuple(Side), (ITEM,), (USER,)):
+                    found = trials.best(found, (), sides, rank=0)
+            if self.factors and self.rank:
+                found = trials.best(found, self.factors, (), self.rank)
+                if self.biases:
+                    found = trials.best(found, (), tuple(Side), self.rank)
+            # The last search measured what it found, or a place beside it.
+            return Chosen(found, self.scale * trials.error, trials.n_held_out, trials.n_fits)
+
+
+def held_out(ratings: IndexedRatings, fold: int, seed: int) -> Bools:
+    """A tenth of the ratings, boolean [n], by their ids and the seed; another one for each of ten
+    ``fold``s."""
+    keys = {
+        side: start_keys(ratings.ids[side], f"held out/{side}", seed)[ratings.positions[side]]
+        for side in Side
+    }
+    places = uniform(mix(keys[USER] ^ keys[ITEM] * GAMMA), 1)[:, 0]
+    return np.asarray((places / _HELD_OUT).astype(np.int64) == fold)
+
+
+class _Trials:
+    """Short fits to the same ratings, each time without a part that judges them."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        n_threads: int,
+        ratings: IndexedRatings,
+        n_folds: int,
+        seed: int,
+    ) -> None:
+        self._pool = pool
+        self._n_threads = n_threads
+        self._ratings = ratings
+        self._seed = seed
+        parts = [replace(ratings, is_validation=held_out(ratings, n, seed)) for n in range(n_folds)]
+        self._folds = [dict(zip(Side, pool.map(part.block, Side), strict=True)) for part in parts]
+        self.n_held_out = sum(blocks[USER].validation.n_entries for blocks in self._folds)
+        self.error = math.nan
+        self.n_fits = 0
+
+    def best(
+        self, start: Objective, factors: tuple[Side, ...], biases: tuple[Side, ...], rank: int
+    ) -> Objective:
+        """``start`` with its λ of the sides ``factors`` and its λ_b of the sides ``biases``
+        multiplied by whatever fits best."""
+
+        def error(step: float) -> float:
+            return self._rmse(multiplied(start, factors, biases, 2**step), rank)
+
+        step, self.error = lowest(error)
+        return multiplied(start, factors, biases, 2**step)
+
+    def _rmse(self, objective: Objective, rank: int) -> float:
+        """On held-out ratings, after short fits to the others."""
+        self.n_fits += 1
+        total = sum(self._squared_error(blocks, objective, rank) for blocks in self._folds)
+        return math.sqrt(total / self.n_held_out) if math.isfinite(total) else math.inf
+
+    def _squared_error(
+        self, blocks: dict[Side, RatingBlock], objective: Objective, rank: int
+    ) -> float:
+        items = self._ratings.start(ITEM, rank, self._seed)
+        pool, n_threads = self._pool, self._n_threads
+        for _ in range(_ITERATIONS if rank else _BIAS_ITERATIONS):
+            users, _ = solve_side(pool, n_threads, blocks[USER], items, objective, USER)
+            items, sums = solve_side(pool, n_threads, blocks[ITEM], users, objective, ITEM)
+        return sums.validation_squared_error
+
+
+def multiplied(
+    objective: Objective, factors: tuple[Side, ...], biases: tuple[Side, ...], by: float
+) -> Objective:
+    """``objective`` with λ of the sides ``factors`` and λ_b of the sides ``biases`` times
+    ``by``."""
+    penalties = {
+        side: replace(
+            old := objective.penalty(side),
+            factors=old.factors * (by if side in factors else 1),
+            bias=old.bias * (by if side in biases else 1),
+        )
+        for side in Side
+    }
+    return replace(objective, users=penalties[USER], items=penalties[ITEM])
+
+
+def lowest(error: Callable[[float], float]) -> tuple[float, float]:
+    """Where ``error`` is lowest, walking from 0 in whole steps and refined by half steps and a
+    parabola, and the lowest value that was met."""
+    met = {0.0: error(0.0)}
+
+    def at(place: float) -> float:
+        if place not in met:
+            met[place] = error(place)
+        return met[place]
+
+    best = 0.0
+    for direction in (1.0, -1.0):
+        while abs(best) < _MOST_STEPS and at(best + direction) < at(best):
+            best += direction
+        if best:
+            break
+    for side in (best - 0.5, best + 0.5):
+        at(side)
+    best = min(met, key=met.__getitem__)
+    left, right = met.get(best - 0.5), met.get(best + 0.5)
+    if left is None or right is None or not np.isfinite([left, right]).all():
+        return best, met[best]
+    curvature = left + right - 2 * met[best]
+    shift = 0.25 * (left - right) / curvature if curvature > 0 else 0.0
+    return best + float(np.clip(shift, -0.25, 0.25)), met[best]
