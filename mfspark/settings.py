@@ -41,7 +41,7 @@ class PredictorSettings(BaseModel):
         "known), nan, or drop the row",
     )
     clip_predictions: bool = Field(
-        False, description="clip predictions to the range of the training ratings"
+        True, description="clip predictions to the range of the training ratings"
     )
 
 
@@ -179,11 +179,14 @@ class BayesianSettings(FactorisationSettings, FactorModelSettings):
     keep_draws: int = Field(
         8, ge=0, description="draws that are stored for standard deviations, at most; 0: none"
     )
+    num_chains: int = Field(
+        1, ge=1, description="chains from different starts, whose draws are averaged together"
+    )
     implicit_features: bool = Field(
         True, description="learn from which items a user has rated at all, too, and by whom"
     )
     tol: float = Field(
-        1e-4,
+        3e-5,
         ge=0,
         description="stop when in twenty sweeps the validation RMSE of the mean over all draws "
         "(without validation rows: its training RMSE) moved by less than this share; 0: never",

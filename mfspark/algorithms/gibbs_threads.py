@@ -1,8 +1,9 @@
 """Bayesian matrix factorisation in one process: a Gibbs sampler whose rows are shared out to
 threads (Salakhutdinov & Mnih 2008)."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from mfspark.algorithms.als_threads import (
     shared_moments,
     solve_side,
 )
+from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
@@ -37,6 +39,8 @@ _WARM_UP = 5
 _KEYS_PER_PART = 2048
 # More than there are sweeps.
 _USES = 2**40
+# Between the seeds of two chains: chains of seeds side by side should have none in common.
+_CHAIN_STEP = 1_000_003
 
 
 class ChainState(NamedTuple):
@@ -85,86 +89,124 @@ class ThreadedGibbs:
     scale: float = 1.0
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
-        """The mean over all draws after burn-in. Results depend on the seed, not on the threads (to
-        float32 rounding)."""
+        """The mean over all draws after burn-in, of all chains; those after the first are as long
+        as it was. Results depend on the seed, not on the threads (to float32 rounding)."""
         settings = self.settings
         history = History(settings.max_iter, settings.tol, self.scale)
-        keys = {side: start_keys(ratings.ids[side], side, settings.seed) for side in Side}
         mean, stored = RunningMean(settings.rank), StoredDraws(settings.keep_draws)
+        traces: list[list[Trace]] = []
         # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             train, validation = blocks[USER].train, blocks[USER].validation
-            features = self._features(blocks, keys)
-            state = self._warm_up(pool, n_threads, ratings, blocks, features)
-            for sweep in history.iterations():
-                rng = np.random.default_rng([settings.seed, sweep])
-                normals = {
-                    side: self._normals(pool, sweep, keys[side], features.get(side))
-                    for side in Side
-                }
-                state, hyper = run_sweep(pool, n_threads, blocks, features, state, normals, rng)
-                sums = PassSums(
-                    squared_error=state.squared_error,
-                    n_ratings=train.n_entries,
-                    penalty=hyper.penalty(state),
-                    validation_squared_error=0.0,
-                    n_validation=0,
-                )
-                if sweep <= settings.burn_in:
+            watched = validation if validation.n_entries else train
+            for number in range(settings.num_chains):
+                chain = _Chain(self, pool, n_threads, ratings, blocks, number)
+                traces.append([])
+                is_first = number == 0
+                n_sweeps = 0 if is_first else history.rows[-1].iteration
+                for sweep in history.iterations() if is_first else range(1, n_sweeps + 1):
+                    hyper = chain.sweep(sweep)
+                    sums = chain.sums(hyper)
+                    is_folded = False
+                    if sweep > settings.burn_in:
+                        state = chain.state
+                        spread = spread_of(hyper.noise_precision, hyper.priors, state.sums)
+                        stored.add(state.rows, spread)
+                        traces[-1].append(chain.trace(hyper))
+                        is_folded = mean.add(state.rows, pool)
+                    if not is_first:
+                        continue
+                    if not is_folded:
+                        history.add("both", sums, 0)
+                        continue
+                    error = _squared_error(pool, n_threads, watched, mean.rows)
+                    if validation.n_entries:
+                        sums = sums._replace(
+                            validation_squared_error=error, n_validation=validation.n_entries
+                        )
                     history.add("both", sums, 0)
-                    continue
-                stored.add(state.rows, spread_of(hyper.noise_precision, hyper.priors, state.sums))
-                if not mean.add(state.rows, pool):
-                    history.add("both", sums, 0)
-                    continue
-                watched = validation if validation.n_entries else train
-                error = _squared_error(pool, n_threads, watched, mean.rows)
-                if validation.n_entries:
-                    sums = sums._replace(
-                        validation_squared_error=error, n_validation=validation.n_entries
-                    )
-                history.add("both", sums, 0)
-                history.end_draws(error)
-            return Found(mean.final(pool), history, stored.posterior())
+                    history.end_draws(error)
+            found = replace(stored.posterior(), diagnostics=diagnose(traces, self.scale))
+            return Found(mean.final(pool), history, found)
 
-    def _warm_up(
+
+class _Chain:
+    """One chain of a fit, begun from some iterations of ALS."""
+
+    def __init__(
         self,
+        fit: ThreadedGibbs,
         pool: ThreadPoolExecutor,
         n_threads: int,
         ratings: IndexedRatings,
         blocks: dict[Side, RatingBlock],
-        features: dict[Side, Features],
-    ) -> ChainState:
-        """The state after some iterations of ALS."""
-        rows = {ITEM: ratings.start(ITEM, self.settings.rank, self.settings.seed)}
+        number: int,
+    ) -> None:
+        self._settings = fit.settings
+        # A seed of its own for each chain; that of the first is the fit's.
+        self._seed = fit.settings.seed + number * _CHAIN_STEP
+        self._pool, self._n_threads, self._blocks = pool, n_threads, blocks
+        self._keys = {side: start_keys(ratings.ids[side], side, self._seed) for side in Side}
+        self._features: dict[Side, Features] = {}
+        if fit.settings.implicit_features:
+            train = {side: blocks[side].train for side in Side}
+            self._features = rated_features(train, self._keys)
+        rows = {ITEM: ratings.start(ITEM, fit.settings.rank, self._seed)}
         for _ in range(_WARM_UP):
             for side in Side:
                 rows[side], found = solve_side(
-                    pool, n_threads, blocks[side], rows[side.other], self.objective, side
+                    pool, n_threads, blocks[side], rows[side.other], fit.objective, side
                 )
         sums = {side: RowSums.of(rows[side]) for side in Side}
         # A feature may at first do as much as all that is not a feature.
-        links = {side: no_link(known, sums[side].precision()) for side, known in features.items()}
-        return ChainState(rows, sums, sums, links, found.squared_error)
+        links = {
+            side: no_link(features, sums[side].precision())
+            for side, features in self._features.items()
+        }
+        self.state = ChainState(rows, sums, sums, links, found.squared_error)
 
-    def _features(
-        self, blocks: dict[Side, RatingBlock], keys: dict[Side, UInt64s]
-    ) -> dict[Side, Features]:
-        if not self.settings.implicit_features:
-            return {}
-        return rated_features({side: blocks[side].train for side in Side}, keys)
+    def sweep(self, number: int) -> Hyper:
+        """Go one sweep on; ``number`` is another one for each of a chain."""
+        rng = np.random.default_rng([self._seed, number])
+        normals = {side: self._normals(side, number) for side in Side}
+        self.state, hyper = run_sweep(
+            self._pool, self._n_threads, self._blocks, self._features, self.state, normals, rng
+        )
+        return hyper
 
-    def _normals(
-        self, pool: ThreadPoolExecutor, sweep: int, keys: UInt64s, features: Features | None
-    ) -> Normals:
-        size = self.settings.rank + 1
-        rows = _normal_rows(pool, keys, sweep, size)
-        if features is None:
+    def sums(self, hyper: Hyper) -> PassSums:
+        """What the history is told of the draw."""
+        return PassSums(
+            squared_error=self.state.squared_error,
+            n_ratings=self._blocks[USER].train.n_entries,
+            penalty=hyper.penalty(self.state),
+            validation_squared_error=0.0,
+            n_validation=0,
+        )
+
+    def trace(self, hyper: Hyper) -> Trace:
+        """What is followed of the draw."""
+        train, validation = self._blocks[USER].train, self._blocks[USER].validation
+        validation_rmse = math.nan
+        if validation.n_entries:
+            total = _squared_error(self._pool, self._n_threads, validation, self.state.rows)
+            validation_rmse = math.sqrt(total / validation.n_entries)
+        return Trace(
+            noise=1 / math.sqrt(hyper.noise_precision),
+            signal=signal_norm(self.state.sums[USER], self.state.sums[ITEM]),
+            train_rmse=math.sqrt(self.state.squared_error / train.n_entries),
+            validation_rmse=validation_rmse,
+        )
+
+    def _normals(self, side: Side, sweep: int) -> Normals:
+        size = self._settings.rank + 1
+        rows = _normal_rows(self._pool, self._keys[side], sweep, size)
+        if side not in self._features:
             return Normals(rows, None)
         # Numbers of their own for each use of a key in a sweep.
-        of_rows = _normal_rows(pool, keys, sweep + _USES, size)
-        of_features = _normal_rows(pool, features.keys, sweep + 2 * _USES, size)
+        of_rows = _normal_rows(self._pool, self._keys[side], sweep + _USES, size)
+        of_features = _normal_rows(self._pool, self._features[side].keys, sweep + 2 * _USES, size)
         return Normals(rows, (of_rows, of_features))
 
 

@@ -4,9 +4,10 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
+from mfspark.algorithms.diagnostics import Diagnostic
 from mfspark.columns import Side
 from mfspark.errors import DivergenceError
 from mfspark.kernels.arrays import Float32s
@@ -166,10 +167,14 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Posterior:
-    """``draws``: rows [factors, bias] of some draws, by side float32 [n, n_draws, rank + 1]."""
+    """``draws``: rows [factors, bias] of some draws, by side float32 [n, n_draws, rank + 1].
+
+    ``diagnostics``: of what was followed of all draws, in the unit of the user's ratings.
+    """
 
     draws: dict[Side, Float32s]
     spread: Spread
+    diagnostics: list[Diagnostic] = field(default_factory=list)
 
     @property
     def n_draws(self) -> int:
@@ -204,7 +209,7 @@ class Learnt:
     rating. ``singular_values``: see :mod:`mfspark.kernels.rotation`; in the unit of the user's
     ratings. ``exchange``: how factors reached the blocks of each side of a distributed fit.
     ``n_draws``: stored of the posterior; ``spread``: how ratings spread around predictions, in the
-    unit of the user's ratings; of the fits that draw from a posterior.
+    unit of the user's ratings; ``diagnostics`` as in ``Posterior``; of the fits that draw from one.
     """
 
     n_users: int
@@ -218,6 +223,7 @@ class Learnt:
     exchange: dict[Side, ExchangeName]
     n_draws: int = 0
     spread: Spread | None = None
+    diagnostics: list[Diagnostic] = field(default_factory=list)
 
     @classmethod
     def without_passes(cls, n_users: int, n_items: int, stopped: StopReason) -> "Learnt":
@@ -245,4 +251,5 @@ class Learnt:
         fields["history"] = [HistoryRow(*row) for row in fields["history"]]
         fields["exchange"] = {Side(side): name for side, name in fields["exchange"].items()}
         fields["spread"] = None if fields["spread"] is None else Spread(*fields["spread"])
+        fields["diagnostics"] = [Diagnostic(*row) for row in fields["diagnostics"]]
         return cls(**fields)

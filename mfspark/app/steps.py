@@ -74,8 +74,8 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
             raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
         result = evaluate(model, run.ratings(spark, "train"), test)
         with run.output("evaluation", ("ratings", "model")) as target:
-            files.write_parquet(result.metrics.coalesce(1), f"{target}/metrics")
-            files.write_parquet(result.histogram.coalesce(1), f"{target}/histogram")
+            for name, table in result.tables().items():
+                files.write_parquet(table.coalesce(1), f"{target}/{name}")
         metrics = files.read_parquet(spark, run.of("evaluation/metrics"))
         overall = metrics.where(F.col("slice") == "all").collect()
         rmse = {row["predictor"]: row["rmse"] for row in overall}

@@ -167,6 +167,7 @@ def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.
         exchange={},
         n_draws=0 if found.posterior is None else found.posterior.n_draws,
         spread=None if found.posterior is None else found.posterior.spread.scaled(scale),
+        diagnostics=[] if found.posterior is None else found.posterior.diagnostics,
     )
     yield _with_nulls(schema, {_LEARNT: pa.array([learnt.to_json()])}, 1)
 

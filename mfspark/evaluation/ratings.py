@@ -6,6 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, PREDICTION, RATING, USER
+from mfspark.evaluation.intervals import STD, Intervals, intervals_of
 from mfspark.evaluation.slices import add_slices
 from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.factor_model import FactorModel
@@ -22,11 +23,22 @@ class Evaluation:
     """Tables of an evaluation.
 
     ``metrics``: predictor, slice, value, n, n_unscored, rmse, rmse_low, rmse_high, mae, mae_low,
-    mae_high. ``histogram``: rating (to the nearest half star), n_test, n_predicted.
+    mae_high. ``histogram``: rating (to the nearest half star), n_test, n_predicted. ``intervals``:
+    of models that know how sure they are.
     """
 
     metrics: DataFrame
     histogram: DataFrame
+    intervals: Intervals | None
+
+    def tables(self) -> dict[str, DataFrame]:
+        """The tables by name."""
+        found = {"metrics": self.metrics, "histogram": self.histogram}
+        if self.intervals is None:
+            return found
+        return found | {
+            "coverage": self.intervals.coverage, "reliability": self.intervals.reliability
+        }  # fmt: skip
 
 
 def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluation:
@@ -35,25 +47,35 @@ def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluatio
     Every test row counts: one without a prediction is in ``n_unscored``, never dropped in silence.
     """
     predictions = predict(model, train, test)
-    by_slice = (
-        add_slices(predictions, train)
-        .withColumn("member", F.explode("slices"))
-        .select(USER, RATING, "member.slice", "member.value", *PREDICTORS)
+    sliced = add_slices(predictions, train)
+    by_slice = sliced.withColumn("member", F.explode("slices")).select(
+        USER, RATING, "member.slice", "member.value", *PREDICTORS
     )
     long = by_slice.unpivot(
         [USER, RATING, "slice", "value"], list(PREDICTORS), "predictor", "predicted"
     )
-    return Evaluation(rating_metrics(long), _histogram(predictions))
+    intervals = None
+    if STD in predictions.columns:
+        intervals = intervals_of(
+            sliced.select(RATING, F.col(MODEL).alias("predicted"), STD, "slices")
+        )
+    return Evaluation(rating_metrics(long), _histogram(predictions), intervals)
 
 
 def predict(model: FactorModel, train: DataFrame, test: DataFrame) -> DataFrame:
-    """Test rows (user, item, rating) with one column of predictions per predictor."""
+    """Test rows (user, item, rating) with one column of predictions per predictor, and that of
+    standard deviations where the model has draws."""
     # A model told to drop cold rows would hide them from the count of unscored rows.
     keeps_rows = model
     if model.getOrDefault(model.coldStartStrategy) == "drop":
         keeps_rows = model.copy({model.coldStartStrategy: "nan"})
     keeps_rows = keeps_rows.copy(
-        {model.userCol: USER, model.itemCol: ITEM, model.predictionCol: PREDICTION}
+        {
+            model.userCol: USER,
+            model.itemCol: ITEM,
+            model.predictionCol: PREDICTION,
+            model.predictionStdCol: STD if model.has_spread else None,
+        }
     )
     scored = keeps_rows.transform(test.select(USER, ITEM, RATING))
     return add_baselines(scored, train).withColumnRenamed(PREDICTION, MODEL)

@@ -122,6 +122,12 @@ class FactorModel(Model, FactorModelParams, Persistent):
         scored = add_predictions(dataset, users, items, scoring, n_rows)
         return scored.drop(*added)
 
+    @property
+    def has_spread(self) -> bool:
+        """Whether there are enough stored draws for ``predictionStdCol``."""
+        facts = self.metadata.posterior
+        return facts is not None and facts.n_draws >= _LEAST_DRAWS
+
     def _spreading(self) -> Spreading | None:
         """What standard deviations are made of, if they are wanted."""
         column_name = self.getOrDefault(self.predictionStdCol)
@@ -133,7 +139,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
                 "replace the other; name them apart"
             )
         facts = self.metadata.posterior
-        if facts is None or facts.n_draws < _LEAST_DRAWS:
+        if facts is None or not self.has_spread:
             raise ConfigError(
                 f"predictionStdCol = {column_name!r} needs a model with {_LEAST_DRAWS} stored "
                 f"draws or more, but this one of {self.metadata.algorithm} has "

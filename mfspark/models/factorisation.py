@@ -17,6 +17,7 @@ from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import (
     SCHEMA_VERSION,
     CoordinateSystem,
+    DiagnosticFacts,
     ModelMetadata,
     PenaltyFacts,
     PosteriorFacts,
@@ -117,7 +118,10 @@ def _penalties(objective: Objective) -> PenaltyFacts:
 def _posterior(learnt: Learnt) -> PosteriorFacts | None:
     if learnt.spread is None:
         return None
-    return PosteriorFacts(n_draws=learnt.n_draws, **learnt.spread._asdict())
+    diagnostics = [DiagnosticFacts(**found._asdict()) for found in learnt.diagnostics]
+    return PosteriorFacts(
+        n_draws=learnt.n_draws, **learnt.spread._asdict(), diagnostics=diagnostics
+    )
 
 
 def select_ratings(

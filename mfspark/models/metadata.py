@@ -17,16 +17,28 @@ class CoordinateSystem(BaseModel):
     singular_values: list[float]
 
 
+class DiagnosticFacts(BaseModel):
+    """Of a quantity over all draws; see :class:`mfspark.algorithms.diagnostics.Diagnostic`."""
+
+    quantity: str
+    mean: float
+    std: float
+    rhat: float | None
+    ess: float | None
+
+
 class PosteriorFacts(BaseModel):
     """What ``BayesianMF`` knows beside the mean; see :mod:`mfspark.algorithms.posterior`.
 
-    ``n_draws`` are stored in ``draws/``. The rest are variances in the unit of the ratings.
+    ``n_draws`` are stored in ``draws/``. ``noise``, ``cold_user`` and ``cold_item`` are variances
+    in the unit of the ratings; ``diagnostics`` are of all draws.
     """
 
     n_draws: int
     noise: float
     cold_user: float
     cold_item: float
+    diagnostics: list[DiagnosticFacts] = []
 
 
 class PenaltyFacts(BaseModel):

@@ -84,6 +84,7 @@ class BayesianMFArguments(FactorisationArguments, total=False):
 
     burnIn: int
     keepDraws: int
+    numChains: int
     implicitFeatures: bool
     predictionStdCol: str | None
 
@@ -263,6 +264,7 @@ class BayesianMFParams(FactorisationParams):
     tol: Param[float] = _param("tol", BayesianSettings)
     burnIn: Param[int] = _param("burn_in", BayesianSettings)
     keepDraws: Param[int] = _param("keep_draws", BayesianSettings)
+    numChains: Param[int] = _param("num_chains", BayesianSettings)
     implicitFeatures: Param[bool] = _param("implicit_features", BayesianSettings)
     predictionStdCol: Param[str] = _param("prediction_std_col", BayesianSettings)
 

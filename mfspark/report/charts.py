@@ -159,6 +159,35 @@ def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str
     return result[0]
 
 
+def coverage_chart(coverage: pd.DataFrame) -> str:
+    """Share of the ratings in each interval, against the share that it should hold."""
+    with _figure(5.2, 3.4) as (axes, result):
+        axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--", label="as it should be")
+        axes.plot(100 * coverage["level"], 100 * coverage["covered"], color=BLUE, marker="o",
+                  ms=4, label="test ratings")  # fmt: skip
+        axes.set_xlabel("the interval should hold (% of the ratings)")
+        axes.set_ylabel("it holds (%)")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        axes.legend(frameon=False, loc="upper left")
+    return result[0]
+
+
+def reliability_chart(reliability: pd.DataFrame) -> str:
+    """Error of each tenth of the predictions, the surest first, against what was predicted."""
+    with _figure(5.2, 3.4) as (axes, result):
+        low = min(reliability["std"].min(), reliability["rmse"].min())
+        high = max(reliability["std"].max(), reliability["rmse"].max())
+        ends = [0.97 * low, 1.03 * high]
+        axes.plot(ends, ends, color=GREY, lw=1, ls="--", label="as it should be")
+        axes.plot(reliability["std"], reliability["rmse"], color=BLUE, marker="o", ms=4,
+                  label="a tenth of the test ratings each")  # fmt: skip
+        axes.set_xlabel("predicted standard deviation (stars)")
+        axes.set_ylabel("RMSE (stars)")
+        axes.legend(frameon=False, loc="upper left")
+    return result[0]
+
+
 def share_chart(factors: pd.DataFrame) -> str:
     """Share of the interaction variance per factor."""
     with _figure(10.2, 2.3) as (axes, result):

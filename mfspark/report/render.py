@@ -15,6 +15,9 @@ from mfspark.report.environment import make_environment
 _SLICES = ("user activity", "item popularity", "rating value", "cold start")
 _N_PANELS = 8
 _N_CORRELATIONS = 6
+# Of so many ratings the share in an interval is known to some two per cent.
+_LEAST_COVERED = 500
+_SHOWN_LEVELS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ _TABLES = {
 }  # fmt: skip
 
 
+# Tables of models that know how sure they are.
+_INTERVAL_TABLES = {name: f"evaluation/{name}" for name in ("coverage", "reliability")}
+
+
 def read_run(uri: str) -> RunTables:
     """Read the small tables of the run directory at ``uri``."""
     base = uri.rstrip("/")
@@ -53,11 +60,14 @@ def read_run(uri: str) -> RunTables:
         content: dict[str, Any] = json.loads(files.read_text(f"{base}/{name}"))
         return content
 
+    paths = _TABLES | {
+        name: path for name, path in _INTERVAL_TABLES.items() if files.exists(f"{base}/{path}")
+    }
     return RunTables(
         document("run.json"),
         document("ingest.json"),
         document("model/metadata.json"),
-        {name: files.read_pandas(f"{base}/{path}") for name, path in _TABLES.items()},
+        {name: files.read_pandas(f"{base}/{path}") for name, path in paths.items()},
         comparison_section(f"{base}/comparison") if files.exists(f"{base}/comparison") else None,
     )
 
@@ -85,6 +95,7 @@ def render(run: RunTables) -> str:
             best_baseline=overall.loc[best_baseline].to_dict(),
             gain=1 - overall.loc["model", "rmse"] / overall.loc[best_baseline, "rmse"],
             slices=_slices(metrics),
+            intervals=_intervals(run) if "coverage" in run.tables else None,
             factors=_factor_panels(run),
             share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
             biases=_bias_lists(run["biases"]),
@@ -124,6 +135,30 @@ def _slices(metrics: pd.DataFrame) -> list[dict[str, object]]:
             {"name": name, "chart": charts.slice_chart(rows, name, values), "rows": table}
         )
     return result
+
+
+def _intervals(run: RunTables) -> dict[str, object]:
+    """Charts of coverage and reliability, and shares covered by slice; small classes are left out
+    of the latter, whose shares would be chance."""
+    coverage = run["coverage"].sort_values("level")
+    shown = coverage[coverage["level"].isin(_SHOWN_LEVELS) & (coverage["n"] >= _LEAST_COVERED)]
+    table = shown.pivot_table(index=["slice", "value", "n"], columns="level", values="covered")
+    rows = [
+        {"slice": key[0], "value": key[1], "n": key[2], "covered": covered.tolist()}
+        for key, covered in sorted(
+            table.iterrows(), key=lambda row: (row[0][0], _slice_order(row[0][1]))
+        )
+        if key[0] in ("all", "user activity", "item popularity", "cold start")
+    ]
+    overall = coverage[coverage["slice"] == "all"]
+    return {
+        "coverage": charts.coverage_chart(overall),
+        "reliability": charts.reliability_chart(run["reliability"]),
+        "levels": sorted(_SHOWN_LEVELS),
+        "rows": rows,
+        "overall": overall.set_index("level")["covered"].to_dict(),
+        "least": _LEAST_COVERED,
+    }
 
 
 def _slice_order(value: str) -> tuple[float, str]:

@@ -355,3 +355,23 @@ def test_stored_draws_are_spread_over_the_chain():
     none = StoredDraws(0)
     none.add({side: np.zeros((2, 3), np.float32) for side in Side}, Spread(1.0, 1.0, 1.0))
     assert none.posterior().n_draws == 0
+
+
+def test_chains_agree_and_are_averaged():
+    table, _ = ratings_of(7)
+    is_validation = np.random.default_rng(0).random(table.num_rows) < 0.2
+    marked = table.append_column(IS_VALIDATION, pa.array(is_validation))
+    ratings, one = fitted(marked, max_iter=100)
+    _, several = fitted(marked, max_iter=100, num_chains=3)
+    # The history is that of the first chain.
+    assert [row[:3] for row in several.history.rows] == [row[:3] for row in one.history.rows]
+    difference = all_pairs(ratings, one.rows) - all_pairs(ratings, several.rows)
+    assert 0 < np.sqrt(np.mean(difference**2)) < 0.1
+    quantities = {each.quantity: each for each in several.posterior.diagnostics}
+    assert quantities["noise"].mean == pytest.approx(0.4, rel=0.1)
+    # A draw is worse than the mean of all, and better than no model.
+    assert 0.4 < quantities["validation_rmse"].mean < ratings.rating.std()
+    assert several.history.rows[-1].validation_rmse < quantities["validation_rmse"].mean
+    for each in quantities.values():
+        assert each.rhat < 1.3
+        assert 5 < each.ess < 3 * 90 * 1.5
