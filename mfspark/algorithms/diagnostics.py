@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.algorithms.history import Diagnostic
 from mfspark.kernels.arrays import Float64s
 from mfspark.kernels.draw import RowSums
 
@@ -24,17 +25,6 @@ class Trace(NamedTuple):
     signal: float
     train_rmse: float
     validation_rmse: float
-
-
-class Diagnostic(NamedTuple):
-    """Of a quantity over all draws: mean, standard deviation, R̂ and effective sample size (Vehtari
-    et al., Rank-normalization, folding, and localization, 2021); None where nothing can be said."""
-
-    quantity: str
-    mean: float
-    std: float
-    rhat: float | None
-    ess: float | None
 
 
 def signal_norm(users: RowSums, items: RowSums) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
-from mfspark.algorithms.diagnostics import Diagnostic
 from mfspark.columns import Side
 from mfspark.errors import DivergenceError
 from mfspark.kernels.arrays import Float32s
@@ -147,6 +146,17 @@ class History:
         if len(last) == 5 and max(last) - min(last) < self._tol * last[-1]:
             is_validation = self.rows[-1].validation_rmse is not None
             self.stopped = "validation" if is_validation else "converged"
+
+
+class Diagnostic(NamedTuple):
+    """Of a quantity over all draws: mean, standard deviation, R̂ and effective sample size (Vehtari
+    et al., Rank-normalization, folding, and localization, 2021); None where nothing can be said."""
+
+    quantity: str
+    mean: float
+    std: float
+    rhat: float | None
+    ess: float | None
 
 
 class Spread(NamedTuple):

@@ -75,10 +75,10 @@ class PenaltySearch:
             if self.biases:
                 for sides in (tuple(Side), (ITEM,), (USER,)):
                     found = trials.best(found, (), sides, rank=0)
-            if self.factors and self.rank:
+            if self.factors:
                 found = trials.best(found, self.factors, (), self.rank)
-                if self.biases:
-                    found = trials.best(found, (), tuple(Side), self.rank)
+            if self.biases and self.rank:
+                found = trials.best(found, (), tuple(Side), self.rank)
             # The last search measured what it found, or a place beside it.
             return Chosen(found, self.scale * trials.error, trials.n_held_out, trials.n_fits)
 

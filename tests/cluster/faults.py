@@ -42,12 +42,22 @@ from mfspark.errors import FitError
 
 ITERATIONS = 6
 BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
-ALS = partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, execution="distributed")
+GIVEN = {"regParam": 1.0, "biasRegParam": 0.25}
+ALS = partial(
+    BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, execution="distributed", **GIVEN
+)
 ESTIMATORS = {
     "broadcast": partial(ALS, exchange="broadcast", **BLOCKS),
     "routed": partial(ALS, exchange="routed", **BLOCKS),
     "sgd": partial(
-        BiasedSGD, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, execution="distributed", numBlocks=2
+        BiasedSGD,
+        rank=4,
+        maxIter=ITERATIONS,
+        tol=0.0,
+        seed=1,
+        execution="distributed",
+        numBlocks=2,
+        **GIVEN,
     ),
     "one_task": partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1),
     "bayes": partial(BayesianMF, rank=4, maxIter=30, tol=0.0, seed=1),

@@ -143,18 +143,25 @@ SHARED = {
 }
 
 
+IN_ONE_TASK = {("engine.one_task", "fit_in_one_task"), ("algorithms.als_threads", "ThreadedALS")}
+ON_BLOCKS = {("engine.fit_als", "_als_on_blocks")}
+# Ends before the fit begins, and is a fit of its own.
+PILOT = {("engine.pilot", "with_weights")}
+
+
 @pytest.mark.parametrize(
-    ("most", "other"),
+    ("start", "most", "other"),
     [
-        (9, {("engine.fit_als", "_als_on_blocks")}),
-        (12, {("engine.one_task", "fit_in_one_task"), ("algorithms.als_threads", "ThreadedALS")}),
+        (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT),
+        (("models.biased_als", "BiasedALS"), 12, IN_ONE_TASK | PILOT),
+        (("engine.pilot", "with_weights"), 9, set()),
     ],
-    ids=["one task", "distributed"],
+    ids=["one task", "distributed", "pilot"],
 )
-def test_a_fit_leads_down_a_few_files(most, other):
-    """``other``: where the other way of fitting begins."""
+def test_a_fit_leads_down_a_few_files(start, most, other):
+    """``other``: where other ways of fitting begin."""
     way = Way(other | SHARED)
-    way.follow("models.biased_als", "BiasedALS")
+    way.follow(*start)
     stations = [module for module in way.files if module not in LEAVES]
     assert len(stations) <= most, ", ".join(stations)
 

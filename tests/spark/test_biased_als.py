@@ -178,6 +178,8 @@ def test_validation_rows_are_measured_but_not_fitted(noise):
         biasRegParam=0.01,
         tol=1e-3,
         validationIndicatorCol="held",
+        # The history does not clip.
+        clipPredictions=False,
     )
     model = als.fit(noise)
     history = model.history.where("side = 'item'").orderBy("iteration").toPandas()
