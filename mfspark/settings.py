@@ -66,6 +66,11 @@ class FactorisationSettings(PredictorSettings):
     validation_indicator_col: str | None = Field(
         None, description="boolean column; true rows are not fitted but decide when to stop"
     )
+    refit: bool = Field(
+        False,
+        description="after validation rows have decided where to stop, fit again on all rows, for "
+        "as many iterations",
+    )
     seed: int = Field(0, description="seed of the initial factors")
     initial_model: str | None = Field(
         None,

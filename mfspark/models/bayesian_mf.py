@@ -8,6 +8,8 @@ from mfspark.engine.fit_bayes import fit_bayes
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import (
     Factorisation,
+    after_refit,
+    for_refit,
     known_factors,
     model_of,
     select_ratings,
@@ -63,5 +65,9 @@ class BayesianMF(
     def _fit(self, dataset: DataFrame) -> FactorModel:
         settings = self.settings()
         ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
-        fit = fit_bayes(ratings, settings, known_factors(ratings, settings))
+        known = known_factors(ratings, settings)
+        fit = fit_bayes(ratings, settings, known)
+        if settings.refit:
+            again = fit_bayes(*for_refit(ratings, settings, fit), known)
+            fit = after_refit(fit, again)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

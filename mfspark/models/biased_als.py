@@ -8,6 +8,8 @@ from mfspark.engine.fit_als import fit_als
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import (
     Factorisation,
+    after_refit,
+    for_refit,
     known_factors,
     model_of,
     select_ratings,
@@ -56,4 +58,7 @@ class BiasedALS(
         ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
         known = known_factors(ratings, settings, settings.fit_biases)
         fit = fit_als(ratings, settings, known)
+        if settings.refit:
+            again = fit_als(*for_refit(ratings, settings, fit), known)
+            fit = after_refit(fit, again)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

@@ -1,6 +1,7 @@
 """What the estimators of factor models share: columns, metadata, the model of a fit."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from pyspark.ml.base import Estimator
 from pyspark.sql import DataFrame
@@ -24,6 +25,8 @@ from mfspark.models.metadata import (
 )
 from mfspark.models.params import FactorisationParams
 from mfspark.settings import FactorisationSettings, PenalisedSettings, PredictorSettings
+
+AnySettings = TypeVar("AnySettings", bound=FactorisationSettings)
 
 
 class Factorisation(Estimator[FactorModel], FactorisationParams):
@@ -72,6 +75,27 @@ def known_factors(
         side: table.select(F.col(side).cast(ratings.schema[side].dataType), BIAS, FACTORS)
         for side, table in tables.items()
     }
+
+
+def for_refit(
+    ratings: DataFrame, settings: AnySettings, first: Fit
+) -> tuple[DataFrame, AnySettings]:
+    """All rows as training rows, and settings under which a fit goes on for as long as the
+    ``first`` one did before validation rows had it stop."""
+    as_long = {"max_iter": first.learnt.best_iteration, "tol": 0.0}
+    return ratings.drop(IS_VALIDATION), settings.model_copy(update=as_long)
+
+
+def after_refit(first: Fit, again: Fit) -> Fit:
+    """The tables of the fit to all rows, with the history of the one that chose its length."""
+    learnt = replace(
+        again.learnt,
+        history=first.learnt.history,
+        stopped=first.learnt.stopped,
+        n_cold_validation=first.learnt.n_cold_validation,
+    )
+    summary = replace(again.summary, n_validation=first.summary.n_validation)
+    return replace(again, learnt=learnt, summary=summary)
 
 
 def model_of(
@@ -129,6 +153,11 @@ def select_ratings(
 ) -> DataFrame:
     """The columns to fit, under the names of :mod:`mfspark.columns`, with typed ids."""
     marks = []
+    if isinstance(settings, FactorisationSettings) and settings.refit and not validation_indicator:
+        raise ConfigError(
+            "refit = True needs validation rows, which decide how long to fit; set "
+            "validationIndicatorCol (in jobs: split.validation), or leave refit out"
+        )
     if validation_indicator:
         require_column(dataset, validation_indicator, "validationIndicatorCol")
         # A row whose indicator is null is a training row.

@@ -64,6 +64,7 @@ class FactorisationArguments(PredictorArguments, total=False):
     execution: Execution
     tol: float
     validationIndicatorCol: str | None
+    refit: bool
     seed: int
     initialModel: str | None
 
@@ -236,6 +237,7 @@ class FactorisationParams(PredictorParams):
     maxIter: Param[int] = _param("max_iter")
     execution: Param[str] = _param("execution")
     tol: Param[float] = _param("tol")
+    refit: Param[bool] = _param("refit")
     validationIndicatorCol: Param[str] = _param("validation_indicator_col")
     seed: Param[int] = _param("seed")
     initialModel: Param[str] = _param("initial_model")
