@@ -235,6 +235,12 @@ class KNNSettings(PredictorSettings):
     shrinkage: float = Field(
         100.0, ge=0, description="a similarity from n common raters counts n / (n + shrinkage)"
     )
+    neighbour_damping: float = Field(
+        0.3,
+        ge=0,
+        description="δ, added to the similarities that a correction is divided by, so that a few "
+        "distant neighbours correct little",
+    )
     min_support: int = Field(1, ge=1, description="common raters that neighbours need")
     centring: Centring = Field(
         "bias", description="what neighbours deviate from: μ + b_u + b_i (bias) or a mean (mean)"

@@ -106,8 +106,11 @@ class Lists(NamedTuple):
         assert self.starts[-1] <= len(self.numbers)
 
 
-def corrections(neighbours: Lists, rated: Lists, n: int) -> Float64s:
-    """Σ s_j x_j / Σ s_j over the ``n`` nearest neighbours j that were rated, float64 [pairs].
+def corrections(neighbours: Lists, rated: Lists, n: int, damping: float) -> Float64s:
+    """Σ s_j x_j / (``damping`` + Σ s_j) over the ``n`` nearest neighbours j that were rated.
+
+    float64 [pairs]; the damping is that of Bell & Koren, Scalable collaborative filtering with
+    jointly derived neighborhood interpolation weights, 2007, for predictions from few neighbours.
 
     For each pair: the ``neighbours`` of its one id with their similarities s, the nearest first,
     and what its other id has ``rated``, in ascending order, with the deviations x. Zero where no
@@ -116,14 +119,15 @@ def corrections(neighbours: Lists, rated: Lists, n: int) -> Float64s:
     neighbours.check()
     rated.check()
     assert neighbours.starts.shape == rated.starts.shape
+    assert damping >= 0
     found = np.zeros(len(neighbours.starts) - 1)
-    _correct(*neighbours, *rated, n, found)
+    _correct(*neighbours, *rated, n, float(damping), found)
     return found
 
 
 @jit
 def _correct(  # type: ignore[no-untyped-def]
-    starts, numbers, similarities, rated_starts, rated_numbers, deviations, n, found
+    starts, numbers, similarities, rated_starts, rated_numbers, deviations, n, damping, found
 ):
     """For every pair walk down the neighbours until ``n`` of them were rated."""
     for pair in range(len(found)):
@@ -140,4 +144,4 @@ def _correct(  # type: ignore[no-untyped-def]
                 if taken == n:
                     break
         if weight > 0:
-            found[pair] = total / weight
+            found[pair] = total / (damping + weight)

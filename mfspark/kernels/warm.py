@@ -125,7 +125,7 @@ def _compare() -> None:
         array.setflags(write=False)
     add_common(np.zeros((1, 1, N_SUMS), np.float32), 0, columns)
     lists = Lists(np.array([0, 1]), columns.columns, columns.values)
-    corrections(lists, lists, 1)
+    corrections(lists, lists, 1, 0.0)
 
 
 def _predict() -> None:

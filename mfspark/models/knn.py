@@ -30,7 +30,8 @@ _BASE = "_base"
 
 
 class KNNModel(Model, FactorModelParams, Persistent):
-    """r̂(u, i) = base + Σ_j s_ij (r_uj − base_uj) / Σ_j s_ij over the k nearest rated neighbours j.
+    """r̂(u, i) = base + Σ_j s_ij (r_uj − base_uj) / (δ + Σ_j s_ij) over the k nearest neighbours j
+    that were rated.
 
     (Items as neighbours; with users it is the mirror image.) ``neighbourhood`` has the similarities
     and the deviations r − base. The base is μ + b_u + b_i from ``biases``, or with ``means`` the
@@ -39,11 +40,11 @@ class KNNModel(Model, FactorModelParams, Persistent):
 
     def __init__(
         self, neighbourhood: Neighbourhood, biases: FactorModel, side: Side, k: int,
-        means: DataFrame | None,
+        neighbour_damping: float, means: DataFrame | None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.neighbourhood, self.biases, self.side, self.k = neighbourhood, biases, side, k
-        self.means = means
+        self.neighbour_damping, self.means = neighbour_damping, means
 
     @property
     def n_parameters(self) -> int:
@@ -78,7 +79,9 @@ class KNNModel(Model, FactorModelParams, Persistent):
     def write_content(self, directory: str) -> None:
         """See ``Persistent``."""
         params = {param.name: value for param, value in self.extractParamMap().items()}
-        tables = KNNTables(self.neighbourhood, self.means, self.side, self.k, params)
+        tables = KNNTables(
+            self.neighbourhood, self.means, self.side, self.k, self.neighbour_damping, params
+        )
         write_knn_tables(tables, directory)
         self.biases.save(f"{directory}/biases")
 
@@ -87,7 +90,9 @@ class KNNModel(Model, FactorModelParams, Persistent):
         """See ``Persistent``."""
         saved = read_knn_tables(path)
         biases = FactorModel.load(f"{path}/biases")
-        model = cls(saved.neighbourhood, biases, saved.side, saved.k, saved.means)
+        model = cls(
+            saved.neighbourhood, biases, saved.side, saved.k, saved.neighbour_damping, saved.means
+        )
         model._set(**saved.params)
         return model
 
@@ -125,7 +130,9 @@ class KNNModel(Model, FactorModelParams, Persistent):
         if self.means is not None:
             # What is cold goes by the strategy, as the biases know it.
             base = F.when(F.isnan(base), base).otherwise(F.coalesce("mean", base))
-        found = base + _correction(self.k)("neighbours", "similarities", "positions", "deviations")
+        found = base + _correction(self.k, self.neighbour_damping)(
+            "neighbours", "similarities", "positions", "deviations"
+        )
         if self.getOrDefault(self.clipPredictions):
             low, high = self.biases.metadata.rating_scale
             found = F.when(F.isnan(found), found).otherwise(
@@ -135,12 +142,12 @@ class KNNModel(Model, FactorModelParams, Persistent):
         return joined.select(*kept, found.alias(prediction))
 
 
-def _correction(k: int) -> Any:
+def _correction(k: int, damping: float) -> Any:
     def correct(
         neighbours: pa.Array, similarities: pa.Array, positions: pa.Array, deviations: pa.Array
     ) -> pa.Array:
         own = _lists(neighbours, similarities)
-        return pa.array(corrections(own, _lists(positions, deviations), k))
+        return pa.array(corrections(own, _lists(positions, deviations), k, damping))
 
     return arrow_udf(correct, "double")  # type: ignore[call-overload]
 
@@ -191,7 +198,9 @@ class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], Defaul
             settings.min_support,
         )
         found = find_neighbours(compared_ratings, self.side, nearest)
-        return self._copyValues(KNNModel(found, biases, self.side, settings.k, means))
+        return self._copyValues(
+            KNNModel(found, biases, self.side, settings.k, settings.neighbour_damping, means)
+        )
 
 
 class ItemKNN(_KNN):

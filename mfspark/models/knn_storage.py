@@ -18,7 +18,8 @@ _NAME = "knn.json"
 
 
 class KNNMetadata(BaseModel):
-    """``knn.json``: which ids are neighbours (user or item), how many count, Params of the model.
+    """``knn.json``: which ids are neighbours (user or item), how many count, how they are damped,
+    and Params of the model.
 
     ``has_means``: whether predictions start from means, in a table of their own, and not from the
     biases. ``n_rows``: of each table.
@@ -30,6 +31,8 @@ class KNNMetadata(BaseModel):
     mfspark_version: str = __version__
     side: Side
     k: int
+    # Models of before it had a name were not damped.
+    neighbour_damping: float = 0.0
     has_means: bool
     n_rows: dict[str, int]
     params: dict[str, Any]
@@ -43,6 +46,7 @@ class KNNTables:
     means: DataFrame | None
     side: Side
     k: int
+    neighbour_damping: float
     params: dict[str, Any]
 
 
@@ -59,6 +63,7 @@ def write_knn_tables(tables: KNNTables, directory: str) -> None:
     metadata = KNNMetadata(
         side=tables.side,
         k=tables.k,
+        neighbour_damping=tables.neighbour_damping,
         has_means=tables.means is not None,
         n_rows={name: table.count() for name, table in by_name.items()},
         params=tables.params,
@@ -82,5 +87,6 @@ def read_knn_tables(path: str) -> KNNTables:
         means=tables.get("means"),
         side=metadata.side,
         k=metadata.k,
+        neighbour_damping=metadata.neighbour_damping,
         params=metadata.params,
     )

@@ -51,6 +51,7 @@ class KNNArguments(PredictorArguments, total=False):
     nStored: int
     similarity: Similarity
     shrinkage: float
+    neighbourDamping: float
     minSupport: int
     centring: Centring
     damping: float
@@ -223,6 +224,7 @@ class KNNParams(PredictorParams):
     nStored: Param[int] = _param("n_stored", KNNSettings)
     similarity: Param[str] = _param("similarity", KNNSettings)
     shrinkage: Param[float] = _param("shrinkage", KNNSettings)
+    neighbourDamping: Param[float] = _param("neighbour_damping", KNNSettings)
     minSupport: Param[int] = _param("min_support", KNNSettings)
     centring: Param[str] = _param("centring", KNNSettings)
     damping: Param[float] = _param("damping", KNNSettings)

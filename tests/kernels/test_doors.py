@@ -52,7 +52,7 @@ CALLS = {
     "sums of other pairs": lambda: add_common(
         np.zeros((1, 1, N_SUMS - 1), np.float32), 0, BLOCK.train
     ),
-    "lists of other pairs": lambda: corrections(LISTS, Lists(np.array([0]), INTS, SINGLES), 1),
+    "lists of other pairs": lambda: corrections(LISTS, Lists(np.array([0]), INTS, SINGLES), 1, 0.0),
     "factors of two ranks": lambda: dot_rows(ROWS, ONE_ROW),
     "pairs of two lengths": lambda: predict_pairs(
         INTS, INTS[:2], ROWS, SINGLES[:1], ROWS, SINGLES[:1], 0.0

@@ -51,24 +51,28 @@ def twin(frame: pd.DataFrame, pairs: list, side: str, settings: dict, base_of) -
         )
         near = [(s, value) for s, value in near if s > 0][: settings["k"]]
         weight = sum(s for s, _ in near)
-        found.append(start + sum(s * value for s, value in near) / weight if weight else start)
+        correction = sum(s * value for s, value in near)
+        found.append(
+            start + correction / (settings["neighbourDamping"] + weight) if near else start
+        )
     return found
 
 
 @pytest.mark.parametrize(
-    ("side", "similarity", "centring"),
+    ("side", "similarity", "centring", "damping"),
     [
-        ("item", "pearson_baseline", "bias"),
-        ("user", "pearson_baseline", "bias"),
-        ("item", "cosine", "mean"),
-        ("user", "pearson", "mean"),
+        ("item", "pearson_baseline", "bias", 0.0),
+        ("user", "pearson_baseline", "bias", 0.5),
+        ("item", "cosine", "mean", 0.2),
+        ("user", "pearson", "mean", 0.0),
     ],
 )
 def test_predictions_follow_the_definition(
-    spark, ratings, ratings_frame, side, similarity, centring
+    spark, ratings, ratings_frame, side, similarity, centring, damping
 ):
     settings = {
         "similarity": similarity, "centring": centring, "k": 5, "shrinkage": 4.0, "minSupport": 3,
+        "neighbourDamping": damping, "clipPredictions": False,
     }  # fmt: skip
     estimator = {"item": ItemKNN, "user": UserKNN}[side](**settings)
     model = estimator.fit(ratings)
