@@ -21,7 +21,14 @@ from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
-from mfspark.algorithms.link import Features, Link, draw_link, no_link, rated_features
+from mfspark.algorithms.link import (
+    Features,
+    Link,
+    draw_links,
+    no_link,
+    offsets_of,
+    rated_features,
+)
 from mfspark.algorithms.posterior import StoredDraws, spread_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.start import start_keys
@@ -45,21 +52,21 @@ _CHAIN_STEP = 1_000_003
 
 class ChainState(NamedTuple):
     """Where the chain is, by side: rows x = [factors, bias], their sums, sums of what the links
-    leave of them, x − βᵀ f, and the links of the sides that have features; and Σ (r − r̂)²."""
+    leave of them, x − βᵀ f, and the links, one for each kind of features; and Σ (r − r̂)²."""
 
     rows: dict[Side, Float32s]
     sums: dict[Side, RowSums]
     rest: dict[Side, RowSums]
-    links: dict[Side, Link]
+    links: dict[Side, tuple[Link, ...]]
     squared_error: float
 
 
 class Normals(NamedTuple):
     """Standard normal numbers for one sweep over a side: float32 [n, rank + 1] for its rows, and
-    the two of ``draw_link`` where it has features."""
+    the two of ``draw_link`` for each kind of features."""
 
     rows: Float32s
-    link: tuple[Float32s, Float32s] | None
+    links: tuple[tuple[Float32s, Float32s], ...]
 
 
 class Hyper(NamedTuple):
@@ -72,7 +79,7 @@ class Hyper(NamedTuple):
         """What the priors add to Σ (r − r̂)² in the negative logarithm of the density, times
         2/α."""
         of_rows = sum(self.priors[side].penalty(state.rest[side]) for side in Side)
-        of_links = sum(link.penalty() for link in state.links.values())
+        of_links = sum(link.penalty() for links in state.links.values() for link in links)
         return (of_rows + of_links) / self.noise_precision
 
 
@@ -148,10 +155,11 @@ class _Chain:
         self._seed = fit.settings.seed + number * _CHAIN_STEP
         self._pool, self._n_threads, self._blocks = pool, n_threads, blocks
         self._keys = {side: start_keys(ratings.ids[side], side, self._seed) for side in Side}
-        self._features: dict[Side, Features] = {}
+        self._features: dict[Side, tuple[Features, ...]] = dict.fromkeys(Side, ())
         if fit.settings.implicit_features:
             train = {side: blocks[side].train for side in Side}
-            self._features = rated_features(train, self._keys)
+            rated = rated_features(train, self._keys)
+            self._features = {side: (rated[side],) for side in Side}
         rows = {ITEM: ratings.start(ITEM, fit.settings.rank, self._seed)}
         for _ in range(_WARM_UP):
             for side in Side:
@@ -161,8 +169,8 @@ class _Chain:
         sums = {side: RowSums.of(rows[side]) for side in Side}
         # A feature may at first do as much as all that is not a feature.
         links = {
-            side: no_link(features, sums[side].precision())
-            for side, features in self._features.items()
+            side: tuple(no_link(known, sums[side].precision()) for known in self._features[side])
+            for side in Side
         }
         self.state = ChainState(rows, sums, sums, links, found.squared_error)
 
@@ -200,41 +208,40 @@ class _Chain:
         )
 
     def _normals(self, side: Side, sweep: int) -> Normals:
-        size = self._settings.rank + 1
-        rows = _normal_rows(self._pool, self._keys[side], sweep, size)
-        if side not in self._features:
-            return Normals(rows, None)
-        # Numbers of their own for each use of a key in a sweep.
-        of_rows = _normal_rows(self._pool, self._keys[side], sweep + _USES, size)
-        of_features = _normal_rows(self._pool, self._features[side].keys, sweep + 2 * _USES, size)
-        return Normals(rows, (of_rows, of_features))
+        """Numbers of their own for each use of a key in a sweep."""
+        own, size = self._keys[side], self._settings.rank + 1
+        links = []
+        for n, features in enumerate(self._features[side]):
+            use = (2 * n + 1) * _USES
+            of_rows = _normal_rows(self._pool, own, sweep + use, size)
+            of_features = _normal_rows(self._pool, features.keys, sweep + use + _USES, size)
+            links.append((of_rows, of_features))
+        return Normals(_normal_rows(self._pool, own, sweep, size), tuple(links))
 
 
 def run_sweep(
     pool: ThreadPoolExecutor,
     n_threads: int,
     blocks: dict[Side, RatingBlock],
-    features: dict[Side, Features],
+    features: dict[Side, tuple[Features, ...]],
     state: ChainState,
     normals: dict[Side, Normals],
     rng: np.random.Generator,
 ) -> tuple[ChainState, Hyper]:
-    """Draw α, and of each side m, Λ, the link and all rows, each given the latest of everything
+    """Draw α, and of each side m, Λ, the links and all rows, each given the latest of everything
     else."""
     noise_precision = draw_noise_precision(state.squared_error, blocks[USER].train.n_entries, rng)
     rows, sums, rest = dict(state.rows), dict(state.sums), dict(state.rest)
     links, priors = dict(state.links), {}
     for side in Side:
         priors[side] = draw_prior(rest[side], rng)
-        if side in features:
-            of_link = normals[side].link
-            assert of_link is not None
-            links[side] = draw_link(
-                pool, n_threads, features[side], links[side], rows[side], priors[side], of_link, rng
-            )
+        links[side] = draw_links(
+            pool, n_threads, features[side], links[side], rows[side], priors[side],
+            normals[side].links, rng,
+        )  # fmt: skip
         rows[side], sums[side], rest[side], squared_error = draw_side(
             pool, n_threads, blocks[side].train, rows[side.other], priors[side], noise_precision,
-            normals[side].rows, links.get(side),
+            normals[side].rows, offsets_of(links[side]),
         )  # fmt: skip
     return ChainState(rows, sums, rest, links, squared_error), Hyper(noise_precision, priors)
 
@@ -265,13 +272,12 @@ def draw_side(
     prior: Prior,
     noise_precision: float,
     normals: Float32s,
-    link: Link | None,
+    offsets: Float32s | None,
 ) -> tuple[Float32s, RowSums, RowSums, float]:
     """One draw of all rows of a side, given those of the ``other`` one (see ``draw_rows``): rows,
-    their sums, sums of what the link leaves of them, and Σ (r − r̂)²."""
+    their sums, sums of what the ``offsets`` leave of them, and Σ (r − r̂)²."""
     fixed = AlignedRows.of(other)
     n_hot, ranges = share_rows(train.counts, n_threads)
-    offsets = None if link is None else link.offsets
 
     def sums_of(rows: Float32s, first: int, last: int) -> tuple[RowSums, RowSums]:
         sums = RowSums.of(rows)

@@ -12,6 +12,7 @@ user has rated at all is such a feature, too: with f_ui = 1/√n_u for the n_u i
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,30 @@ def no_link(features: Features, precision: Float64s) -> Link:
         precision,
         np.zeros((features.by_row.n_rows, size), np.float32),
     )
+
+
+def offsets_of(links: tuple[Link, ...]) -> Float32s | None:
+    """What all links of a side add to m, float32 [n_rows, rank + 1]; None without links."""
+    return reduce(np.add, (link.offsets for link in links)) if links else None
+
+
+def draw_links(
+    pool: ThreadPoolExecutor,
+    n_threads: int,
+    features: tuple[Features, ...],
+    links: tuple[Link, ...],
+    rows: Float32s,
+    prior: Prior,
+    normals: tuple[tuple[Float32s, Float32s], ...],
+    rng: np.random.Generator,
+) -> tuple[Link, ...]:
+    """The links of a side, one after the other, each given what the others leave of the rows."""
+    drawn = list(links)
+    for n, (known, numbers) in enumerate(zip(features, normals, strict=True)):
+        others = offsets_of((*drawn[:n], *drawn[n + 1 :]))
+        rest = rows if others is None else rows - others
+        drawn[n] = draw_link(pool, n_threads, known, drawn[n], rest, prior, numbers, rng)
+    return tuple(drawn)
 
 
 def draw_link(

@@ -9,7 +9,14 @@ import pytest
 from mfspark.algorithms import link
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
-from mfspark.algorithms.link import Features, draw_link, no_link, rated_features
+from mfspark.algorithms.link import (
+    Features,
+    draw_link,
+    draw_links,
+    no_link,
+    offsets_of,
+    rated_features,
+)
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
 from mfspark.kernels.csr import build_block
 from mfspark.kernels.draw import Prior
@@ -75,6 +82,38 @@ def test_a_draw_has_the_mean_and_covariance_of_ridge_regression(rng, monkeypatch
     right = (matrix.T @ (rows - prior.mean) @ prior.precision).ravel()
     np.testing.assert_allclose(center, np.linalg.solve(inverse, right), atol=1e-4)
     np.testing.assert_allclose(root @ root.T, np.linalg.inv(inverse), atol=1e-4)
+
+
+def test_each_link_is_drawn_from_what_the_others_leave(rng):
+    n, size = 20, 3
+    matrices = [rng.normal(size=(n, k)).astype(np.float32) for k in (2, 4)]
+    features = tuple(
+        Features(csr_of(each), csr_of(each.T), np.zeros(each.shape[1], np.uint64))
+        for each in matrices
+    )
+    prior = Prior(rng.normal(size=size), precision_of(rng, size))
+    rows = rng.normal(size=(n, size)).astype(np.float32)
+    normals = tuple(
+        tuple(rng.normal(size=(m, size)).astype(np.float32) for m in (n, each.shape[1]))
+        for each in matrices
+    )
+    links = tuple(no_link(each, np.eye(size)) for each in features)
+    with ThreadPoolExecutor(1) as pool:
+        one, two = draw_links(
+            pool, 1, features, links, rows, prior, normals, np.random.default_rng(5)
+        )
+        again = np.random.default_rng(5)
+        first = draw_link(pool, 1, features[0], links[0], rows, prior, normals[0], again)
+        rest = rows - first.offsets
+        second = draw_link(pool, 1, features[1], links[1], rest, prior, normals[1], again)
+    for found, expected in ((one, first), (two, second)):
+        np.testing.assert_allclose(found.coefficients, expected.coefficients, atol=1e-6)
+        np.testing.assert_allclose(found.precision, expected.precision)
+    np.testing.assert_allclose(
+        offsets_of((one, two)), matrices[0] @ one.coefficients + matrices[1] @ two.coefficients,
+        atol=1e-5,
+    )  # fmt: skip
+    assert offsets_of(()) is None
 
 
 def test_who_rated_what_is_a_feature_of_both_sides():
