@@ -1,5 +1,7 @@
 """The compare job as users run it, on ratings with string ids and Windows line ends."""
 
+import re
+
 import pandas as pd
 import pytest
 from running import make_ratings, run_job
@@ -59,7 +61,9 @@ def test_tables_and_headline(compared):
     predictions = pd.read_parquet(comparison / "predictions")
     assert (predictions.groupby("predictor").size() == alive["n"].iloc[0]).all()
     assert "Report: runs/mine/comparison/index.html" in result.stdout
-    assert "better than global mean" in result.stdout
+    # The ratings have no structure that a model could find: a verdict for each pair of neighbours.
+    verdicts = re.findall(r" is better than |no clear difference between ", result.stdout)
+    assert len(verdicts) == len(alive) - 1
 
 
 def test_a_model_that_fails_says_why_and_takes_no_other_along(compared):
