@@ -26,12 +26,12 @@ from mfspark.kernels.objective import Objective
 from mfspark.kernels.random import GAMMA, mix, uniform
 
 # Iterations of the short fits of factors and of biases.
-_ITERATIONS, _BIAS_ITERATIONS = 10, 5
+_ITERATIONS, _BIAS_ITERATIONS = 7, 3
 # The share of the ratings that is held out at a time, and how few of them say nothing.
 _HELD_OUT, _TOO_FEW = 0.1, 20
 # Of few ratings a tenth is no good judge: tenths are held out, one after the other, until they are
 # so many together, or half of all.
-_ENOUGH, _MOST_FOLDS = 10_000, 5
+_ENOUGH, _MOST_FOLDS = 6_000, 5
 # Doublings or halvings, at most.
 _MOST_STEPS = 6
 

@@ -60,8 +60,8 @@ def test_validation_rows_have_no_say(ratings, chosen):
 def test_a_sample_is_of_whole_users(ratings, monkeypatch):
     monkeypatch.setattr(pilot, "_SAMPLE", 1000)
     model = BiasedALS(**SETTINGS).fit(ratings)
-    text = ratings.withColumn("user", F.col("user").cast("string"))
-    assert BiasedALS(**SETTINGS).fit(text).metadata.penalties == model.metadata.penalties
+    narrow = ratings.withColumn("user", F.col("user").cast("int"))
+    assert BiasedALS(**SETTINGS).fit(narrow).metadata.penalties == model.metadata.penalties
 
 
 def test_given_weights_are_kept_and_cost_nothing(ratings, monkeypatch):
