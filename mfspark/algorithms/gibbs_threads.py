@@ -111,28 +111,29 @@ class ThreadedGibbs:
                 chain = _Chain(self, pool, n_threads, ratings, blocks, number)
                 traces.append([])
                 is_first = number == 0
-                n_sweeps = 0 if is_first else history.rows[-1].iteration
-                for sweep in history.iterations() if is_first else range(1, n_sweeps + 1):
+                sweeps = (
+                    history.iterations() if is_first else range(1, history.rows[-1].iteration + 1)
+                )
+                for sweep in sweeps:
                     hyper = chain.sweep(sweep)
-                    sums = chain.sums(hyper)
                     is_folded = False
                     if sweep > settings.burn_in:
-                        state = chain.state
-                        spread = spread_of(hyper.noise_precision, hyper.priors, state.sums)
-                        stored.add(state.rows, spread)
+                        rows, sums = chain.state.rows, chain.state.sums
+                        stored.add(rows, spread_of(hyper.noise_precision, hyper.priors, sums))
                         traces[-1].append(chain.trace(hyper))
-                        is_folded = mean.add(state.rows, pool)
+                        is_folded = mean.add(rows, pool)
                     if not is_first:
                         continue
+                    told = chain.sums(hyper)
                     if not is_folded:
-                        history.add("both", sums, 0)
+                        history.add("both", told, 0)
                         continue
                     error = _squared_error(pool, n_threads, watched, mean.rows)
                     if validation.n_entries:
-                        sums = sums._replace(
+                        told = told._replace(
                             validation_squared_error=error, n_validation=validation.n_entries
                         )
-                    history.add("both", sums, 0)
+                    history.add("both", told, 0)
                     history.end_draws(error)
             found = replace(stored.posterior(), diagnostics=diagnose(traces, self.scale))
             return Found(mean.final(pool), history, found)

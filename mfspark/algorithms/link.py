@@ -12,7 +12,7 @@ user has rated at all is such a feature, too: with f_ui = 1/√n_u for the n_u i
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,12 @@ class Features:
     by_row: Csr
     by_feature: Csr
     keys: UInt64s
+
+    @cached_property
+    def diagonal(self) -> Float32s:
+        """That of Fᵀ F, float32 [n_features, 1]."""
+        squares = self.by_feature._replace(values=np.square(self.by_feature.values))
+        return feature_sums(squares, np.ones((self.by_row.n_rows, 1), np.float32))
 
 
 class Link(NamedTuple):
@@ -157,9 +163,7 @@ def _conjugate_gradients(
         forth = _products(pool, n_threads, features.by_row, b)
         return _products(pool, n_threads, features.by_feature, forth) + ridges * b
 
-    squares = features.by_feature._replace(values=np.square(features.by_feature.values))
-    ones = np.ones((features.by_row.n_rows, 1), np.float32)
-    scale = 1 / (feature_sums(squares, ones) + ridges)
+    scale = 1 / (features.diagonal + ridges)
     b = start.copy()
     rest = right - times(b)
     enough = TOLERANCE**2 * _dots(right, right)

@@ -20,7 +20,7 @@ from mfspark.algorithms.als_threads import solve_side
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.start import start_keys
 from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import Bools
+from mfspark.kernels.arrays import Int64s
 from mfspark.kernels.csr import RatingBlock
 from mfspark.kernels.objective import Objective
 from mfspark.kernels.random import GAMMA, mix, uniform
@@ -83,15 +83,14 @@ class PenaltySearch:
             return Chosen(found, self.scale * trials.error, trials.n_held_out, trials.n_fits)
 
 
-def held_out(ratings: IndexedRatings, fold: int, seed: int) -> Bools:
-    """A tenth of the ratings, boolean [n], by their ids and the seed; another one for each of ten
-    ``fold``s."""
+def tenths(ratings: IndexedRatings, seed: int) -> Int64s:
+    """The tenth 0 … 9 of each rating, int64 [n], by its ids and the seed."""
     keys = {
         side: start_keys(ratings.ids[side], f"held out/{side}", seed)[ratings.positions[side]]
         for side in Side
     }
     places = uniform(mix(keys[USER] ^ keys[ITEM] * GAMMA), 1)[:, 0]
-    return np.asarray((places / _HELD_OUT).astype(np.int64) == fold)
+    return np.asarray((places / _HELD_OUT).astype(np.int64))
 
 
 class _Trials:
@@ -109,7 +108,8 @@ class _Trials:
         self._n_threads = n_threads
         self._ratings = ratings
         self._seed = seed
-        parts = [replace(ratings, is_validation=held_out(ratings, n, seed)) for n in range(n_folds)]
+        folds = tenths(ratings, seed)
+        parts = [replace(ratings, is_validation=folds == n) for n in range(n_folds)]
         self._folds = [dict(zip(Side, pool.map(part.block, Side), strict=True)) for part in parts]
         self.n_held_out = sum(blocks[USER].validation.n_entries for blocks in self._folds)
         self.error = math.nan

@@ -52,7 +52,7 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
         fitted.mapInArrow(pack_ratings_whole, "cell binary")
         .repartition(1)
         .mapInArrow(
-            partial(_choose, search=search, n_threads=n_threads),
+            partial(choose_weights, search=search, n_threads=n_threads),
             f"{schema}, rmse double, n_held_out long, n_fits long",
         )
         # first() would plan without statistics, and take half a second longer.
@@ -76,7 +76,7 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
     return replace(training, objective=objective)
 
 
-def _choose(
+def choose_weights(
     batches: Iterator[pa.RecordBatch], search: PenaltySearch, n_threads: int
 ) -> Iterator[pa.RecordBatch]:
     """One row of what ``search`` chooses for the ratings in all cells."""

@@ -10,7 +10,7 @@ import pytest
 
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
-from mfspark.algorithms.penalties import PenaltySearch, held_out, lowest, multiplied
+from mfspark.algorithms.penalties import PenaltySearch, lowest, multiplied, tenths
 from mfspark.columns import ITEM, RATING, USER, Side
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings
@@ -121,12 +121,13 @@ def test_too_few_ratings_choose_nothing():
     assert chosen.objective == objective(1.0, 1.0)
 
 
-def test_tenths_are_held_out():
+def test_tenths_are_of_equal_size_and_go_by_the_seed():
     ratings, _ = planted("usual")
-    tenths = np.array([held_out(ratings, fold, 0) for fold in range(10)])
-    assert (tenths.sum(axis=0) == 1).all()
-    assert (tenths.mean(axis=1) > 0.09).all()
-    assert (held_out(ratings, 0, seed=1) != tenths[0]).any()
+    found = tenths(ratings, 0)
+    assert (found == tenths(ratings, 0)).all()
+    assert (np.bincount(found, minlength=10) / len(found) > 0.09).all()
+    assert found.max() == 9
+    assert 0.05 < (found == tenths(ratings, 1)).mean() < 0.15
 
 
 @pytest.mark.parametrize("center", [0.0, 2.3, -1.6])

@@ -32,6 +32,7 @@ from mfspark.engine import (
     als_half_step,
     blocks,
     one_task,
+    pilot,
     plan,
     sgd_epoch,
     user_blocks,
@@ -403,14 +404,15 @@ def lost_scratch_while_blocks_are_built(kind: str, module) -> Callable[[Bench], 
     return run
 
 
-def death_in_the_task(kind: str) -> Callable[[Bench], dict]:
-    """The task that fits everything kills its executor when it is about to begin."""
+def death_in_the_task(kind: str, module, work: str) -> Callable[[Bench], dict]:
+    """The task that does ``work`` of ``module`` kills its executor when it is about to begin."""
 
     def run(bench: Bench) -> dict:
         bench.undisturbed(kind)
         marks = bench.marks()
-        spoiling = partial(spoilt, do=one_task.learn_tables, spoil=kill_own_executor, marks=marks)
-        with patch.object(one_task, "learn_tables", spoiling):
+        done = getattr(module, work)
+        spoiling = partial(spoilt, do=done, spoil=kill_own_executor, marks=marks)
+        with patch.object(module, work, spoiling):
             outcome = after_iterations(kind)(bench)
         assert any(marks.iterdir())
         return outcome
@@ -478,7 +480,8 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", user_blocks),
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
-    "an executor in the task, bayes": death_in_the_task("bayes"),
+    "an executor in the task, bayes": death_in_the_task("bayes", one_task, "learn_tables"),
+    "an executor in the pilot": death_in_the_task("one_task", pilot, "choose_weights"),
     "executors die before the loop": deaths_before_the_loop,
     "both executors after the fits": models_after_the_fits,
     "executors die for ever": endless_deaths,
