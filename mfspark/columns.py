@@ -28,6 +28,8 @@ N_RATINGS = "n_ratings"
 BIAS = "bias"
 FACTORS = "factors"
 DRAWS = "draws"
+# With a number behind it: columns of features on their way into a fit.
+FEATURE = "feature_"
 
 TITLE = "title"
 YEAR = "year"

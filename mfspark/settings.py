@@ -17,6 +17,7 @@ Similarity = Literal["cosine", "pearson", "pearson_baseline"]
 Centring = Literal["bias", "mean"]
 BiasMethod = Literal["joint", "damped"]
 ColdStartStrategy = Literal["baseline", "nan", "drop"]
+FactorColdStart = Literal["features", "baseline", "nan", "drop"]
 
 
 class PredictorSettings(BaseModel):
@@ -165,6 +166,12 @@ class SGDSettings(PenalisedSettings):
 class FactorModelSettings(PredictorSettings):
     """What a fitted factor model needs to know to predict."""
 
+    cold_start_strategy: FactorColdStart = Field(  # type: ignore[assignment]
+        "features",
+        description="prediction for ids absent from training: features (from those that the fit "
+        "was given; without any as baseline), baseline (μ plus whichever bias is known), nan, or "
+        "drop the row",
+    )
     prediction_std_col: str | None = Field(
         None,
         description="column that transform adds: standard deviation of the rating around its "
@@ -172,7 +179,7 @@ class FactorModelSettings(PredictorSettings):
     )
 
 
-class BayesianSettings(FactorisationSettings, FactorModelSettings):
+class BayesianSettings(FactorModelSettings, FactorisationSettings):
     """How long ``BayesianMF`` samples, and what it stores."""
 
     max_iter: int = Field(

@@ -18,6 +18,7 @@ from mfspark.algorithms.als_threads import (
     solve_side,
 )
 from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
+from mfspark.algorithms.encoding import EncodedFeatures, encode_features
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
@@ -25,6 +26,7 @@ from mfspark.algorithms.link import (
     Features,
     Link,
     draw_links,
+    given_features,
     no_link,
     offsets_of,
     rated_features,
@@ -32,6 +34,7 @@ from mfspark.algorithms.link import (
 from mfspark.algorithms.posterior import StoredDraws, spread_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.start import start_keys
+from mfspark.algorithms.unrated import posterior_with_unrated, with_unrated
 from mfspark.columns import ITEM, USER, Side
 from mfspark.kernels.arrays import AlignedRows, Float32s, UInt64s
 from mfspark.kernels.csr import Csr, RatingBlock
@@ -100,7 +103,12 @@ class ThreadedGibbs:
         as it was. Results depend on the seed, not on the threads (to float32 rounding)."""
         settings = self.settings
         history = History(settings.max_iter, settings.tol, self.scale)
-        mean, stored = RunningMean(settings.rank), StoredDraws(settings.keep_draws)
+        features = {
+            side: encode_features(table, side, ratings.ids[side])
+            for side, table in ratings.features.items()
+        }
+        n_rows = {side: len(ratings.ids[side]) for side in Side}
+        mean, stored = RunningMean(settings.rank, n_rows), StoredDraws(settings.keep_draws)
         traces: list[list[Trace]] = []
         # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
@@ -108,7 +116,7 @@ class ThreadedGibbs:
             train, validation = blocks[USER].train, blocks[USER].validation
             watched = validation if validation.n_entries else train
             for number in range(settings.num_chains):
-                chain = _Chain(self, pool, n_threads, ratings, blocks, number)
+                chain = _Chain(self, pool, n_threads, ratings, features, blocks, number)
                 traces.append([])
                 is_first = number == 0
                 sweeps = (
@@ -118,7 +126,7 @@ class ThreadedGibbs:
                     hyper = chain.sweep(sweep)
                     is_folded = False
                     if sweep > settings.burn_in:
-                        rows, sums = chain.state.rows, chain.state.sums
+                        rows, sums = chain.rows_and_coefficients(), chain.state.sums
                         stored.add(rows, spread_of(hyper.noise_precision, hyper.priors, sums))
                         traces[-1].append(chain.trace(hyper))
                         is_folded = mean.add(rows, pool)
@@ -136,7 +144,14 @@ class ThreadedGibbs:
                     history.add("both", told, 0)
                     history.end_draws(error)
             found = replace(stored.posterior(), diagnostics=diagnose(traces, self.scale))
-            return Found(mean.final(pool), history, found)
+            final = mean.final(pool)
+        return Found(
+            {side: with_unrated(final[side], features.get(side)) for side in Side},
+            history,
+            posterior_with_unrated(found, features, settings.seed),
+            {side: known.counts() for side, known in features.items()},
+            {side: known.unrated for side, known in features.items()},
+        )
 
 
 class _Chain:
@@ -148,6 +163,7 @@ class _Chain:
         pool: ThreadPoolExecutor,
         n_threads: int,
         ratings: IndexedRatings,
+        features: dict[Side, EncodedFeatures],
         blocks: dict[Side, RatingBlock],
         number: int,
     ) -> None:
@@ -157,10 +173,14 @@ class _Chain:
         self._pool, self._n_threads, self._blocks = pool, n_threads, blocks
         self._keys = {side: start_keys(ratings.ids[side], side, self._seed) for side in Side}
         self._features: dict[Side, tuple[Features, ...]] = dict.fromkeys(Side, ())
+        # Those that are given are the first.
+        self._given = {side: known for side, known in features.items() if known.names}
+        for side, known in self._given.items():
+            self._features[side] = (given_features(known, side, self._seed),)
         if fit.settings.implicit_features:
             train = {side: blocks[side].train for side in Side}
             rated = rated_features(train, self._keys)
-            self._features = {side: (rated[side],) for side in Side}
+            self._features = {side: (*self._features[side], rated[side]) for side in Side}
         rows = {ITEM: ratings.start(ITEM, fit.settings.rank, self._seed)}
         for _ in range(_WARM_UP):
             for side in Side:
@@ -183,6 +203,13 @@ class _Chain:
             self._pool, self._n_threads, self._blocks, self._features, self.state, normals, rng
         )
         return hyper
+
+    def rows_and_coefficients(self) -> dict[Side, Float32s]:
+        """The rows, and behind those of a side β of the features that it was given."""
+        rows = dict(self.state.rows)
+        for side in self._given:
+            rows[side] = np.concatenate([rows[side], self.state.links[side][0].coefficients])
+        return rows
 
     def sums(self, hyper: Hyper) -> PassSums:
         """What the history is told of the draw."""

@@ -5,7 +5,10 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
+
+import pyarrow as pa
 
 from mfspark.columns import Side
 from mfspark.errors import DivergenceError
@@ -192,16 +195,28 @@ class Posterior:
         return next((rows.shape[1] for rows in self.draws.values()), 0)
 
 
+class FeatureCounts(NamedTuple):
+    """Of a side with features: how many there are, ids with ratings and features, and ids with
+    features alone."""
+
+    n_features: int
+    n_rated: int
+    n_unrated: int
+
+
 class Found(NamedTuple):
     """What a fit in one process ends in.
 
-    ``rows``: [factors, bias] by side and position, float32 [n, rank + 1]. ``posterior``: of the
-    fits that draw from one.
+    ``rows``: [factors, bias] by side and position, float32 [n, rank + 1], behind which stand those
+    of ids that have features alone, the ``unrated`` ones. ``posterior``: of the fits that draw from
+    one. ``features``: of the sides that have some, as ``unrated``.
     """
 
     rows: dict[Side, Float32s]
     history: History
     posterior: Posterior | None = None
+    features: Mapping[Side, FeatureCounts] = MappingProxyType({})
+    unrated: Mapping[Side, pa.Array] = MappingProxyType({})
 
     @property
     def best_iteration(self) -> int:
@@ -220,6 +235,7 @@ class Learnt:
     ratings. ``exchange``: how factors reached the blocks of each side of a distributed fit.
     ``n_draws``: stored of the posterior; ``spread``: how ratings spread around predictions, in the
     unit of the user's ratings; ``diagnostics`` as in ``Posterior``; of the fits that draw from one.
+    ``n_users`` and ``n_items`` have ratings; ``features`` by side, where features were given.
     """
 
     n_users: int
@@ -234,6 +250,7 @@ class Learnt:
     n_draws: int = 0
     spread: Spread | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    features: dict[Side, FeatureCounts] = field(default_factory=dict)
 
     @classmethod
     def without_passes(cls, n_users: int, n_items: int, stopped: StopReason) -> "Learnt":
@@ -262,4 +279,7 @@ class Learnt:
         fields["exchange"] = {Side(side): name for side, name in fields["exchange"].items()}
         fields["spread"] = None if fields["spread"] is None else Spread(*fields["spread"])
         fields["diagnostics"] = [Diagnostic(*row) for row in fields["diagnostics"]]
+        fields["features"] = {
+            Side(side): FeatureCounts(*counts) for side, counts in fields["features"].items()
+        }
         return cls(**fields)

@@ -7,7 +7,7 @@
 """
 
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,8 @@ class IndexedRatings:
     ``ids`` by position, and ``n_ratings`` int64, the training ratings of each. Of each rating its
     ``positions`` int32, ``rating`` float32 and ``is_validation`` boolean. ``n_cold``: validation
     ratings left out because their user or item has no training rating. ``known``: bias and factors
-    of the ids that a model knows, null for others; of the sides that have them.
+    of the ids that a model knows, null for others; of the sides that have them. ``features``: id
+    and columns of features, of the sides that have them.
     """
 
     ids: dict[Side, pa.Array]
@@ -36,6 +37,7 @@ class IndexedRatings:
     is_validation: Bools
     n_cold: int
     known: dict[Side, pa.Table]
+    features: dict[Side, pa.Table] = field(default_factory=dict)
 
     def block(self, side: Side) -> RatingBlock:
         """All ratings as one block, whose rows are those of ``side``."""
@@ -74,11 +76,15 @@ def with_validation_column(table: pa.Table) -> pa.Table:
     return table.append_column(IS_VALIDATION, pa.array(np.zeros(table.num_rows, np.bool_)))
 
 
-def index_ratings(table: pa.Table, known: dict[Side, pa.Table] | None = None) -> IndexedRatings:
+def index_ratings(
+    table: pa.Table,
+    known: dict[Side, pa.Table] | None = None,
+    features: dict[Side, pa.Table] | None = None,
+) -> IndexedRatings:
     """Give the users and items of ``table`` (user, item, rating, is_validation) their positions.
 
     Ids may be of any type; where they are dictionary-encoded, all chunks have one dictionary.
-    ``known``: id, bias, factors; by side.
+    ``known``: id, bias, factors; ``features``: id and columns of features; by side.
     """
     is_validation = table[IS_VALIDATION].to_numpy()
     rating = table[RATING].to_numpy().astype(np.float32, copy=False)
@@ -99,6 +105,7 @@ def index_ratings(table: pa.Table, known: dict[Side, pa.Table] | None = None) ->
         is_validation=is_validation,
         n_cold=n_cold,
         known={side: known_rows(ids[side], rows, side) for side, rows in (known or {}).items()},
+        features=features or {},
     )
 
 

@@ -16,12 +16,15 @@ from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from mfspark.algorithms.als_threads import row_ranges
+from mfspark.algorithms.encoding import EncodedFeatures
 from mfspark.algorithms.hyper_priors import draw_link_precision
+from mfspark.algorithms.start import start_keys
 from mfspark.columns import Side
 from mfspark.kernels.arrays import Float32s, Float64s, UInt64s
-from mfspark.kernels.csr import Csr
+from mfspark.kernels.csr import Csr, build_block
 from mfspark.kernels.draw import Prior
 from mfspark.kernels.features import feature_sums
 
@@ -74,6 +77,18 @@ def rated_features(train: dict[Side, Csr], keys: dict[Side, UInt64s]) -> dict[Si
         other = train[side.other]
         by_feature[side] = other._replace(values=weights[other.columns])
     return {side: Features(by_row[side], by_feature[side], keys[side.other]) for side in Side}
+
+
+def given_features(known: EncodedFeatures, side: Side, seed: int) -> Features:
+    """What is known of the rated ids of a side beside ratings."""
+    by_row = known.of_rated
+    rows = np.repeat(np.arange(by_row.n_rows, dtype=np.int32), by_row.counts)
+    by_feature = build_block(
+        by_row.columns, rows, by_row.values, np.zeros(len(rows), np.bool_), len(known.names),
+        by_row.n_rows,
+    ).train  # fmt: skip
+    keys = start_keys(pa.array(known.names, pa.string()), f"{side} features", seed)
+    return Features(by_row, by_feature, keys)
 
 
 def no_link(features: Features, precision: Float64s) -> Link:

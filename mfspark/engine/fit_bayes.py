@@ -1,5 +1,7 @@
 """Bayesian matrix factorisation from a ratings DataFrame to factor tables: the whole fit."""
 
+from dataclasses import replace
+
 from pyspark.sql import DataFrame
 
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
@@ -14,13 +16,17 @@ from mfspark.settings import ALSSettings, BayesianSettings
 
 
 def fit_bayes(
-    ratings: DataFrame, settings: BayesianSettings, known: dict[Side, DataFrame] | None = None
+    ratings: DataFrame,
+    settings: BayesianSettings,
+    known: dict[Side, DataFrame] | None = None,
+    features: dict[Side, DataFrame] | None = None,
 ) -> Fit:
     """Sample the posterior of the biased model of ``ratings`` (user, item, rating, and maybe
     is_validation boolean), and average its draws.
 
     Rows with ``is_validation`` true are not fitted; the error of the mean over all draws on them
-    decides when to stop. ``known``: id, bias and factors to start from, by side. Raises
+    decides when to stop. ``known``: id, bias and factors to start from, by side; ``features`` as in
+    ``Training``. Raises
     ``ConfigError`` for a distributed fit, ``DataError`` for ids or ratings that are null or not
     finite, ``FitError`` when Spark gives up.
     """
@@ -33,6 +39,7 @@ def fit_bayes(
     objective = objective_of(ALSSettings())
     with Workspace(ratings.sparkSession) as workspace:
         training = prepare(ratings, settings.rank, objective, known or {})
+        training = replace(training, features=features or {})
         plan = plan_bayes(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
         gibbs = ThreadedGibbs(training.objective, settings, training.scale)

@@ -24,10 +24,21 @@ from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.history import Found, Learnt, Posterior
 from mfspark.algorithms.indexed_ratings import IndexedRatings, index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
-from mfspark.columns import BIAS, DRAWS, FACTORS, IS_VALIDATION, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import (
+    BIAS,
+    DRAWS,
+    FACTORS,
+    FEATURE,
+    IS_VALIDATION,
+    ITEM,
+    N_RATINGS,
+    RATING,
+    USER,
+    Side,
+)
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.factor_tables import factor_batches, table_bytes
-from mfspark.engine.progress import log_history
+from mfspark.engine.progress import log_features, log_history
 from mfspark.engine.training import Fit, Training
 from mfspark.engine.workspace import Workspace, materialised
 from mfspark.errors import DivergenceError
@@ -46,8 +57,8 @@ def fit_in_one_task(
     """Fit with the threads of one task; ``name`` is for progress."""
     ratings = training.ratings
     cells = ratings.mapInArrow(pack_ratings_whole, "cell binary")
-    for table in training.known.values():
-        cells = cells.union(table.mapInArrow(_pack_known, "cell binary"))
+    for table in (*training.known.values(), *training.features.values()):
+        cells = cells.union(table.mapInArrow(_pack_whole, "cell binary"))
     schema = StructType(
         [
             *[StructField(side, ratings.schema[side].dataType) for side in Side],
@@ -69,6 +80,10 @@ def fit_in_one_task(
     if name is not None:
         log_history(learnt.history, name)
     n_rows = {USER: learnt.n_users, ITEM: learnt.n_items}
+    for side, counts in learnt.features.items():
+        n_rows[side] += counts.n_unrated
+        if name is not None:
+            log_features(counts, side, n_rows[side], name)
     rank = learner.settings.rank
     of_side = {side: result.where(F.col(side).isNotNull()) for side in Side}
     tables = {
@@ -98,7 +113,7 @@ def pack_ratings_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordB
         yield pa.RecordBatch.from_arrays([pa.array([cell])], names=["cell"])
 
 
-def _pack_known(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _pack_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for table in packs(batches, ROWS_PER_PACK):
         yield pa.RecordBatch.from_arrays([pa.array([to_cell(table)])], names=["cell"])
 
@@ -122,21 +137,28 @@ def learn_tables(
 
 def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
     """The ratings in ``cells``; the list is emptied, so that its memory is free for the fit."""
-    known = {
-        side: pa.concat_tables(parts)
-        for side in Side
-        if (parts := [cell for cell in cells if {side, BIAS} <= set(cell.column_names)])
-    }
+    known, features = (
+        {
+            side: pa.concat_tables(parts)
+            for side in Side
+            if (parts := [cell for cell in cells if {side, column} <= set(cell.column_names)])
+        }
+        for column in (BIAS, f"{FEATURE}0")
+    )
     rated = [cell for cell in cells if RATING in cell.column_names]
     table = pa.concat_tables(rated).unify_dictionaries()
     rated.clear()
     cells.clear()
-    return index_ratings(table, known)
+    return index_ratings(table, known, features)
 
 
 def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.RecordBatch]:
     """Rows of both factor tables in canonical rotation, and one row of what was learnt."""
-    doubles = {side: rows[:, :-1].astype(np.float64) for side, rows in found.rows.items()}
+    # Rows of ids that have features alone stand behind the others.
+    doubles = {
+        side: rows[: len(ratings.ids[side]), :-1].astype(np.float64)
+        for side, rows in found.rows.items()
+    }
     rotation = canonical_rotation(
         doubles[USER].T @ doubles[USER], doubles[ITEM].T @ doubles[ITEM], doubles[ITEM].sum(axis=0)
     )
@@ -144,11 +166,16 @@ def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.
     rotation = rotation.scaled(scale)
     schema = _schema(ratings)
     for side, matrix in ((USER, rotation.users), (ITEM, rotation.items)):
+        ids, n_ratings = ratings.ids[side], ratings.n_ratings[side]
+        if side in found.unrated:
+            unrated = found.unrated[side]
+            ids = pa.concat_arrays([ids, unrated.cast(ids.type)])
+            n_ratings = np.concatenate([n_ratings, np.zeros(len(unrated), np.int64)])
         for first, bias, rotated in factor_batches(found.rows[side], matrix, scale):
             n = len(bias)
             columns = {
-                side: ratings.ids[side].slice(first, n),
-                N_RATINGS: pa.array(ratings.n_ratings[side][first : first + n]),
+                side: ids.slice(first, n),
+                N_RATINGS: pa.array(n_ratings[first : first + n]),
                 BIAS: bias,
                 FACTORS: rotated,
             }
@@ -168,6 +195,7 @@ def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.
         n_draws=0 if found.posterior is None else found.posterior.n_draws,
         spread=None if found.posterior is None else found.posterior.spread.scaled(scale),
         diagnostics=[] if found.posterior is None else found.posterior.diagnostics,
+        features=dict(found.features),
     )
     yield _with_nulls(schema, {_LEARNT: pa.array([learnt.to_json()])}, 1)
 

@@ -8,7 +8,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from mfspark.algorithms.history import HistoryRow
+from mfspark.algorithms.history import FeatureCounts, HistoryRow
+from mfspark.columns import Side
 
 logger = logging.getLogger("mfspark")
 
@@ -68,6 +69,20 @@ def log_history(history: list[HistoryRow], title: str) -> None:
         halves = list(rows)
         seconds = sum(row.seconds for row in halves)
         logger.info("%s %d: %s; %.2g s", title, iteration, _described(halves[-1]), seconds)
+
+
+def log_features(counts: FeatureCounts, side: Side, n_rows: int, title: str) -> None:
+    """Report how far features of users or items were of use to a fit."""
+    logger.info(
+        "%s: %d features of %ss; of %d that have ratings %d have features, %d have features alone",
+        title, counts.n_features, side, n_rows - counts.n_unrated, counts.n_rated, counts.n_unrated,
+    )  # fmt: skip
+    if not counts.n_rated:
+        logger.warning(
+            "no %s with ratings is among those with features, so nothing can be learnt from them; "
+            "check that both have the same ids",
+            side,
+        )
 
 
 def _figures(row: HistoryRow) -> dict[str, str]:

@@ -58,7 +58,8 @@ class Training:
 
     ``ratings``: user, item, rating float (standardised: less ``mean``, in units of ``scale``), and
     maybe is_validation boolean. ``known``: id, bias and factors to start from, of the sides that
-    have them, in that unit, too.
+    have them, in that unit, too. ``features``: id and columns feature_0, feature_1, … (double,
+    string or array<string>), of the sides that have them.
     """
 
     ratings: DataFrame
@@ -67,6 +68,7 @@ class Training:
     known: dict[Side, DataFrame]
     mean: float
     scale: float
+    features: dict[Side, DataFrame] = field(default_factory=dict)
 
     @property
     def fitted(self) -> DataFrame:

@@ -1,10 +1,12 @@
 """``BayesianMF``: the estimator."""
 
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, MLWriter
 from pyspark.sql import DataFrame
 from typing_extensions import Unpack
 
+from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.fit_bayes import fit_bayes
+from mfspark.errors import ConfigError
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import (
     Factorisation,
@@ -14,6 +16,7 @@ from mfspark.models.factorisation import (
     model_of,
     select_ratings,
 )
+from mfspark.models.feature_tables import feature_columns, feature_table
 from mfspark.models.params import BayesianMFArguments, BayesianMFParams
 from mfspark.settings import BayesianSettings
 
@@ -38,6 +41,10 @@ class BayesianMF(
     those of SVD++, Koren 2008); likewise for items and who rated them. What people choose to rate
     tells much of what they like; where they do not choose, it is worth little and costs little.
 
+    ``setFeatures`` gives features of another kind in the same way: what is known of users or items
+    themselves, genres or an age. Ids that have features but no ratings get rows m + βᵀ f, so that
+    new items and users are predicted, too (``coldStartStrategy`` features).
+
     ``fit`` returns a :class:`FactorModel` like that of any other estimator. With
     ``predictionStdCol`` its ``transform`` adds the standard deviation of a rating around its
     prediction: that of the noise, 1/√α, together with the spread over ``keepDraws`` stored draws.
@@ -48,8 +55,34 @@ class BayesianMF(
     >>> model.transform(pairs)  # doctest: +SKIP
     """
 
+    # By side; not a Param, since DataFrames cannot be saved with an estimator.
+    _features: dict[Side, DataFrame]
+
     def __init__(self, **arguments: Unpack[BayesianMFArguments]) -> None:
         super().__init__(**arguments)
+        self._features = {}
+
+    def setFeatures(
+        self, users: DataFrame | None = None, items: DataFrame | None = None
+    ) -> "BayesianMF":
+        """Set what is known of ``users`` and ``items`` beside ratings, in place of what was set.
+
+        Each table has the id in ``userCol`` or ``itemCol``, once, and columns of features: numbers,
+        text (a category) or lists of text (tags); null where something is not known. Its ids need
+        not have ratings, nor need all that have ratings be in it. ``DataError`` comes with ``fit``.
+        """
+        given = {USER: users, ITEM: items}
+        self._features = {side: table for side, table in given.items() if table is not None}
+        return self
+
+    def write(self) -> MLWriter:
+        """See ``MLWritable``; ``ConfigError`` where features are set, which would be lost."""
+        if self._features:
+            raise ConfigError(
+                "an estimator with features cannot be saved, since these are DataFrames; save it "
+                "before setFeatures, and set them again after loading"
+            )
+        return super().write()
 
     def setParams(self, **arguments: Unpack[BayesianMFArguments]) -> "BayesianMF":
         """Set Params by name; ``ConfigError`` for a bad value, ``TypeError`` for a bad name."""
@@ -63,11 +96,21 @@ class BayesianMF(
         return settings
 
     def _fit(self, dataset: DataFrame) -> FactorModel:
+        """Ratings and features → tables → model."""
         settings = self.settings()
         ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
         known = known_factors(ratings, settings)
-        fit = fit_bayes(ratings, settings, known)
+        names = {USER: settings.user_col, ITEM: settings.item_col}
+        features = {
+            side: feature_table(table, names[side], side, ratings.schema[side].dataType)
+            for side, table in self._features.items()
+        }
+        fit = fit_bayes(ratings, settings, known, features)
         if settings.refit:
-            again = fit_bayes(*for_refit(ratings, settings, fit), known)
+            again = fit_bayes(*for_refit(ratings, settings, fit), known, features)
             fit = after_refit(fit, again)
-        return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))
+        columns = {
+            side: feature_columns(table, names[side]) for side, table in self._features.items()
+        }
+        model = model_of(fit, dataset, settings, settings.rank, type(self), columns)
+        return self._copyValues(model)

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
-from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER, Side
+from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
@@ -32,7 +32,8 @@ class FactorModel(Model, FactorModelParams, Persistent):
     same with item. ``history``: one row per half-step (iteration, side, objective, train_rmse,
     validation_rmse, seconds, bytes). ``metadata``: μ, rating scale, hyper-parameters, rotation.
     ``draws``: of models that ``BayesianMF`` made a table by side: the id, and ``draws``
-    array<float>, for each stored draw its factors and its bias.
+    array<float>, for each stored draw its factors and its bias. Ids of which the fit knew features
+    alone have ``n_ratings`` 0; they count as known with the ``coldStartStrategy`` features.
     """
 
     settings_type = FactorModelSettings
@@ -67,7 +68,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
     @property
     def n_parameters(self) -> int:
         """Numbers in the model: factors and biases of all users and items, and μ."""
-        return (self.rank + 1) * (self.metadata.n_users + self.metadata.n_items) + 1
+        return (self.rank + 1) * sum(self.metadata.n_rows(side) for side in Side) + 1
 
     @property
     def userFactors(self) -> DataFrame:
@@ -115,12 +116,20 @@ class FactorModel(Model, FactorModelParams, Persistent):
             limits=self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None,
             spreading=self._spreading(),
         )
-        n_rows = self.metadata.n_users + self.metadata.n_items
-        users, items = self.user_factors, self.item_factors
+        n_rows = sum(self.metadata.n_rows(side) for side in Side)
+        users, items = self._known(USER), self._known(ITEM)
         if scoring.spreading is not None:
             users, items = users.join(self.draws[USER], USER), items.join(self.draws[ITEM], ITEM)
         scored = add_predictions(dataset, users, items, scoring, n_rows)
         return scored.drop(*added)
+
+    def _known(self, side: Side) -> DataFrame:
+        """The rows of a side that count as known."""
+        table = self.user_factors if side == USER else self.item_factors
+        by_features = self.getOrDefault(self.coldStartStrategy) == "features"
+        if by_features or not self.metadata.n_unrated(side):
+            return table
+        return table.where(F.col(N_RATINGS) > 0)
 
     @property
     def has_spread(self) -> bool:
@@ -162,14 +171,14 @@ class FactorModel(Model, FactorModelParams, Persistent):
 
         Pairs in ``seen`` (columns userCol and itemCol, such as the training ratings) are left out.
         """
-        return self._recommend(self.user_factors, self.item_factors, numItems, seen)
+        return self._recommend(self._known(USER), self._known(ITEM), numItems, seen)
 
     def recommendForAllItems(self, numUsers: int, seen: DataFrame | None = None) -> DataFrame:
         """Best users for every item: itemCol, recommendations array<struct<userCol, rating float>>.
 
         ``seen`` as in ``recommendForAllUsers``.
         """
-        return self._recommend(self.item_factors, self.user_factors, numUsers, seen)
+        return self._recommend(self._known(ITEM), self._known(USER), numUsers, seen)
 
     def recommendForUserSubset(
         self, dataset: DataFrame, numItems: int, seen: DataFrame | None = None
@@ -177,8 +186,8 @@ class FactorModel(Model, FactorModelParams, Persistent):
         """Best items for the users in ``dataset``; users absent from training get no row."""
         name = self.getOrDefault(self.userCol)
         self._check_ids(dataset, name, self.user_factors, USER)
-        chosen = self.user_factors.join(dataset.select(column(name).alias(USER)), USER, "semi")
-        return self._recommend(chosen, self.item_factors, numItems, seen)
+        chosen = self._known(USER).join(dataset.select(column(name).alias(USER)), USER, "semi")
+        return self._recommend(chosen, self._known(ITEM), numItems, seen)
 
     def recommendForItemSubset(
         self, dataset: DataFrame, numUsers: int, seen: DataFrame | None = None
@@ -186,8 +195,8 @@ class FactorModel(Model, FactorModelParams, Persistent):
         """Best users for the items in ``dataset``; items absent from training get no row."""
         name = self.getOrDefault(self.itemCol)
         self._check_ids(dataset, name, self.item_factors, ITEM)
-        chosen = self.item_factors.join(dataset.select(column(name).alias(ITEM)), ITEM, "semi")
-        return self._recommend(chosen, self.user_factors, numUsers, seen)
+        chosen = self._known(ITEM).join(dataset.select(column(name).alias(ITEM)), ITEM, "semi")
+        return self._recommend(chosen, self._known(USER), numUsers, seen)
 
     def similarItems(self, items: DataFrame, n: int, among: DataFrame | None = None) -> DataFrame:
         """Nearest items by the cosine of their factors, for the items in column ``item``.
@@ -195,9 +204,9 @@ class FactorModel(Model, FactorModelParams, Persistent):
         ``among`` (column item) limits the neighbours, say to items with enough ratings. Returns
         item, recommendations array<struct<similar_item, similarity float>>, never the item itself.
         """
-        chosen = self.item_factors.join(items.select(ITEM), ITEM, "semi")
+        chosen = self._known(ITEM).join(items.select(ITEM), ITEM, "semi")
         # The item's nearest neighbour is itself: it is excluded as a pair of a query and itself.
-        allowed = self.item_factors
+        allowed = self._known(ITEM)
         if among is not None:
             allowed = allowed.join(among.select(ITEM), ITEM, "semi")
         candidates = allowed.withColumnRenamed(ITEM, "similar_item")

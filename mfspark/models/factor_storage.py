@@ -43,8 +43,7 @@ def read_factor_tables(path: str) -> FactorTables:
     metadata = read_document(
         path, _NAME, ModelMetadata, SCHEMA_VERSION, "FactorModel.save or the train job"
     )
-    users = _read_factors(path, USER, metadata.n_users, metadata.rank)
-    items = _read_factors(path, ITEM, metadata.n_items, metadata.rank)
+    users, items = (_read_factors(path, side, metadata) for side in (USER, ITEM))
     history = read_table(path, "history", _HISTORY)
     return FactorTables(users, items, history, metadata, _read_draws(path, metadata))
 
@@ -54,7 +53,7 @@ def _read_draws(path: str, metadata: ModelMetadata) -> dict[Side, DataFrame]:
     if metadata.posterior is None or not metadata.posterior.n_draws:
         return {}
     length, tables = metadata.posterior.n_draws * (metadata.rank + 1), {}
-    for side, n_rows in ((USER, metadata.n_users), (ITEM, metadata.n_items)):
+    for side in Side:
         name = f"draws/{side}"
         tables[side] = read_table(path, name, {side, DRAWS})
         try:
@@ -62,14 +61,14 @@ def _read_draws(path: str, metadata: ModelMetadata) -> dict[Side, DataFrame]:
         except SPARK_ERRORS as error:
             raise damaged(path, name, error) from None
         assert row is not None
-        require_rows(path, name, row[0], n_rows, _NAME)
+        require_rows(path, name, row[0], metadata.n_rows(side), _NAME)
     return tables
 
 
-def _read_factors(path: str, side: Side, n_rows: int, rank: int) -> DataFrame:
+def _read_factors(path: str, side: Side, metadata: ModelMetadata) -> DataFrame:
     """A factor table, checked in one pass: as many rows as there were, each id once, and of each
-    a bias and ``rank`` factors that are finite numbers."""
-    name = f"{side}_factors"
+    a bias and factors that are finite numbers."""
+    name, n_rows, rank = f"{side}_factors", metadata.n_rows(side), metadata.rank
     table = read_table(path, name, {side, N_RATINGS, BIAS, FACTORS})
     kinds = {field: table.schema[field].dataType.simpleString() for field in (BIAS, FACTORS)}
     if kinds != {BIAS: "float", FACTORS: "array<float>"}:

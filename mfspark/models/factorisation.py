@@ -19,6 +19,7 @@ from mfspark.models.metadata import (
     SCHEMA_VERSION,
     CoordinateSystem,
     DiagnosticFacts,
+    FeatureFacts,
     ModelMetadata,
     PenaltyFacts,
     PosteriorFacts,
@@ -99,9 +100,14 @@ def after_refit(first: Fit, again: Fit) -> Fit:
 
 
 def model_of(
-    fit: Fit, dataset: DataFrame, settings: PredictorSettings, rank: int, estimator: type
+    fit: Fit,
+    dataset: DataFrame,
+    settings: PredictorSettings,
+    rank: int,
+    estimator: type,
+    feature_columns: dict[Side, list[str]] | None = None,
 ) -> FactorModel:
-    """The model of a fit to ``dataset``."""
+    """The model of a fit to ``dataset``, and to features in ``feature_columns``, by side."""
     learnt, summary = fit.learnt, fit.summary
     metadata = ModelMetadata(
         schema_version=SCHEMA_VERSION,
@@ -125,6 +131,10 @@ def model_of(
         exchange={str(side): name for side, name in learnt.exchange.items()},
         penalties=_penalties(fit.objective) if isinstance(settings, PenalisedSettings) else None,
         posterior=_posterior(learnt),
+        features={
+            str(side): FeatureFacts(columns=columns, **learnt.features[side]._asdict())
+            for side, columns in (feature_columns or {}).items()
+        },
     )
     history = dataset.sparkSession.createDataFrame(learnt.history, HISTORY_SCHEMA)
     return FactorModel(fit.users, fit.items, history, metadata, fit.draws)

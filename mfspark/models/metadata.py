@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from mfspark import __version__
+from mfspark.columns import USER, Side
 
 # Raised whenever a reader of the previous version would misread a table.
 SCHEMA_VERSION = 1
@@ -41,6 +42,16 @@ class PosteriorFacts(BaseModel):
     diagnostics: list[DiagnosticFacts] = []
 
 
+class FeatureFacts(BaseModel):
+    """Of a side whose features the fit was given: their columns, how many features these are, ids
+    with ratings that have features, and rows of ids that have features alone."""
+
+    columns: list[str]
+    n_features: int
+    n_rated: int
+    n_unrated: int
+
+
 class PenaltyFacts(BaseModel):
     """Weights of the penalties that were in force, given or chosen: λ and λ_b."""
 
@@ -60,6 +71,8 @@ class ModelMetadata(BaseModel):
     that were not measured because user or item has no training rating. ``execution`` is one_task or
     distributed, ``exchange`` how each side received the other's factors when distributed.
     ``penalties``: of models that minimise them; ``posterior``: of models that draw from one.
+    ``n_users`` and ``n_items`` have ratings; ``features``, by side, says which rows the tables have
+    beside them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -86,3 +99,13 @@ class ModelMetadata(BaseModel):
     exchange: dict[str, str]
     penalties: PenaltyFacts | None = None
     posterior: PosteriorFacts | None = None
+    features: dict[str, FeatureFacts] = {}
+
+    def n_rows(self, side: Side) -> int:
+        """Rows of a factor table."""
+        rated = self.n_users if side == USER else self.n_items
+        return rated + self.n_unrated(side)
+
+    def n_unrated(self, side: Side) -> int:
+        """Rows of ids that have features alone."""
+        return self.features[side].n_unrated if side in self.features else 0

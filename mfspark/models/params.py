@@ -16,6 +16,7 @@ from mfspark.settings import (
     ColdStartStrategy,
     ExchangeName,
     Execution,
+    FactorColdStart,
     FactorisationSettings,
     KNNSettings,
     PenalisedSettings,
@@ -84,6 +85,7 @@ class PenalisedArguments(FactorisationArguments, total=False):
 class BayesianMFArguments(FactorisationArguments, total=False):
     """Keyword arguments of ``BayesianMF``; see ``BayesianSettings``."""
 
+    coldStartStrategy: FactorColdStart  # type: ignore[misc]
     burnIn: int
     keepDraws: int
     numChains: int
@@ -125,7 +127,7 @@ class FactorModelParams(Params):
     userCol: Param[str] = _param("user_col")
     itemCol: Param[str] = _param("item_col")
     predictionCol: Param[str] = _param("prediction_col")
-    coldStartStrategy: Param[ColdStartStrategy] = _param("cold_start_strategy")
+    coldStartStrategy: Param[FactorColdStart] = _param("cold_start_strategy")
     clipPredictions: Param[bool] = _param("clip_predictions")
 
     def __init__(self) -> None:
@@ -270,6 +272,7 @@ class BayesianMFParams(FactorisationParams):
     keepDraws: Param[int] = _param("keep_draws", BayesianSettings)
     numChains: Param[int] = _param("num_chains", BayesianSettings)
     implicitFeatures: Param[bool] = _param("implicit_features", BayesianSettings)
+    coldStartStrategy: Param[FactorColdStart] = _param("cold_start_strategy", BayesianSettings)
     predictionStdCol: Param[str] = _param("prediction_std_col", BayesianSettings)
 
 

@@ -34,7 +34,7 @@ from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.kernels.arrays import Float32s, Float64s, Int32s
 from mfspark.kernels.predict import dot_rows, predict_pairs, variance_of_pairs
 from mfspark.models.broadcast import factors_of, read, with_tables
-from mfspark.settings import ColdStartStrategy
+from mfspark.settings import FactorColdStart
 
 # Types that reach Python and come back unchanged.
 _PLAIN = (
@@ -69,7 +69,7 @@ class Scoring:
     prediction: str
     rank: int
     mean: float
-    cold_start: ColdStartStrategy
+    cold_start: FactorColdStart
     limits: tuple[float, float] | None
     spreading: Spreading | None = None
 
@@ -248,7 +248,7 @@ def _prediction(scoring: Scoring) -> Column:
         return full
     is_known = F.col("_user_bias").isNotNull() & F.col("_item_bias").isNotNull()
     cold: Column = F.lit(float("nan"))
-    if scoring.cold_start == "baseline":
+    if scoring.cold_start in ("features", "baseline"):
         cold = (
             F.lit(scoring.mean)
             + F.coalesce("_user_bias", F.lit(0.0))
