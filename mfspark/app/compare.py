@@ -11,12 +11,13 @@ from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.app.estimators import contenders, mark_validation, members
+from mfspark.app.features import features_of_run
 from mfspark.app.ingest import ingest
 from mfspark.app.memory import IS_MEASURED
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import kernels_compiled
 from mfspark.app.trial import TEST, VALIDATION, Entry, Fold, run_entry, train_of, warm_up
-from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.data.split import PARTS, fold, uniform
 from mfspark.errors import DataError
 from mfspark.evaluation.comparison import compare
@@ -78,9 +79,11 @@ def entries_of(run: RunDirectory) -> list[Entry]:
 def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
     """The split of the run, or k folds of all its ratings."""
     parts = {part: run.ratings(spark, part) for part in PARTS}
+    features = features_of_run(spark, run, parts["train"])
     settings = run.config.compare
     if settings.folds is None:
-        yield _fold(0, *(parts[part].select(USER, ITEM, RATING) for part in PARTS))
+        split = [parts[part].select(USER, ITEM, RATING) for part in PARTS]
+        yield _fold(0, features, *split)
         return
     everything = parts["train"].unionByName(parts["validation"]).unionByName(parts["test"])
     rows = everything.select(USER, ITEM, RATING, fold(settings.seed, settings.folds).alias("fold"))
@@ -89,10 +92,16 @@ def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
     for number in range(settings.folds):
         rest = rows.where(F.col("fold") != number).drop("fold")
         test = rows.where(F.col("fold") == number).drop("fold")
-        yield _fold(number, rest.where(~is_validation), rest.where(is_validation), test)
+        yield _fold(number, features, rest.where(~is_validation), rest.where(is_validation), test)
 
 
-def _fold(number: int, train: DataFrame, validation: DataFrame, test: DataFrame) -> Fold:
+def _fold(
+    number: int,
+    features: dict[Side, DataFrame],
+    train: DataFrame,
+    validation: DataFrame,
+    test: DataFrame,
+) -> Fold:
     for name, rows in (("training", train), ("test", test)):
         if rows.isEmpty():
             raise DataError(
@@ -101,7 +110,7 @@ def _fold(number: int, train: DataFrame, validation: DataFrame, test: DataFrame)
             )
     ratings = mark_validation(train, validation, IS_VALIDATION)
     parts = {TEST: test} if validation.isEmpty() else {VALIDATION: validation, TEST: test}
-    return Fold(number, ratings.persist(), parts)
+    return Fold(number, ratings.persist(), features, parts)
 
 
 def _warm_up(entries: list[Entry], each: Fold) -> None:

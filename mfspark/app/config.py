@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mfspark.columns import USER, Side
 from mfspark.data.read import RatingsSource
 from mfspark.data.split import SplitSettings
 from mfspark.data.synthetic import SyntheticSettings
@@ -81,6 +82,7 @@ class DataSettings(RatingsSource, Checks):
             columns=self.columns,
             encoding=self.encoding,
             items_path=self.items_path,
+            users_path=self.users_path,
         )
 
 
@@ -92,6 +94,16 @@ class TrainSettings(BaseModel):
     model: Literal["als", "sgd", "bayes"] = Field(
         "als", description="als, sgd or bayes, with the settings of the section of that name"
     )
+    user_features: list[str] = Field(
+        [], description="columns of the user table that bayes learns from, such as age"
+    )
+    item_features: list[str] = Field(
+        [], description="columns of the item table that bayes learns from, such as genres and year"
+    )
+
+    def features(self, side: Side) -> list[str]:
+        """The columns of a side."""
+        return self.user_features if side == USER else self.item_features
 
 
 class RecommendSettings(BaseModel):

@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.app.estimators import make_estimator
+from mfspark.app.features import features_of, refuse_unused_features
 from mfspark.app.ingest import checked_ratings
 from mfspark.app.run_directory import RunDirectory
 from mfspark.columns import RATING, USER
@@ -25,14 +26,15 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
     settings = run.config.cross_validation
     with run.step("cross_validate") as facts:
         rows = []
-        with checked_ratings(spark, run) as (checked, _, origin):
+        refuse_unused_features(run.config.train)
+        with checked_ratings(spark, run) as (checked, known, origin):
             trained = run.config.trained
+            features = features_of(run.config.train, known, checked.clean)
             predicted = F.col(trained.prediction_col)
             folded = checked.clean.withColumn("fold", fold(settings.seed, settings.folds))
             for number in range(settings.folds):
-                model = make_estimator(run.config.train.model, trained).fit(
-                    folded.where(F.col("fold") != number)
-                )
+                estimator = make_estimator(run.config.train.model, trained, features=features)
+                model = estimator.fit(folded.where(F.col("fold") != number))
                 scored = model.transform(folded.where(F.col("fold") == number)).select(
                     USER, RATING, F.lit("all").alias("slice"), F.lit("all").alias("value"),
                     F.lit(MODEL).alias("predictor"), predicted.alias("predicted"),

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.app.config import BlendSettings, Config, MllibSettings, ModelKind, explain
-from mfspark.columns import ITEM, RATING, USER
+from mfspark.columns import ITEM, RATING, USER, Side
 from mfspark.errors import ConfigError
 from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.bayesian_mf import BayesianMF
@@ -101,10 +101,16 @@ def mark_validation(train: DataFrame, validation: DataFrame, column: str) -> Dat
     )
 
 
-def make_estimator(kind: str, settings: BaseModel, validation: str | None = None) -> Estimator[Any]:
+def make_estimator(
+    kind: str,
+    settings: BaseModel,
+    validation: str | None = None,
+    features: dict[Side, DataFrame] | None = None,
+) -> Estimator[Any]:
     """The estimator of a kind, for columns under the names of :mod:`mfspark.columns`.
 
     ``validation``: the column of validation rows, for the kinds that learn from them when to stop.
+    ``features`` of users and items, for the kinds that learn from them.
     """
     if isinstance(settings, MllibSettings):
         # contenders() has set the rank.
@@ -130,4 +136,6 @@ def make_estimator(kind: str, settings: BaseModel, validation: str | None = None
     if isinstance(settings, FactorisationSettings):
         arguments["validationIndicatorCol"] = validation
     estimator: Estimator[Any] = _ESTIMATORS[kind](**arguments)
+    if isinstance(estimator, BayesianMF) and features:
+        estimator.setFeatures(users=features.get(USER), items=features.get(ITEM))
     return estimator

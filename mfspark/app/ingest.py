@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.app.run_directory import IngestRecord, RunDirectory
-from mfspark.columns import ITEM, RATING, TIMESTAMP, USER
+from mfspark.columns import ITEM, RATING, TIMESTAMP, USER, Side
 from mfspark.data.fetch import fetch
-from mfspark.data.read import read_items, read_ratings
+from mfspark.data.read import RatingsSource, read_items, read_ratings, read_users
 from mfspark.data.source import RawRatings
 from mfspark.data.split import PARTS, SPLIT, split_ratings
 from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
@@ -23,10 +23,10 @@ logger = logging.getLogger("mfspark")
 
 
 def ingest(spark: SparkSession, run: RunDirectory) -> None:
-    """Read, check and split the ratings: ratings/, quarantine/, items/, ingest.json."""
+    """Read, check and split the ratings: ratings/, quarantine/, users/, items/, ingest.json."""
     with run.step("ingest") as facts:
-        with checked_ratings(spark, run) as (checked, items, origin):
-            record = _write_ratings(run, checked, items, origin)
+        with checked_ratings(spark, run) as (checked, known, origin):
+            record = _write_ratings(run, checked, known, origin)
         facts.update(record.model_dump())
         logger.info(
             "ingest: %d of %d rows are good; train %d, validation %d, test %d",
@@ -37,22 +37,23 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
 @contextmanager
 def checked_ratings(
     spark: SparkSession, run: RunDirectory
-) -> Iterator[tuple[CheckedRatings, DataFrame | None, str]]:
-    """The configured ratings after all checks, item metadata, and what to call their origin."""
-    raw, items, origin = _read(spark, run)
+) -> Iterator[tuple[CheckedRatings, dict[Side, DataFrame], str]]:
+    """The configured ratings after all checks, tables of users and items where there are some, and
+    what to call their origin."""
+    raw, known, origin = _read(spark, run)
     checked = check_ratings(raw, run.config.data.checks())
     try:
-        yield checked, items, origin
+        yield checked, known, origin
     finally:
         checked.release()
 
 
-def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame | None, str]:
-    """Raw ratings, item metadata, and what to call their origin."""
+def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, dict[Side, DataFrame], str]:
+    """Raw ratings, tables of users and items, and what to call their origin."""
     data = run.config.data
     if data.path is not None:
         source = data.source(data.path)
-        return read_ratings(spark, source), read_items(spark, source), data.path
+        return *_read_source(spark, source), data.path
     if data.dataset == "synthetic":
         return *_synthetic(spark, run.config.synthetic), "synthetic"
     try:
@@ -66,22 +67,30 @@ def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, DataFrame
             *_synthetic(spark, run.config.synthetic),
             f"synthetic (in place of {data.dataset}, which could not be downloaded)",
         )
-    return read_ratings(spark, source), read_items(spark, source), str(data.dataset)
+    return *_read_source(spark, source), str(data.dataset)
+
+
+def _read_source(
+    spark: SparkSession, source: RatingsSource
+) -> tuple[RawRatings, dict[Side, DataFrame]]:
+    ratings = read_ratings(spark, source)
+    tables = {USER: read_users(spark, source), ITEM: read_items(spark, source)}
+    return ratings, {side: table for side, table in tables.items() if table is not None}
 
 
 def _synthetic(
     spark: SparkSession, settings: SyntheticSettings
-) -> tuple[RawRatings, DataFrame | None]:
+) -> tuple[RawRatings, dict[Side, DataFrame]]:
     table = synthetic_ratings(spark, settings).select(
         "*", F.lit("synthetic").alias("origin"), F.lit(None).cast("string").alias(MALFORMED)
     )
-    return RawRatings(table, True, (0.5, 5.0)), synthetic_items(spark, settings)
+    return RawRatings(table, True, (0.5, 5.0)), {ITEM: synthetic_items(spark, settings)}
 
 
 def _write_ratings(
-    run: RunDirectory, checked: CheckedRatings, items: DataFrame | None, origin: str
+    run: RunDirectory, checked: CheckedRatings, known: dict[Side, DataFrame], origin: str
 ) -> IngestRecord:
-    """Write the parts of the split, the quarantine and the items; what became of all rows."""
+    """Write the parts of the split, the quarantine, users and items; what became of all rows."""
     split = split_ratings(checked.clean, run.config.split).persist()
     try:
         counts = {row[SPLIT]: row["count"] for row in split.groupBy(SPLIT).count().collect()}
@@ -104,12 +113,13 @@ def _write_ratings(
         split.unpersist()
     with run.output("quarantine", ("ratings",)) as target:
         files.write_parquet(checked.quarantine.coalesce(1), target)
-    if items is not None:
-        with run.output("items", ("ratings",)) as target:
-            files.write_parquet(items.coalesce(1), target)
-    elif run.config.run.overwrite:
-        # Those of an earlier source.
-        files.remove(run.of("items"))
+    for side in Side:
+        if side in known:
+            with run.output(f"{side}s", ("ratings",)) as target:
+                files.write_parquet(known[side].coalesce(1), target)
+        elif run.config.run.overwrite:
+            # Those of an earlier source.
+            files.remove(run.of(f"{side}s"))
     record = IngestRecord(
         origin=origin,
         rows_read=checked.n_read,

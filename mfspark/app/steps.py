@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.app.estimators import make_estimator, mark_validation
+from mfspark.app.features import features_of_run, refuse_unused_features
 from mfspark.app.ingest import ingest
 from mfspark.app.run_directory import RunDirectory
 from mfspark.engine.compiling import start_compiling
@@ -39,7 +40,9 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
         if not validation.isEmpty():
             indicator = _VALIDATION
             fitted = mark_validation(fitted, validation, indicator)
-        estimator = make_estimator(run.config.train.model, settings, indicator)
+        refuse_unused_features(run.config.train)
+        features = features_of_run(spark, run, fitted)
+        estimator = make_estimator(run.config.train.model, settings, indicator, features)
         logger.info("%s", _plan(spark, run).describe())
         model = estimator.fit(fitted)
         with run.output("model", ("ratings",)) as target:

@@ -14,7 +14,7 @@ from mfspark import files
 from mfspark.app.config import BlendSettings
 from mfspark.app.estimators import Contender, make_estimator
 from mfspark.app.memory import Memory, watch_memory
-from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.errors import DataError, one_line
 from mfspark.evaluation.blend import fit_blend
 from mfspark.models.baselines import MeanModel
@@ -31,11 +31,12 @@ _ITERATIVE = "als", "sgd", "bayes"
 
 @dataclass(frozen=True)
 class Fold:
-    """Ratings to fit (user, item, rating, is_validation), and what to predict: the test part, and
-    the validation part where there is one."""
+    """Ratings to fit (user, item, rating, is_validation), features by side, and what to predict:
+    the test part, and the validation part where there is one."""
 
     number: int
     ratings: DataFrame
+    features: dict[Side, DataFrame]
     parts: dict[str, DataFrame]
 
 
@@ -80,15 +81,17 @@ def warm_up(entry: Entry, ratings: DataFrame) -> None:
     """Fit to a few ratings, so that no clock runs while Spark and the kernels get warm."""
     logger.info("warm-up of %s", entry.name)
     try:
-        model = _estimator(entry.contender, None).fit(ratings)
+        model = _estimator(entry.contender, None, {}).fit(ratings)
         model.transform(ratings).write.format("noop").mode("overwrite").save()
     except Exception as error:
         # Perhaps for being so few ratings; whether it fails on all of them is seen later.
         logger.info("warm-up of %s failed: %s", entry.name, one_line(error))
 
 
-def _estimator(contender: Contender, validation: str | None) -> Any:
-    estimator = make_estimator(contender.kind, contender.settings, validation)
+def _estimator(
+    contender: Contender, validation: str | None, features: dict[Side, DataFrame]
+) -> Any:
+    estimator = make_estimator(contender.kind, contender.settings, validation, features)
     extra: dict[Any, Any] = {estimator.getParam("predictionCol"): _PREDICTED}
     strategy = estimator.getParam("coldStartStrategy")
     if estimator.getOrDefault(strategy) == "drop":
@@ -102,9 +105,9 @@ def _run_model(entry: Entry, fold: Fold, target: str) -> None:
     started = time.perf_counter()
     with watch_memory() as memory:
         if entry.contender.kind in _ITERATIVE and VALIDATION in fold.parts:
-            model = _estimator(entry.contender, IS_VALIDATION).fit(fold.ratings)
+            model = _estimator(entry.contender, IS_VALIDATION, fold.features).fit(fold.ratings)
         else:
-            model = _estimator(entry.contender, None).fit(train_of(fold))
+            model = _estimator(entry.contender, None, fold.features).fit(train_of(fold))
     fitted = time.perf_counter()
     for part, rows in fold.parts.items():
         _write(entry, fold, part, model.transform(rows), target)

@@ -63,6 +63,24 @@ def movielens_items(spark: SparkSession, folder: Path) -> DataFrame | None:
     return table.select(ITEM, *_title_and_year(F.col(TITLE)), genres.alias(GENRES))
 
 
+def movielens_users(spark: SparkSession, folder: Path) -> DataFrame | None:
+    """What is known of users: user, age int, gender, occupation, zip_code; None without a file.
+
+    In 1M ages are the lowest of a bracket, and occupations numbers without an order.
+    """
+    if (folder / "u.user").exists():
+        names = [USER, "age", "gender", "occupation", "zip_code"]
+        table = read_delimited(spark, str(folder / "u.user"), "|", names, encoding="ISO-8859-1")
+    elif (folder / "users.dat").exists():
+        names = [USER, "gender", "age", "occupation", "zip_code"]
+        table = read_delimited(spark, str(folder / "users.dat"), "::", names)
+    else:
+        return None
+    return table.select(
+        USER, F.col("age").try_cast("int").alias("age"), "gender", "occupation", "zip_code"
+    )
+
+
 def recbole_ratings(spark: SparkSession, file: Path) -> RawRatings:
     """Ratings of an ``.inter`` file: tab-separated, a typed header, UTF-8."""
     table = _atomic(spark, file)
@@ -95,6 +113,11 @@ def recbole_items(spark: SparkSession, file: Path) -> DataFrame | None:
         .otherwise(F.array().cast("array<string>"))
         .alias(GENRES),
     )
+
+
+def recbole_users(spark: SparkSession, file: Path) -> DataFrame | None:
+    """The columns of a ``.user`` file, as text."""
+    return _atomic(spark, file).withColumnRenamed("user_id", USER) if file.exists() else None
 
 
 def _atomic(spark: SparkSession, file: Path) -> DataFrame:

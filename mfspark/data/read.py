@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StructType
 
 from mfspark import files
-from mfspark.columns import GENRES, ITEM, TITLE, YEAR
+from mfspark.columns import GENRES, ITEM, TITLE, USER, YEAR, Side
 from mfspark.data import movielens, netflix
 from mfspark.data.source import RAW_COLUMNS, ColumnMapping, Format, RawRatings
 from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
@@ -39,7 +39,14 @@ class RatingsSource(BaseModel):
         "UTF-8", description="character set of CSV, TSV and JSON files, such as ISO-8859-1"
     )
     items_path: str | None = Field(
-        None, description="table of items (CSV, TSV, Parquet, JSON: item, title, year, genres)"
+        None,
+        description="table of items (CSV, TSV, Parquet, JSON: item, title, year, genres, and more "
+        "columns for train.item_features)",
+    )
+    users_path: str | None = Field(
+        None,
+        description="table of users (CSV, TSV, Parquet, JSON: user, and columns for "
+        "train.user_features)",
     )
 
 
@@ -72,15 +79,10 @@ def _no_permission(path: str) -> DataError:
 
 
 def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
-    """Item metadata: item, title, year int, genres array<string>; None without any."""
+    """Item metadata: item, title, year int, genres array<string>, and whatever else the table has;
+    None without any."""
     if source.items_path:
-        try:
-            return _read_item_table(spark, source.items_path)
-        except SPARK_ERRORS as error:
-            raise DataError(
-                f"the item table {source.items_path} cannot be read ({one_line(error)}); give a "
-                "CSV, TSV, Parquet or JSON file with the columns item and title in data.items_path"
-            ) from None
+        return _read_side_table(spark, source.items_path, ITEM)
     kind = detect_format(source)
     folder = Path(source.path)
     if kind == "movielens":
@@ -90,6 +92,33 @@ def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
     if kind == "recbole":
         return movielens.recbole_items(spark, _atomic_file(folder, "inter").with_suffix(".item"))
     return None
+
+
+def read_users(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
+    """What is known of users: user, and columns of any kind; None without any."""
+    if source.users_path:
+        return _read_side_table(spark, source.users_path, USER)
+    kind = detect_format(source)
+    folder = Path(source.path)
+    if kind == "movielens":
+        return movielens.movielens_users(spark, _folder(folder))
+    if kind == "recbole":
+        file = _atomic_file(folder, "inter").with_suffix(".user")
+        users = movielens.recbole_users(spark, file)
+        return None if users is None else _with_numbers(users.drop(MALFORMED), {USER})
+    return None
+
+
+def _read_side_table(spark: SparkSession, path: str, side: Side) -> DataFrame:
+    """A table of users or items."""
+    try:
+        return (_read_item_table if side == ITEM else _read_user_table)(spark, path)
+    except SPARK_ERRORS as error:
+        wanted = "the columns item and title" if side == ITEM else "the column user"
+        raise DataError(
+            f"the {side} table {path} cannot be read ({one_line(error)}); give a CSV, TSV, Parquet "
+            f"or JSON file with {wanted} in data.{side}s_path"
+        ) from None
 
 
 def detect_format(source: RatingsSource) -> str:
@@ -205,10 +234,7 @@ def _column_or_field(table: DataFrame, name: str) -> Column | None:
 
 def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
     """Items of any table with the columns item and title."""
-    if not files.exists(path):
-        raise DataError(f"there is no item table {path}; set data.items_path")
-    kind = _by_name(path) or "parquet"
-    table = _read_table(spark, path, kind)
+    table = _read_typed(spark, path, ITEM)
     if ITEM not in table.columns or TITLE not in table.columns:
         raise DataError(
             f"the item table {path} has the columns {', '.join(table.columns)}, but needs at least "
@@ -219,7 +245,47 @@ def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
         is_text = table.schema[GENRES].dataType.simpleString() == "string"
         genres = F.split(GENRES, r"\|") if is_text else F.col(GENRES)
     year = F.col(YEAR).try_cast("int") if YEAR in table.columns else F.lit(None).cast("int")
-    return table.select(ITEM, TITLE, year.alias(YEAR), genres.alias(GENRES))
+    described = {TITLE, YEAR, GENRES, ITEM}
+    rest = [column(name) for name in table.columns if name not in described]
+    return table.select(ITEM, TITLE, year.alias(YEAR), genres.alias(GENRES), *rest)
+
+
+def _read_user_table(spark: SparkSession, path: str) -> DataFrame:
+    """Users of any table with the column user."""
+    table = _read_typed(spark, path, USER)
+    if USER not in table.columns:
+        raise DataError(
+            f"the user table {path} has the columns {', '.join(table.columns)}, but needs "
+            f"{USER!r} (and columns of features); rename the one of user ids"
+        )
+    return table
+
+
+def _read_typed(spark: SparkSession, path: str, side: Side) -> DataFrame:
+    """A table of any format, without lines that cannot be split into fields."""
+    if not files.exists(path):
+        raise DataError(f"there is no {side} table {path}; set data.{side}s_path")
+    kind = _by_name(path) or "parquet"
+    table = _read_table(spark, path, kind)
+    if kind not in _SEPARATORS:
+        return table.drop(MALFORMED, "_corrupt_record")
+    table = table.where(F.col(MALFORMED).isNull()).drop(MALFORMED)
+    return _with_numbers(table, {side, TITLE, YEAR, GENRES})
+
+
+def _with_numbers(table: DataFrame, texts: set[str]) -> DataFrame:
+    """``table``, columns of text in which every value is a number as doubles; but for ``texts``."""
+    names = [name for name in table.columns if name not in texts]
+    numbers = {name: column(name).try_cast("double") for name in names}
+    if not names:
+        return table
+    counts = table.agg(
+        *[F.count(column(name)) for name in names], *[F.count(numbers[name]) for name in names]
+    ).collect()[0]
+    for name, known, numeric in zip(names, counts[: len(names)], counts[len(names) :], strict=True):
+        if known == numeric:
+            table = table.withColumn(name, numbers[name])
+    return table
 
 
 def _folder(path: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mfspark.data.read import RatingsSource, read_items, read_ratings
+from mfspark.data.read import RatingsSource, read_items, read_ratings, read_users
 from mfspark.data.source import ColumnMapping
 from mfspark.data.validate import Checks, check_ratings
 from mfspark.errors import DataError, one_line
@@ -158,6 +158,73 @@ def test_item_table_for_any_format(spark, tmp_path):
     (tmp_path / "items.csv").write_text("id,name\n2,Two\n")
     with pytest.raises(DataError, match="needs at least 'item' and 'title'"):
         items(spark, path, items_path=str(tmp_path / "items.csv"))
+
+
+def test_further_columns_of_items_are_kept(spark, tmp_path):
+    """Of text files those that hold only numbers are numbers."""
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+    (tmp_path / "items.csv").write_text(
+        "price,item,title,colour.of\r\n3.5,02,Two,red\r\n,3,Three,7\r\n1e2,4,3,\r\n"
+    )
+    source = RatingsSource(
+        path=str(tmp_path / "ratings.csv"), items_path=str(tmp_path / "items.csv")
+    )
+    table = read_items(spark, source)
+    assert table.columns == ["item", "title", "year", "genres", "price", "colour.of"]
+    found = [(row[0], row[1], row[4], row[5]) for row in table.collect()]
+    assert found == [("02", "Two", 3.5, "red"), ("3", "Three", None, "7"), ("4", "3", 100.0, None)]
+
+
+def test_users_of_movielens(spark, tmp_path):
+    (tmp_path / "100k").mkdir()
+    (tmp_path / "100k/u.data").write_text("1\t2\t3\t4\n")
+    (tmp_path / "100k/u.user").write_text("1|24|M|technician|85711\n2|53|F|other|T8H1N\n")
+    (tmp_path / "1m").mkdir()
+    (tmp_path / "1m/ratings.dat").write_text("1::2::3::4\n")
+    assert read_users(spark, RatingsSource(path=str(tmp_path / "1m"))) is None
+    (tmp_path / "1m/users.dat").write_text("1::F::18::10::48067-1\n")
+    (tmp_path / "atomic").mkdir()
+    (tmp_path / "atomic/x.inter").write_text("user_id:token\titem_id:token\trating:float\n")
+    (tmp_path / "atomic/x.user").write_text(
+        "user_id:token\tage:token\tgender:token\n7\t24\tM\n8\t9\tF\n"
+    )
+    found = {
+        name: [
+            row.asDict()
+            for row in read_users(spark, RatingsSource(path=str(tmp_path / name))).collect()
+        ]
+        for name in ("100k", "1m", "atomic")
+    }
+    assert found["100k"] == [
+        {"user": "1", "age": 24, "gender": "M", "occupation": "technician", "zip_code": "85711"},
+        {"user": "2", "age": 53, "gender": "F", "occupation": "other", "zip_code": "T8H1N"},
+    ]
+    assert found["1m"] == [
+        {"user": "1", "age": 18, "gender": "F", "occupation": "10", "zip_code": "48067-1"}
+    ]
+    assert found["atomic"] == [
+        {"user": "7", "age": 24.0, "gender": "M"}, {"user": "8", "age": 9.0, "gender": "F"}
+    ]  # fmt: skip
+
+
+def test_user_tables_of_any_format(spark, tmp_path):
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+
+    def users(name):
+        source = RatingsSource(path=str(tmp_path / "ratings.csv"), users_path=str(tmp_path / name))
+        return read_users(spark, source)
+
+    assert read_users(spark, RatingsSource(path=str(tmp_path / "ratings.csv"))) is None
+    (tmp_path / "users.json").write_text('{"user": 5, "tags": ["a", "b"]}\n')
+    assert users("users.json").select("user", "tags").collect() == [(5, ["a", "b"])]
+    (tmp_path / "users.csv").write_text("id,age\n1,2\n")
+    with pytest.raises(DataError, match="user table .* has the columns id, age, but needs 'user'"):
+        users("users.csv")
+    with pytest.raises(DataError, match=r"no user table .*set data.users_path"):
+        users("nowhere.csv")
+    (tmp_path / "broken.parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"user table .* cannot be read .*data.users_path"):
+        users("broken.parquet")
 
 
 def test_errors_name_the_culprit_and_the_remedy(spark, tmp_path):

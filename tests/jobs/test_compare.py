@@ -11,8 +11,11 @@ CONFIG = """
 name = "mine"
 [data]
 path = "ratings.csv"
+users_path = "users.csv"
 [split]
 validation = 0.15
+[train]
+user_features = ["age"]
 [als]
 rank = 2
 max_iter = 4
@@ -35,6 +38,8 @@ members = ["als", "item_knn", "mllib"]
 def compared(spark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     make_ratings(folder / "ratings.csv")
+    ages = [f"u{n},{20 + n % 40}" for n in range(101)]
+    (folder / "users.csv").write_text("user,age\n" + "\n".join(ages) + "\n")
     (folder / "run.toml").write_text(CONFIG)
     return folder, run_job(spark, "compare", folder / "run.toml")
 
@@ -42,6 +47,7 @@ def compared(spark, tmp_path_factory):
 def test_tables_and_headline(compared):
     folder, result = compared
     assert result.returncode == 0, result.stdout[-3000:]
+    assert "1 features of users; of 101 that have ratings 101 have features" in result.stdout
     comparison = folder / "runs/mine/comparison"
     left = {entry.name for entry in comparison.iterdir()}
     assert left == {

@@ -18,8 +18,8 @@ def test_pipeline_ends_with_headline_and_report(finished):
     assert "Report: runs/mine/report/index.html" in result.stdout
     left = {entry.name for entry in (folder / "runs/mine").iterdir()}
     assert left == {
-        "run.json", "ingest.json", "ratings", "quarantine", "items", "model", "evaluation",
-        "interpretation", "report",
+        "run.json", "ingest.json", "ratings", "quarantine", "users", "items", "model",
+        "evaluation", "interpretation", "report",
     }  # fmt: skip
 
 
@@ -222,6 +222,55 @@ def test_other_models_are_trained_and_reported(spark, finished, tmp_path, model,
     metadata = json.loads((folder / "runs/mine/model/metadata.json").read_text())
     assert metadata["algorithm"] == algorithm
     assert "<h2>" in (folder / "runs/mine/report/index.html").read_text()
+
+
+FEATURES = ('train.user_features=["age","group"]', 'train.item_features=["genres","year"]')
+
+
+def test_features_of_the_tables_are_learnt_from(spark, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    settings = ["run.overwrite=true", "bayes.max_iter=20", "bayes.rank=2", *FEATURES]
+    result = run_job(spark, "train", folder / "run.toml", "train.model=bayes", *settings)
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert (
+        "4 features of users; of 101 that have ratings 101 have features, 1 have" in result.stdout
+    )
+    metadata = json.loads((folder / "runs/mine/model/metadata.json").read_text())
+    assert metadata["features"]["user"] == {
+        "columns": ["age", "group"], "n_features": 4, "n_rated": 101, "n_unrated": 1
+    }  # fmt: skip
+    assert metadata["features"]["item"]["columns"] == ["genres", "year"]
+    users = pd.read_parquet(folder / "runs/mine/model/user_factors")
+    assert users.set_index("user").loc["new", "n_ratings"] == 0
+    for job in ("evaluate", "interpret", "recommend", "report"):
+        result = run_job(spark, job, folder / "run.toml", *settings)
+        assert result.returncode == 0, result.stdout[-3000:]
+    lists = pd.read_parquet(folder / "runs/mine/recommendations")
+    assert "new" in set(lists["user"])
+    result = run_job(spark, "cross_validate", folder / "run.toml", "train.model=bayes", *settings)
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (FEATURES, "bayes alone learns from features"),
+        (
+            ("train.model=bayes", 'train.user_features=["sex"]'),
+            "'sex', but the table of users has age, group; choose",
+        ),
+        (
+            ("train.model=bayes", 'train.item_features=["year"]', "run.name=plain"),
+            r"needs a table of items.*set data.items_path",
+        ),
+    ],
+)
+def test_features_that_cannot_be_used_are_refused(spark, finished, tmp_path, settings, message):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    shutil.copytree(folder / "runs/mine", folder / "runs/plain")
+    shutil.rmtree(folder / "runs/plain/items")
+    result = run_job(spark, "train", folder / "run.toml", "run.overwrite=true", *settings)
+    assert_one_line(result, message)
 
 
 def test_steps_say_what_must_come_first(spark, tmp_path):
