@@ -188,13 +188,10 @@ def test_users_of_movielens(spark, tmp_path):
     (tmp_path / "atomic/x.user").write_text(
         "user_id:token\tage:token\tgender:token\n7\t24\tM\n8\t9\tF\n"
     )
-    found = {
-        name: [
-            row.asDict()
-            for row in read_users(spark, RatingsSource(path=str(tmp_path / name))).collect()
-        ]
-        for name in ("100k", "1m", "atomic")
-    }
+    found = {}
+    for name in ("100k", "1m", "atomic"):
+        table = read_users(spark, RatingsSource(path=str(tmp_path / name)))
+        found[name] = [row.asDict() for row in table.collect()]
     assert found["100k"] == [
         {"user": "1", "age": 24, "gender": "M", "occupation": "technician", "zip_code": "85711"},
         {"user": "2", "age": 53, "gender": "F", "occupation": "other", "zip_code": "T8H1N"},
@@ -218,7 +215,7 @@ def test_user_tables_of_any_format(spark, tmp_path):
     (tmp_path / "users.json").write_text('{"user": 5, "tags": ["a", "b"]}\n')
     assert users("users.json").select("user", "tags").collect() == [(5, ["a", "b"])]
     (tmp_path / "users.csv").write_text("id,age\n1,2\n")
-    with pytest.raises(DataError, match="user table .* has the columns id, age, but needs 'user'"):
+    with pytest.raises(DataError, match=r"user table .* has the columns id, age, but needs 'user'"):
         users("users.csv")
     with pytest.raises(DataError, match=r"no user table .*set data.users_path"):
         users("nowhere.csv")

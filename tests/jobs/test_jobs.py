@@ -261,7 +261,7 @@ def test_features_of_the_tables_are_learnt_from(spark, finished, tmp_path):
         ),
         (
             ("train.model=bayes", 'train.item_features=["year"]', "run.name=plain"),
-            r"needs a table of items.*set data.items_path",
+            "needs a table of items, but these ratings come without; set data.items_path",
         ),
     ],
 )
