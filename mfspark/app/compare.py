@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.configured_features import features_of_run
 from mfspark.app.estimators import contenders, mark_validation, members
-from mfspark.app.features import features_of_run
 from mfspark.app.ingest import ingest
 from mfspark.app.memory import IS_MEASURED
 from mfspark.app.run_directory import RunDirectory
@@ -102,6 +102,7 @@ def _fold(
     validation: DataFrame,
     test: DataFrame,
 ) -> Fold:
+    """One fold; ``DataError`` without ratings to fit or to predict."""
     for name, rows in (("training", train), ("test", test)):
         if rows.isEmpty():
             raise DataError(
