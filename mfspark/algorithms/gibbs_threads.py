@@ -31,7 +31,7 @@ from mfspark.algorithms.link import (
     offsets_of,
     rated_features,
 )
-from mfspark.algorithms.posterior import StoredDraws, spread_of
+from mfspark.algorithms.posterior import StoredDraws, posterior_of, spread_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.start import start_keys
 from mfspark.algorithms.unrated import posterior_with_unrated, with_unrated
@@ -45,7 +45,7 @@ from mfspark.kernels.random import normal_rows
 from mfspark.settings import BayesianSettings
 
 # Iterations of ALS before the first draw: they bring the chain near to where it will stay.
-_WARM_UP = 5
+WARM_UP = 5
 _KEYS_PER_PART = 2048
 # More than there are sweeps.
 _USES = 2**40
@@ -108,7 +108,8 @@ class ThreadedGibbs:
             for side, table in ratings.features.items()
         }
         n_rows = {side: len(ratings.ids[side]) for side in Side}
-        mean, stored = RunningMean(settings.rank, n_rows), StoredDraws(settings.keep_draws)
+        mean = RunningMean(settings.rank, n_rows)
+        stored = StoredDraws[dict[Side, Float32s]](settings.keep_draws)
         traces: list[list[Trace]] = []
         # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
@@ -143,7 +144,7 @@ class ThreadedGibbs:
                         )
                     history.add("both", told, 0)
                     history.end_draws(error)
-            found = replace(stored.posterior(), diagnostics=diagnose(traces, self.scale))
+            found = replace(posterior_of(stored), diagnostics=diagnose(traces, self.scale))
             final = mean.final(pool)
         return Found(
             {side: with_unrated(final[side], features.get(side)) for side in Side},
@@ -152,6 +153,11 @@ class ThreadedGibbs:
             {side: known.counts() for side, known in features.items()},
             {side: known.unrated for side, known in features.items()},
         )
+
+
+def chain_seed(seed: int, number: int) -> int:
+    """A seed of its own for each chain; that of the first is the fit's."""
+    return seed + number * _CHAIN_STEP
 
 
 class _Chain:
@@ -168,8 +174,7 @@ class _Chain:
         number: int,
     ) -> None:
         self._settings = fit.settings
-        # A seed of its own for each chain; that of the first is the fit's.
-        self._seed = fit.settings.seed + number * _CHAIN_STEP
+        self._seed = chain_seed(fit.settings.seed, number)
         self._pool, self._n_threads, self._blocks = pool, n_threads, blocks
         self._keys = {side: start_keys(ratings.ids[side], side, self._seed) for side in Side}
         self._features: dict[Side, tuple[Features, ...]] = dict.fromkeys(Side, ())
@@ -182,7 +187,7 @@ class _Chain:
             rated = rated_features(train, self._keys)
             self._features = {side: (*self._features[side], rated[side]) for side in Side}
         rows = {ITEM: ratings.start(ITEM, fit.settings.rank, self._seed)}
-        for _ in range(_WARM_UP):
+        for _ in range(WARM_UP):
             for side in Side:
                 rows[side], found = solve_side(
                     pool, n_threads, blocks[side], rows[side.other], fit.objective, side

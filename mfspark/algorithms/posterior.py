@@ -1,5 +1,7 @@
 """What is stored of a posterior beside its mean: some draws, and how wide predictions spread."""
 
+from typing import Generic, TypeVar
+
 import numpy as np
 
 from mfspark.algorithms.history import Posterior, Spread
@@ -7,34 +9,40 @@ from mfspark.columns import Side
 from mfspark.kernels.arrays import Float32s
 from mfspark.kernels.draw import Prior, RowSums
 
+DrawT = TypeVar("DrawT")
 
-class StoredDraws:
+
+class StoredDraws(Generic[DrawT]):
     """Keeps at most ``n_kept`` of the draws, more than half as many, at equal distances."""
 
     def __init__(self, n_kept: int) -> None:
+        self.kept: list[DrawT] = []
         self._n_kept = n_kept
-        self._kept: list[dict[Side, Float32s]] = []
         self._spreads: list[Spread] = []
         self._distance = 1
 
-    def add(self, rows: dict[Side, Float32s], spread: Spread) -> None:
+    def add(self, draw: DrawT, spread: Spread) -> None:
         """Take one more draw."""
         if self._n_kept and len(self._spreads) % self._distance == 0:
-            if len(self._kept) == self._n_kept:
-                self._kept = self._kept[::2]
+            if len(self.kept) == self._n_kept:
+                self.kept = self.kept[::2]
                 self._distance *= 2
             if len(self._spreads) % self._distance == 0:
-                self._kept.append(dict(rows))
+                self.kept.append(draw)
         self._spreads.append(spread)
 
-    def posterior(self) -> Posterior:
-        """What there is in the end."""
-        draws = {
-            side: np.stack([rows[side] for rows in self._kept], axis=1)
-            for side in Side
-            if self._kept
-        }
-        return Posterior(draws, Spread(*np.mean(self._spreads, axis=0).tolist()))
+    @property
+    def spread(self) -> Spread:
+        """The mean over all draws."""
+        return Spread(*np.mean(self._spreads, axis=0).tolist())
+
+
+def posterior_of(stored: StoredDraws[dict[Side, Float32s]]) -> Posterior:
+    """What there is in the end, of draws by side float32 [n, rank + 1]."""
+    draws = {
+        side: np.stack([rows[side] for rows in stored.kept], axis=1) for side in Side if stored.kept
+    }
+    return Posterior(draws, stored.spread)
 
 
 def spread_of(

@@ -15,6 +15,7 @@ from mfspark.app.configured_features import features_of_run, refuse_unused_featu
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.ingest import ingest
 from mfspark.app.run_directory import RunDirectory
+from mfspark.columns import Side
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
@@ -62,7 +63,8 @@ def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
     settings, machine = run.config.trained, machine_of(spark)
     workload = Workload(found.split["train"], found.users, found.items, settings.rank)
     if isinstance(settings, BayesianSettings):
-        return plan_bayes(workload, settings, machine)
+        has_features = settings.implicit_features or any(map(run.config.train.features, Side))
+        return plan_bayes(workload, settings, machine, has_features)
     if isinstance(settings, SGDSettings):
         return plan_sgd(workload, settings, machine)
     return plan_als(workload, settings, machine)

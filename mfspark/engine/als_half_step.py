@@ -23,10 +23,6 @@ from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, PassSums, Penalty, add_sums
 from mfspark.settings import ExchangeName
 
-# Tables that a fit may go back to: the best iteration is the last one or the one before, of either
-# side, and a half-step makes two tables where files were missing.
-_RECENT = 8
-
 
 @dataclass(frozen=True)
 class SolvedSide:
@@ -67,7 +63,6 @@ def run_half_step(
         solved.keep,
         FACTORS,
     )
-    workspace.forget(0, workspace.n_kept - _RECENT)
     # In the order of the blocks, so that the sums are the same in every run.
     sums = found["sums"].to_pylist()
     if layout.n_hot:

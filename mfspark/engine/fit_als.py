@@ -20,6 +20,10 @@ from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
 from mfspark.settings import ALSSettings
 
+# Tables that a fit may go back to: the best iteration is the last one or the one before, of either
+# side, and a half-step makes two tables where files were missing.
+_RECENT = 8
+
 
 def fit_als(
     ratings: DataFrame,
@@ -77,8 +81,10 @@ def _als_on_blocks(
         for _ in history.iterations():
             users, sums = run_half_step(workspace, solved[USER], items)
             history.add(USER, sums, solved[USER].exchange.bytes_shipped)
+            workspace.forget(0, workspace.n_kept - _RECENT)
             items, sums = run_half_step(workspace, solved[ITEM], users)
             history.add(ITEM, sums, solved[ITEM].exchange.bytes_shipped)
+            workspace.forget(0, workspace.n_kept - _RECENT)
             if history.end_iteration():
                 best = {USER: users, ITEM: items}
             progress.report(history.rows[-1])

@@ -1,18 +1,35 @@
 """Bayesian matrix factorisation from a ratings DataFrame to factor tables: the whole fit."""
 
+import math
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
 
-from mfspark.algorithms.gibbs_threads import ThreadedGibbs
-from mfspark.columns import Side
+from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
+from mfspark.algorithms.gibbs_threads import WARM_UP, ThreadedGibbs, chain_seed
+from mfspark.algorithms.history import History, Learnt
+from mfspark.algorithms.posterior import StoredDraws, spread_of
+from mfspark.columns import ITEM, USER, Side
+from mfspark.engine.als_half_step import SolvedSide
+from mfspark.engine.blocks import build_blocks
+from mfspark.engine.compiling import start_compiling
+from mfspark.engine.draw_tables import draw_tables
+from mfspark.engine.exchange import make_exchange
+from mfspark.engine.factor_tables import factor_tables
+from mfspark.engine.gibbs_sweep import Draw, run_sweep, start_chain
+from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
+from mfspark.engine.mean_cells import MeanCells
 from mfspark.engine.one_task import fit_in_one_task
-from mfspark.engine.plan import plan_bayes
-from mfspark.engine.training import Fit, objective_of, prepare
+from mfspark.engine.plan import Plan, plan_bayes
+from mfspark.engine.progress import Progress
+from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import ConfigError
+from mfspark.kernels.objective import PassSums
 from mfspark.settings import ALSSettings, BayesianSettings
+
+_NAME = "BayesianMF"
 
 
 def fit_bayes(
@@ -26,21 +43,122 @@ def fit_bayes(
 
     Rows with ``is_validation`` true are not fitted; the error of the mean over all draws on them
     decides when to stop. ``known``: id, bias and factors to start from, by side; ``features`` as in
-    ``Training``. Raises
-    ``ConfigError`` for a distributed fit, ``DataError`` for ids or ratings that are null or not
-    finite, ``FitError`` when Spark gives up.
+    ``Training``. Raises ``ConfigError`` for a distributed fit with features, ``DataError`` for ids
+    or ratings that are null or not finite, ``FitError`` when Spark gives up.
     """
-    if settings.execution == "distributed":
+    has_features = settings.implicit_features or bool(features)
+    if settings.execution == "distributed" and has_features:
         raise ConfigError(
-            "execution = 'distributed' is not there for BayesianMF, which samples in one task; set "
-            "it to 'auto' or 'one_task', or fit by BiasedALS"
+            "execution = 'distributed' is there for BayesianMF without features alone, whose "
+            "coefficients are drawn in one task; set implicitFeatures to False and give no "
+            "features, or set execution to 'auto' or 'one_task'"
         )
     # Of the iterations of ALS before the first draw.
     objective = objective_of(ALSSettings())
     with Workspace(ratings.sparkSession) as workspace:
         training = prepare(ratings, settings.rank, objective, known or {})
         training = replace(training, features=features or {})
-        plan = plan_bayes(training.workload(settings.rank), settings, machine_of(workspace.spark))
+        workload, machine = training.workload(settings.rank), machine_of(workspace.spark)
+        plan = plan_bayes(workload, settings, machine, has_features)
         plan.log_warnings()
-        gibbs = ThreadedGibbs(training.objective, settings, training.scale)
-        return fit_in_one_task(workspace, training, gibbs, plan.n_threads, "BayesianMF")
+        if plan.in_one_task:
+            gibbs = ThreadedGibbs(training.objective, settings, training.scale)
+            return fit_in_one_task(workspace, training, gibbs, plan.n_threads, _NAME)
+        return _chains_on_blocks(workspace, training, settings, plan)
+
+
+def _chains_on_blocks(
+    workspace: Workspace, training: Training, settings: BayesianSettings, plan: Plan
+) -> Fit:
+    """Count, index, build blocks, sample until the history ends it, make tables."""
+    compiling = start_compiling(workspace.spark, plan.n_cores, ("als", "bayes"))
+    n_ratings, n_blocks = training.summary.n_ratings, plan.n_blocks
+    counted = count_ids(workspace, training.fitted, n_blocks, n_ratings)
+    indices = index_sides(workspace, counted, n_blocks)
+    layouts = {side: index.layout for side, index in indices.items()}
+    blocks = build_blocks(workspace, training.ratings, indices)
+    n_validation = blocks[USER].n_validation
+    solved = {}
+    for side in Side:
+        exchange = make_exchange(
+            workspace, blocks[side], layouts[side.other], settings.rank, plan.exchange[side]
+        )
+        solved[side] = SolvedSide(
+            side, blocks[side], exchange, training.objective, settings.rank, plan.keep[side]
+        )
+    bytes_shipped = sum(each.exchange.bytes_shipped for each in solved.values())
+    compiling.join()
+    history = History(settings.max_iter, settings.tol, training.scale)
+    mean = MeanCells(workspace, layouts, settings.rank, plan.keep[USER])
+    stored = StoredDraws[Draw](settings.keep_draws)
+    traces: list[list[Trace]] = []
+    with Progress(settings.max_iter * settings.num_chains, _NAME) as progress:
+        for number in range(settings.num_chains):
+            seed = chain_seed(settings.seed, number)
+            drawn, draw = start_chain(workspace, solved, indices, training.known, seed, WARM_UP)
+            traces.append([])
+            is_first = number == 0
+            for sweep in (
+                history.iterations() if is_first else range(1, history.rows[-1].iteration + 1)
+            ):
+                before = draw
+                draw, hyper = run_sweep(workspace, drawn, draw, n_ratings, seed, sweep)
+                is_folded = False
+                was_waiting = [before, *mean.waiting, *stored.kept]
+                if sweep > settings.burn_in:
+                    spread = spread_of(hyper.noise_precision, hyper.priors, draw.sums)
+                    stored.add(draw, spread)
+                    traces[-1].append(_trace(draw, hyper.noise_precision, n_ratings, n_validation))
+                    is_folded = mean.add(draw)
+                _forget(workspace, was_waiting, [draw, *mean.waiting, *stored.kept])
+                if not is_first:
+                    continue
+                told = PassSums(draw.squared_error, n_ratings, hyper.penalty(draw), 0.0, 0)
+                if not is_folded:
+                    history.add("both", told, bytes_shipped)
+                    continue
+                error = mean.squared_error(solved[USER], n_validation > 0)
+                if n_validation:
+                    told = told._replace(validation_squared_error=error, n_validation=n_validation)
+                history.add("both", told, bytes_shipped)
+                history.end_draws(error)
+                progress.report(history.rows[-1])
+    cells = mean.final()
+    tables, singular_values = factor_tables(
+        workspace, cells, indices, settings.rank, training.scale
+    )
+    draws = draw_tables(
+        workspace, [draw.rows for draw in stored.kept], indices, settings.rank, training.scale
+    )
+    learnt = Learnt(
+        n_users=layouts[USER].n_rows,
+        n_items=layouts[ITEM].n_rows,
+        n_cold_validation=training.summary.n_validation - n_validation,
+        singular_values=singular_values,
+        history=history.rows,
+        best_iteration=history.rows[-1].iteration,
+        stopped=history.reason,
+        execution="distributed",
+        exchange=plan.exchange,
+        n_draws=len(stored.kept),
+        spread=stored.spread.scaled(training.scale),
+        diagnostics=diagnose(traces, training.scale),
+    )
+    return training.fit(tables, learnt, draws)
+
+
+def _trace(draw: Draw, noise_precision: float, n_ratings: int, n_validation: int) -> Trace:
+    missed = draw.validation_squared_error
+    return Trace(
+        noise=1 / math.sqrt(noise_precision),
+        signal=signal_norm(draw.sums[USER], draw.sums[ITEM]),
+        train_rmse=math.sqrt(draw.squared_error / n_ratings),
+        validation_rmse=math.sqrt(missed / n_validation) if n_validation else math.nan,
+    )
+
+
+def _forget(workspace: Workspace, before: list[Draw], needed: list[Draw]) -> None:
+    """Let go of the tables of draws that are not needed any longer."""
+    alive = {draw.kept for draw in needed}
+    for kept in {draw.kept for draw in before} - alive:
+        workspace.forget(kept.start, kept.stop)

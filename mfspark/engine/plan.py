@@ -8,7 +8,7 @@ Everything follows from sizes alone, before any rating is read; the figures are 
 import argparse
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mfspark.algorithms.running_mean import DRAWS_AT_A_TIME, KEPT
@@ -212,8 +212,14 @@ def plan_sgd(workload: Workload, settings: SGDSettings, machine: Machine) -> Pla
     )
 
 
-def plan_bayes(workload: Workload, settings: BayesianSettings, machine: Machine) -> Plan:
-    """How to sample the posterior of ``workload``: in one task."""
+def plan_bayes(
+    workload: Workload, settings: BayesianSettings, machine: Machine, has_features: bool
+) -> Plan:
+    """Choose how to sample the posterior of ``workload``; with features in one task alone.
+
+    Distributed it is the plan of ALS, but for where rows are kept: with the stored draws and the
+    mean there are many copies, none of which follows from another that is still there.
+    """
     n_rows = workload.n_users + workload.n_items
     # Stored draws as they are and as a table, the mean of twice the rank and the next one, and
     # draws that wait to join it.
@@ -223,6 +229,13 @@ def plan_bayes(workload: Workload, settings: BayesianSettings, machine: Machine)
         n_copies += _LINK_ROWS
         task_bytes += _BYTES_PER_RATED_FEATURE * workload.n_ratings
     task_bytes += n_copies * workload.row_bytes * n_rows
+    is_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=2)
+    is_too_big = settings.execution == "auto" and task_bytes > machine.task_bytes
+    if not has_features and (is_too_big or not is_one_task):
+        plan = plan_als(workload, ALSSettings(execution="distributed"), machine)
+        widest = max(workload.n_users, workload.n_items) * workload.row_bytes
+        keep: Keep = "driver" if widest <= CHEAP_BYTES else "durable"
+        return replace(plan, keep=dict.fromkeys(Side, keep))
     return Plan(
         in_one_task=True,
         n_threads=machine.task_cores,

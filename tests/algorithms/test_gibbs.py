@@ -19,7 +19,7 @@ from mfspark.algorithms.hyper_priors import (
 )
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
 from mfspark.algorithms.link import Features, Link
-from mfspark.algorithms.posterior import StoredDraws
+from mfspark.algorithms.posterior import StoredDraws, posterior_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.columns import IS_VALIDATION, ITEM, USER, Side
 from mfspark.kernels.csr import build_block
@@ -355,7 +355,7 @@ def test_stored_draws_are_spread_over_the_chain():
     for n in range(23):
         rows = {side: np.full((2, 3), n, np.float32) for side in Side}
         stored.add(rows, Spread(float(n), 1.0, 2.0))
-    posterior = stored.posterior()
+    posterior = posterior_of(stored)
     assert posterior.draws[USER][0, :, 0].tolist() == [0, 8, 16]
     assert posterior.draws[ITEM].shape == (2, 3, 3)
     assert posterior.spread == Spread(11.0, 1.0, 2.0)
