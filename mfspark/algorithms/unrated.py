@@ -15,10 +15,12 @@ _LEAST_VARIANCE = 1e-9
 
 
 def with_unrated(rows: Float32s, features: EncodedFeatures | None) -> Float32s:
-    """Rows of the rated ids, then those of the unrated ones, m + βᵀ f.
+    """Rows of the rated ids, then those of the unrated ones, βᵀ (f − f̄), with f̄ the mean of the
+    rated ones: who has average features is predicted by the baseline, as without features.
 
-    ``rows`` float32 [n_rated + n_features, rank + 1]: x of the rated ids, then β. m is the mean of
-    x − βᵀ f over the rated ids: also with implicit features, of which an unrated id has none.
+    ``rows`` float32 [n_rated + n_features, rank + 1]: x of the rated ids, then β. (m + βᵀ f, what
+    an id is expected to be before anybody chooses to rate it, is a worse prediction of the ratings
+    that there are: those who do not like it do not rate it.)
     """
     if features is None:
         return rows
@@ -29,8 +31,8 @@ def with_unrated(rows: Float32s, features: EncodedFeatures | None) -> Float32s:
 def posterior_with_unrated(
     posterior: Posterior, features: dict[Side, EncodedFeatures], seed: int
 ) -> Posterior:
-    """As ``with_unrated``, of all draws; an unrated row is drawn around m + βᵀ f as the rated ones
-    lie around it."""
+    """As ``with_unrated``, of all draws; an unrated row is drawn around βᵀ (f − f̄) as the rated
+    ones lie around m + βᵀ f."""
     draws = dict(posterior.draws)
     for side, of_side in features.items():
         if side not in draws:
@@ -50,9 +52,10 @@ def _predicted(rows: Float32s, features: EncodedFeatures) -> tuple[Float32s, Flo
     """Rated rows, unrated ones, and how the rated ones lie around m + βᵀ f."""
     n_rated = features.of_rated.n_rows
     rated, coefficients = rows[:n_rated], np.ascontiguousarray(rows[n_rated:])
-    rest = (rated - feature_sums(features.of_rated, coefficients)).astype(np.float64)
-    center = rest.mean(axis=0)
-    unrated = feature_sums(features.of_unrated, coefficients) + center.astype(np.float32)
-    centred = rest - center
+    offsets = feature_sums(features.of_rated, coefficients).astype(np.float64)
+    unrated = feature_sums(features.of_unrated, coefficients)
+    unrated -= offsets.mean(axis=0).astype(np.float32)
+    rest = rated - offsets
+    centred = rest - rest.mean(axis=0)
     covariance = centred.T @ centred / n_rated + _LEAST_VARIANCE * np.eye(rows.shape[1])
     return rated, unrated, covariance

@@ -42,8 +42,8 @@ class BayesianMF(
     tells much of what they like; where they do not choose, it is worth little and costs little.
 
     ``setFeatures`` gives features of another kind in the same way: what is known of users or items
-    themselves, genres or an age. Ids that have features but no ratings get rows m + βᵀ f, so that
-    new items and users are predicted, too (``coldStartStrategy`` features).
+    themselves, genres or an age. Ids that have features but no ratings get rows βᵀ (f − f̄), f̄ being
+    the mean, so that new items and users are predicted, too (``coldStartStrategy`` features).
 
     ``fit`` returns a :class:`FactorModel` like that of any other estimator. With
     ``predictionStdCol`` its ``transform`` adds the standard deviation of a rating around its

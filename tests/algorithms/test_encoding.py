@@ -99,17 +99,19 @@ def test_one_matrix_by_row_and_by_feature():
 
 
 def test_unrated_rows_by_hand(rng):
-    """m + βᵀ f, with m the mean of what β leaves of the rated rows."""
+    """βᵀ (f − f̄), with f̄ the mean over the rated ids."""
     found, numbers = encoded(ITEMS)
     rows = rng.normal(size=(4 + 3, 3)).astype(np.float32)
-    rated, coefficients = rows[:4].astype(float), rows[4:].astype(float)
+    coefficients = rows[4:].astype(float)
     of_rated = np.array([numbers[id_] for id_ in RATED.to_pylist()])
-    center = (rated - of_rated @ coefficients).mean(axis=0)
     result = with_unrated(rows, found)
     np.testing.assert_array_equal(result[:4], rows[:4])
     for n, id_ in enumerate(["y", "z"]):
         np.testing.assert_allclose(
-            result[4 + n], center + numbers[id_] @ coefficients, rtol=1e-4, atol=1e-5
+            result[4 + n],
+            (numbers[id_] - of_rated.mean(axis=0)) @ coefficients,
+            rtol=1e-4,
+            atol=1e-5,
         )
     assert with_unrated(rows, None) is rows
 
@@ -128,7 +130,7 @@ def test_draws_of_unrated_rows_lie_around_them_as_the_rated_ones_do(rng):
     result = posterior_with_unrated(posterior, {ITEM: found}, seed=1).draws[ITEM]
     assert result.shape == (60, n_draws, 2)
     np.testing.assert_array_equal(result[:50], draws[:50])
-    expected = rest.mean(axis=0) + dense(found.of_unrated, 1) @ beta
+    expected = (dense(found.of_unrated, 1) - score.mean(axis=0)) @ beta
     np.testing.assert_allclose(result[50:].mean(axis=1), expected, atol=0.08)
     spread = np.cov(result[55].T)
     np.testing.assert_allclose(spread, np.cov(rest.T, bias=True), rtol=0.12, atol=0.03)
