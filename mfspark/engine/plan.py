@@ -217,8 +217,9 @@ def plan_bayes(
 ) -> Plan:
     """Choose how to sample the posterior of ``workload``; with features in one task alone.
 
-    Distributed it is the plan of ALS, but for where rows are kept: with the stored draws and the
-    mean there are many copies, none of which follows from another that is still there.
+    Distributed it is the plan of ALS for rows as wide as those of the mean, which are sent to the
+    blocks as well. With stored draws there are many copies of all rows, and none of them follows
+    from another that is still there.
     """
     n_rows = workload.n_users + workload.n_items
     # Stored draws as they are and as a table, the mean of twice the rank and the next one, and
@@ -232,10 +233,21 @@ def plan_bayes(
     is_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=2)
     is_too_big = settings.execution == "auto" and task_bytes > machine.task_bytes
     if not has_features and (is_too_big or not is_one_task):
-        plan = plan_als(workload, ALSSettings(execution="distributed"), machine)
+        distributed = ALSSettings(execution="distributed")
+        plan = plan_als(replace(workload, rank=KEPT * workload.rank), distributed, machine)
+        of_draws = plan_als(workload, distributed, machine)
+        # While draws join the mean: all of them side by side, and the same in double.
+        in_block = max(workload.n_rows(side) / plan.n_blocks[side] for side in Side)
+        joining = 4 * (KEPT + DRAWS_AT_A_TIME) * workload.row_bytes * math.ceil(in_block)
         widest = max(workload.n_users, workload.n_items) * workload.row_bytes
         keep: Keep = "driver" if widest <= CHEAP_BYTES else "durable"
-        return replace(plan, keep=dict.fromkeys(Side, keep))
+        return replace(
+            plan,
+            keep=dict.fromkeys(Side, keep),
+            task_bytes=max(plan.task_bytes, _WORKER_BYTES + joining),
+            bytes_shipped=of_draws.bytes_shipped,
+            iteration_seconds=of_draws.iteration_seconds,
+        )
     return Plan(
         in_one_task=True,
         n_threads=machine.task_cores,

@@ -158,9 +158,13 @@ def test_starts_from_a_model(split, tmp_path):
     assert started.fit(train).rank == 2
 
 
-def test_a_distributed_chain_is_refused(split):
-    with pytest.raises(ConfigError, match="samples in one task"):
-        BayesianMF(execution="distributed").fit(split[0])
+@pytest.mark.parametrize("features", [False, True])
+def test_a_distributed_chain_with_features_is_refused(split, features):
+    estimator = BayesianMF(execution="distributed", implicitFeatures=not features)
+    if features:
+        estimator.setFeatures(users=split[0].select("user").distinct().withColumn("n", F.lit(1)))
+    with pytest.raises(ConfigError, match=r"without features alone.*implicitFeatures to False"):
+        estimator.fit(split[0])
 
 
 @pytest.mark.parametrize("arguments", [{"burnIn": 200}, {"maxIter": 1}, {"keepDraws": -1}])

@@ -11,9 +11,16 @@ import pytest
 from mfspark import BiasedALS
 from mfspark.columns import ITEM, USER
 from mfspark.engine.one_task import pack_ratings_whole
-from mfspark.engine.plan import Machine, Workload, one_task_bytes, plan_als, plan_sgd
+from mfspark.engine.plan import (
+    Machine,
+    Workload,
+    one_task_bytes,
+    plan_als,
+    plan_bayes,
+    plan_sgd,
+)
 from mfspark.engine.training import objective_of, prepare
-from mfspark.settings import ALSSettings, SGDSettings
+from mfspark.settings import ALSSettings, BayesianSettings, SGDSettings
 
 LAPTOP = Machine(cores=4, task_cores=4)
 CLUSTER = Machine(cores=40, task_cores=4)
@@ -34,6 +41,27 @@ def test_one_task_fits_what_it_has_the_memory_for_and_does_faster():
     assert not plan_als(big, settings, LAPTOP).in_one_task
     assert plan_als(big, ALSSettings(execution="one_task"), CLUSTER).in_one_task
     assert not plan_als(small, ALSSettings(execution="distributed"), LAPTOP).in_one_task
+
+
+def test_a_chain_is_distributed_when_it_must_be_and_may_be():
+    small, big = Workload(10**6, 7000, 3000, 32), Workload(10**8, 700_000, 30_000, 32)
+    auto, distributed = BayesianSettings(), BayesianSettings(execution="distributed")
+    assert plan_bayes(small, auto, LAPTOP, False).in_one_task
+    assert not plan_bayes(big, auto, LAPTOP, False).in_one_task
+    # With features there is no other way, and the plan warns.
+    with_features = plan_bayes(big, auto, LAPTOP, True)
+    assert with_features.in_one_task
+    assert "more than the" in with_features.warnings[0]
+    assert not plan_bayes(small, distributed, LAPTOP, False).in_one_task
+    assert plan_bayes(big, BayesianSettings(execution="one_task"), LAPTOP, False).in_one_task
+    # What fits as ALS need not fit with stored draws beside it.
+    many = BayesianSettings(keep_draws=500)
+    assert not plan_bayes(small, many, Machine(4, 4, 2**30), False).in_one_task
+    chain = plan_bayes(big, auto, CLUSTER, False)
+    als = plan_als(big, ALSSettings(execution="distributed"), CLUSTER)
+    assert chain.bytes_shipped == als.bytes_shipped
+    assert set(chain.keep.values()) == {"durable"}
+    assert chain.task_bytes >= als.task_bytes
 
 
 def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
