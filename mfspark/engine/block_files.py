@@ -20,7 +20,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -121,8 +121,7 @@ class BlockFiles:
 @dataclass(frozen=True)
 class Delivery:
     """Rows on their way to blocks: each of ``targeted`` to the block that its column ``target``
-    names, those of ``for_all`` to every block; where there are both, every pair of them. Beside
-    each of them in a column ``own`` is what just one block is sent, if there is such.
+    names, those of ``for_all`` to every block; where there are both, every pair of them.
 
     Targeted rows come from the driver (``is_small``: one stage is enough), or are shuffled to the
     places, each task running where the file of its block is.
@@ -131,26 +130,9 @@ class Delivery:
     targeted: DataFrame | None = None
     for_all: DataFrame | None = None
     is_small: bool = False
-    own: DataFrame | None = None
-    is_own_small: bool = False
-
-    def beside(self, cells: DataFrame, keep: Keep, n_blocks: int) -> "Delivery":
-        """The same, and to each of ``n_blocks`` that one of ``cells`` (number int, rows binary,
-        kept as ``keep`` says) that bears its number."""
-        own = cells.select(F.col("number").alias("own_number"), F.col("rows").alias("own"))
-        if keep != "driver":
-            own = own.where(F.col("own_number") < n_blocks)
-            own = own.repartitionById(n_blocks, F.col("own_number"))
-        return replace(self, own=own, is_own_small=keep == "driver")
 
     def at(self, places: DataFrame) -> DataFrame:
         """``places`` (block int: a partition per block), each with the rows that it is sent."""
-        if self.own is not None:
-            is_own = F.col("block") == F.col("own_number")
-            if self.is_own_small:
-                places = places.join(F.broadcast(self.own), is_own)
-            else:
-                places = places.hint("shuffle_hash").join(self.own, is_own)
         if self.targeted is not None:
             is_target = F.col("block") == F.col("target")
             if self.is_small:

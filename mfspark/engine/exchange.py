@@ -5,7 +5,8 @@ routed      Each fixed block sends each solved block just the rows that it needs
             Right when both sides are big: no machine ever holds a whole side.
 
 Either way the task of a solved block is given rows (number, rows), one for each fixed block that
-sent something; ``gather`` makes of them the matrix that the kernel wants.
+sent something, and in a column ``own`` what is for this block alone, where there is such;
+``gather`` makes of the rows the matrix that the kernel wants.
 """
 
 from collections.abc import Iterator
@@ -15,17 +16,34 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.engine.block_files import Delivery
 from mfspark.engine.blocks import BlockedSide
-from mfspark.engine.cells import cell
+from mfspark.engine.cells import cell, kept_values
 from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import Layout
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import AlignedRows, Float32s, Int32s, Int64s
 from mfspark.settings import ExchangeName
+
+# In place of the number of a source block.
+_OWN = -1
+
+
+@dataclass(frozen=True)
+class Own:
+    """Cells (number int, rows binary) each of which is for the block of its number alone;
+    ``is_on_driver``: kept there."""
+
+    cells: DataFrame
+    is_on_driver: bool
+
+    def targeted(self) -> DataFrame:
+        """Columns target int, own binary."""
+        return self.cells.select(F.col("number").alias("target"), F.col("rows").alias("own"))
 
 
 class Exchange(Protocol):
@@ -39,20 +57,26 @@ class Exchange(Protocol):
     def bytes_shipped(self) -> int:
         """Bytes of factors sent per half-step."""
 
-    def deliver(self, fixed: DataFrame) -> Delivery:
-        """Send ``fixed`` (number int, rows binary) to the solved blocks."""
+    def deliver(self, fixed: DataFrame, own: Own | None = None) -> Delivery:
+        """Send ``fixed`` (number int, rows binary) to the solved blocks, and each its ``own``."""
 
 
 @dataclass(frozen=True)
 class Broadcast:
     """Every block receives the whole fixed side."""
 
+    n_solved_blocks: int
     bytes_shipped: int
     name: ExchangeName = "broadcast"
 
-    def deliver(self, fixed: DataFrame) -> Delivery:
+    def deliver(self, fixed: DataFrame, own: Own | None = None) -> Delivery:
         """See :class:`Exchange`."""
-        return Delivery(for_all=fixed)
+        if own is None:
+            return Delivery(for_all=fixed)
+        targeted = own.targeted()
+        if own.is_on_driver:
+            return Delivery(targeted, fixed, is_small=True)
+        return Delivery(targeted.repartitionById(self.n_solved_blocks, F.col("target")), fixed)
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,7 @@ class Routed:
     bytes_shipped: int
     name: ExchangeName = "routed"
 
-    def deliver(self, fixed: DataFrame) -> Delivery:
+    def deliver(self, fixed: DataFrame, own: Own | None = None) -> Delivery:
         """See :class:`Exchange`."""
         by_source = fixed.repartitionById(self.n_fixed_blocks, F.col("number"))
         sent = (
@@ -79,9 +103,12 @@ class Routed:
             .mapInArrow(
                 partial(_select_rows, rank=self.rank), "number int, target int, rows binary"
             )
-            .repartitionById(self.n_solved_blocks, F.col("target"))
         )
-        return Delivery(targeted=sent)
+        if own is not None:
+            sent = sent.unionByName(
+                own.targeted().withColumn("number", F.lit(_OWN)), allowMissingColumns=True
+            ).where(F.col("target") < self.n_solved_blocks)
+        return Delivery(targeted=sent.repartitionById(self.n_solved_blocks, F.col("target")))
 
 
 def make_exchange(
@@ -90,7 +117,8 @@ def make_exchange(
     """The exchange for one direction."""
     row_bytes = 4 * (rank + 1)
     if name == "broadcast":
-        return Broadcast(fixed.n_rows * row_bytes * solved.layout.n_blocks)
+        n_blocks = solved.layout.n_blocks
+        return Broadcast(n_blocks, fixed.n_rows * row_bytes * n_blocks)
     links = workspace.persist(
         solved.blocks.places.select("block", "about.needed")
         .mapInArrow(
@@ -102,6 +130,16 @@ def make_exchange(
     return Routed(
         links, len(fixed.sizes), solved.layout.n_blocks, rank, solved.n_needed * row_bytes
     )
+
+
+def arrived_rows(arrived: pa.Table, rank: int) -> tuple[dict[int, Float32s], pa.Buffer]:
+    """What a block was sent with its own: the fixed rows by source block, and its own cell."""
+    numbers = arrived["number"]
+    of_fixed = arrived.filter(pc.not_equal(numbers, _OWN))
+    of_own = arrived.filter(pc.equal(numbers, _OWN))
+    rows = factor_rows(of_fixed["rows"], rank)
+    own = kept_values((of_own if of_own.num_rows else of_fixed)["own"].slice(0, 1))[0]
+    return dict(zip(of_fixed["number"].to_pylist(), rows, strict=True)), own
 
 
 def gather(

@@ -20,8 +20,8 @@ from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
 from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.blocks import open_block
-from mfspark.engine.cells import kept_values, values
-from mfspark.engine.exchange import gather
+from mfspark.engine.cells import values
+from mfspark.engine.exchange import Own, arrived_rows, gather
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import SideIndex
 from mfspark.engine.workspace import Workspace
@@ -105,6 +105,12 @@ def _row_keys(
     made = index.table.select("block", "local", "id").mapInArrow(
         partial(_block_keys, side=solved.side, seed=seed), _KEYS_SCHEMA
     )
+    # A block may have nothing but shares of hot rows.
+    empty = np.flatnonzero(index.layout.sizes[:-1] == 0).tolist()
+    if empty:
+        made = made.union(
+            workspace.spark.createDataFrame([(block, b"") for block in empty], _KEYS_SCHEMA)
+        )
     kept, _ = workspace.keep(made, solved.keep, FACTORS)
     hot = kept.where(F.col("number") == index.layout.n_blocks).toArrow()
     return kept, np.frombuffer(b"".join(values(hot["rows"])), np.uint64)
@@ -196,9 +202,7 @@ def _draw_side(
     cells, found = work_at_files(
         workspace,
         solved.blocks.blocks,
-        solved.exchange.deliver(draw.rows[side.other]).beside(
-            drawn.keys, solved.keep, layout.n_blocks
-        ),
+        solved.exchange.deliver(draw.rows[side.other], Own(drawn.keys, solved.keep == "driver")),
         work,
         FACTORS_SCHEMA,
         solved.keep,
@@ -243,12 +247,11 @@ def draw_block(
     if opened is None:
         return factors_cell(block)
     ratings, needed = opened
-    sent = zip(arrived["number"].to_pylist(), factor_rows(arrived["rows"], rank), strict=True)
-    fixed = gather(dict(sent), needed, exchange, rank)
+    sent, keys = arrived_rows(arrived, rank)
+    fixed = gather(sent, needed, exchange, rank)
     n_own = int(layout.sizes[block])
-    keys = np.frombuffer(kept_values(arrived["own"].slice(0, 1))[0], np.uint64)
     own = ratings.slice(0, n_own)
-    normals = normal_rows(keys, sweep, rank + 1)
+    normals = normal_rows(np.frombuffer(keys, np.uint64), sweep, rank + 1)
     rows, squared = draw_rows(own.train, fixed, prior, noise_precision, normals)
     sums = [squared, squared_error(own.validation, rows, fixed, 0.0), *_flat(RowSums.of(rows))]
     hot = ratings.slice(n_own, n_own + layout.n_hot)

@@ -19,7 +19,7 @@ from mfspark.engine.als_half_step import SolvedSide
 from mfspark.engine.block_files import BlockFiles, recovering, work_at_files
 from mfspark.engine.blocks import open_block
 from mfspark.engine.cells import kept_values
-from mfspark.engine.exchange import Routed, gather
+from mfspark.engine.exchange import Own, Routed, arrived_rows, gather
 from mfspark.engine.factor_cells import (
     FACTORS,
     FACTORS_SCHEMA,
@@ -128,7 +128,7 @@ class MeanCells:
         _, found = work_at_files(
             self._workspace,
             users.blocks.blocks,
-            exchange.deliver(self.rows[ITEM]).beside(self.rows[USER], self._keep, layout.n_blocks),
+            exchange.deliver(self.rows[ITEM], Own(self.rows[USER], self._keep == "driver")),
             work,
             FACTORS_SCHEMA,
             "driver",
@@ -234,10 +234,10 @@ def measure_block(
         return factors_cell(block)
     both, needed = opened
     ratings = both.validation if of_validation else both.train
-    sent = zip(arrived["number"].to_pylist(), factor_rows(arrived["rows"], width), strict=True)
-    fixed = gather(dict(sent), needed, exchange, width)
+    sent, own = arrived_rows(arrived, width)
+    fixed = gather(sent, needed, exchange, width)
     n_own = int(layout.sizes[block])
-    own = factor_rows(arrived["own"].slice(0, 1), width)[0]
-    error = squared_error(ratings.slice(0, n_own), own, fixed, 0.0)
+    users = np.frombuffer(own, np.float32).reshape(-1, width + 1)
+    error = squared_error(ratings.slice(0, n_own), users, fixed, 0.0)
     moments = row_moments(ratings.slice(n_own, n_own + layout.n_hot), fixed, 0.0)
     return factors_cell(block, sums=[error], hot=moments)

@@ -1,9 +1,12 @@
 """Small planted ratings and a model fitted to them once."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.conf import RuntimeConfig
 
 from mfspark import BiasedALS, FactorModel
 
@@ -48,3 +51,17 @@ def noise(spark: SparkSession, ratings_frame: pd.DataFrame) -> DataFrame:
     )
     cold = pd.DataFrame({"user": [-1], "item": [5], "rating": [3.0], "held": [True]})
     return spark.createDataFrame(pd.concat([frame, cold])).cache()
+
+
+@contextmanager
+def session_setting(name: str, value: str, is_set: bool):
+    """A static setting cannot be set in a running session: its configuration is asked instead."""
+    get = RuntimeConfig.get
+    with pytest.MonkeyPatch.context() as patch:
+        if is_set:
+            patch.setattr(
+                RuntimeConfig,
+                "get",
+                lambda conf, key, *d: value if key == name else get(conf, key, *d),
+            )
+        yield

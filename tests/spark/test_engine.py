@@ -3,16 +3,15 @@
 import logging
 import os
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from conftest import session_setting
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
-from pyspark.sql.conf import RuntimeConfig
 from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
@@ -218,7 +217,9 @@ def test_factors_are_the_same_wherever_they_are_kept(
     monkeypatch.setattr("mfspark.engine.plan.BROADCAST_LIMIT", limits[0])
     monkeypatch.setattr("mfspark.engine.workspace.BROADCAST_LIMIT", limits[0])
     monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", limits[1])
-    with session_setting(spark, "spark.checkpoint.dir", str(tmp_path / "my checkpoints"), keep):
+    with session_setting(
+        "spark.checkpoint.dir", str(tmp_path / "my checkpoints"), keep == "checkpoints"
+    ):
         found = fit()
     assert_same_predictions(found, expected, ratings)
     assert not any((tmp_path / "my checkpoints").glob("mfspark-fit-*"))
@@ -264,20 +265,6 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
     assert min(calls) > 0
     assert "making both again" in caplog.text
     assert_same_predictions(found, expected, ratings)
-
-
-@contextmanager
-def session_setting(spark, name, value, keep):
-    """A static setting cannot be set in a running session: its configuration is asked instead."""
-    get = RuntimeConfig.get
-    with pytest.MonkeyPatch.context() as patch:
-        if keep == "checkpoints":
-            patch.setattr(
-                RuntimeConfig,
-                "get",
-                lambda conf, key, *d: value if key == name else get(conf, key, *d),
-            )
-        yield
 
 
 def assert_same_predictions(found, expected, ratings):
@@ -327,7 +314,7 @@ def test_settings_come_back_when_checkpoints_cannot_be_removed(
     monkeypatch.setattr("mfspark.files.remove", refuse)
     logging.getLogger("mfspark").propagate = True
     with (
-        session_setting(spark, "spark.checkpoint.dir", str(tmp_path), "checkpoints"),
+        session_setting("spark.checkpoint.dir", str(tmp_path), True),
         Workspace(spark) as workspace,
     ):
         made = spark.range(1).select("id", F.col("id").alias("rows"))

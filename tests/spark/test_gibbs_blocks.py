@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chispa.schema_comparer import assert_schema_equality
-from conftest import planted_ratings
+from conftest import planted_ratings, session_setting
 from pyspark.sql import functions as F
 from scratch import scratch_folder
 
@@ -13,7 +13,7 @@ from mfspark.engine import gibbs_sweep
 from mfspark.errors import DataError
 
 CHAIN = {
-    "rank": 2, "maxIter": 18, "burnIn": 2, "tol": 0.0, "seed": 1, "keepDraws": 3,
+    "rank": 2, "maxIter": 14, "burnIn": 2, "tol": 0.0, "seed": 1, "keepDraws": 3,
     "implicitFeatures": False, "predictionStdCol": "std", "validationIndicatorCol": "held",
 }  # fmt: skip
 
@@ -56,18 +56,16 @@ def assert_same(found, expected, rows):
 
 
 @pytest.mark.parametrize("ways", ["broadcast", "routed, durable", "routed, checkpoints"])
-def test_the_same_numbers_as_in_one_task(spark, skewed, in_one_task, monkeypatch, tmp_path, ways):
+def test_the_same_numbers_as_in_one_task(skewed, in_one_task, monkeypatch, tmp_path, ways):
     exchange, _, where = ways.partition(", ")
     if where:
         monkeypatch.setattr("mfspark.engine.plan.BROADCAST_LIMIT", 0)
         monkeypatch.setattr("mfspark.engine.workspace.BROADCAST_LIMIT", 0)
         monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", 0)
-    if where == "checkpoints":
-        spark.conf.set("spark.checkpoint.dir", str(tmp_path / "checkpoints"))
-    try:
+    with session_setting(
+        "spark.checkpoint.dir", str(tmp_path / "checkpoints"), where == "checkpoints"
+    ):
         found = BayesianMF(execution="distributed", numChains=2, **CHAIN).fit(skewed)
-    finally:
-        spark.conf.unset("spark.checkpoint.dir")
     assert_same(found, in_one_task, skewed)
     meta, expected = found.metadata, in_one_task.metadata
     assert meta.execution == "distributed"
@@ -113,11 +111,11 @@ def test_files_lost_before_every_sweep_are_made_again(spark, skewed, monkeypatch
         lost.append(len(paths))
         return run(*arguments)
 
-    settings = {**CHAIN, "maxIter": 8}
+    settings = {**CHAIN, "maxIter": 7}
     expected = BayesianMF(execution="one_task", **settings).fit(skewed)
     monkeypatch.setattr("mfspark.engine.fit_bayes.run_sweep", lose_files)
     found = BayesianMF(execution="distributed", **settings).fit(skewed)
-    assert len(lost) == 8
+    assert len(lost) == 7
     assert min(lost) > 0
     assert_same(found, expected, skewed)
 
@@ -126,14 +124,14 @@ def test_files_lost_before_every_sweep_are_made_again(spark, skewed, monkeypatch
 def test_without_validation_or_stored_draws(skewed, rank):
     train = skewed.where("not held").drop("held")
     settings = {
-        **CHAIN, "rank": rank, "maxIter": 300, "tol": 3e-3, "keepDraws": 0,
+        **CHAIN, "rank": rank, "maxIter": 60, "tol": 0.05, "keepDraws": 0,
         "predictionStdCol": None, "validationIndicatorCol": None,
     }  # fmt: skip
     found, expected = (
         BayesianMF(execution=where, **settings).fit(train) for where in ("distributed", "one_task")
     )
     assert found.metadata.stopped == expected.metadata.stopped == "converged"
-    assert found.metadata.best_iteration == expected.metadata.best_iteration < 300
+    assert found.metadata.best_iteration == expected.metadata.best_iteration < 60
     assert found.draws == {}
     np.testing.assert_allclose(
         *(sorted_column(model, train, "prediction") for model in (found, expected)), atol=3e-4
