@@ -15,6 +15,9 @@ from mfspark.engine.index import SideIndex
 from mfspark.engine.mean_cells import by_block, cells_of_block
 from mfspark.engine.workspace import Workspace, materialised
 
+# Small batches: a list array counts its values in 32 bits.
+_ROWS_PER_BATCH = 16_384
+
 
 def draw_tables(
     workspace: Workspace,
@@ -48,6 +51,7 @@ def draw_tables(
 def _unpack(
     batches: Iterator[pa.RecordBatch], n_draws: int, units: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
+    """The cells of one block into rows (side, block, local, draws)."""
     found = cells_of_block(batches, n_draws * [len(units) - 1])
     if found is None:
         return
@@ -66,7 +70,3 @@ def _unpack(
                 ),
             }
         )
-
-
-# Small batches: a list array counts its values in 32 bits.
-_ROWS_PER_BATCH = 16_384

@@ -13,7 +13,7 @@ from mfspark.engine import gibbs_sweep
 from mfspark.errors import DataError
 
 CHAIN = {
-    "rank": 2, "maxIter": 14, "burnIn": 2, "tol": 0.0, "seed": 1, "keepDraws": 3,
+    "rank": 2, "maxIter": 9, "burnIn": 2, "tol": 0.0, "seed": 1, "keepDraws": 3,
     "implicitFeatures": False, "predictionStdCol": "std", "validationIndicatorCol": "held",
 }  # fmt: skip
 
@@ -55,7 +55,13 @@ def assert_same(found, expected, rows):
     pd.testing.assert_frame_equal(left, right, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ways", ["broadcast", "routed, durable", "routed, checkpoints"])
+@pytest.mark.parametrize(
+    "ways",
+    [
+        "broadcast", "routed, durable",
+        pytest.param("routed, checkpoints", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_the_same_numbers_as_in_one_task(skewed, in_one_task, monkeypatch, tmp_path, ways):
     exchange, _, where = ways.partition(", ")
     if where:
@@ -111,26 +117,29 @@ def test_files_lost_before_every_sweep_are_made_again(spark, skewed, monkeypatch
         lost.append(len(paths))
         return run(*arguments)
 
-    settings = {**CHAIN, "maxIter": 7}
+    settings = {**CHAIN, "maxIter": 4}
     expected = BayesianMF(execution="one_task", **settings).fit(skewed)
     monkeypatch.setattr("mfspark.engine.fit_bayes.run_sweep", lose_files)
     found = BayesianMF(execution="distributed", **settings).fit(skewed)
-    assert len(lost) == 7
+    assert len(lost) == 4
     assert min(lost) > 0
     assert_same(found, expected, skewed)
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-def test_without_validation_or_stored_draws(skewed, rank):
+@pytest.mark.parametrize(
+    ("rank", "length", "stopped"),
+    [(0, {"maxIter": 4, "tol": 0.0}, "max_iter"), (3, {"maxIter": 60, "tol": 0.05}, "converged")],
+)
+def test_without_validation_or_stored_draws(skewed, rank, length, stopped):
     train = skewed.where("not held").drop("held")
     settings = {
-        **CHAIN, "rank": rank, "maxIter": 60, "tol": 0.05, "keepDraws": 0,
-        "predictionStdCol": None, "validationIndicatorCol": None,
+        **CHAIN, **length, "rank": rank, "keepDraws": 0, "predictionStdCol": None,
+        "validationIndicatorCol": None,
     }  # fmt: skip
     found, expected = (
         BayesianMF(execution=where, **settings).fit(train) for where in ("distributed", "one_task")
     )
-    assert found.metadata.stopped == expected.metadata.stopped == "converged"
+    assert found.metadata.stopped == expected.metadata.stopped == stopped
     assert found.metadata.best_iteration == expected.metadata.best_iteration < 60
     assert found.draws == {}
     np.testing.assert_allclose(
@@ -140,7 +149,7 @@ def test_without_validation_or_stored_draws(skewed, rank):
 
 def test_starts_from_a_model_and_has_its_tables(skewed, in_one_task, tmp_path):
     in_one_task.save(str(tmp_path / "model"))
-    settings = {**CHAIN, "maxIter": 6, "initialModel": str(tmp_path / "model")}
+    settings = {**CHAIN, "maxIter": 4, "initialModel": str(tmp_path / "model")}
     found, expected = (
         BayesianMF(execution=where, **settings).fit(skewed) for where in ("distributed", "one_task")
     )
@@ -156,7 +165,7 @@ def test_starts_from_a_model_and_has_its_tables(skewed, in_one_task, tmp_path):
 
 def test_nothing_stays_persisted(spark, skewed):
     before = set(spark.sparkContext._jsc.getPersistentRDDs())
-    model = BayesianMF(execution="distributed", **{**CHAIN, "maxIter": 8}).fit(skewed)
+    model = BayesianMF(execution="distributed", **{**CHAIN, "maxIter": 4}).fit(skewed)
     model.unpersist()
     assert set(spark.sparkContext._jsc.getPersistentRDDs()) <= before
 
