@@ -92,7 +92,7 @@ def _chains_on_blocks(
     mean = MeanCells(workspace, layouts, settings.rank, plan.keep[USER])
     stored = StoredDraws[Draw](settings.keep_draws)
     traces: list[list[Trace]] = []
-    with Progress(settings.max_iter * settings.num_chains, _NAME) as progress:
+    with Progress(settings.max_iter, _NAME) as progress:
         for number in range(settings.num_chains):
             seed = chain_seed(settings.seed, number)
             drawn, draw = start_chain(workspace, solved, indices, training.known, seed, WARM_UP)
@@ -114,14 +114,14 @@ def _chains_on_blocks(
                 if not is_first:
                     continue
                 told = PassSums(draw.squared_error, n_ratings, hyper.penalty(draw), 0.0, 0)
-                if not is_folded:
-                    history.add("both", told, bytes_shipped)
-                    continue
-                error = mean.squared_error(solved[USER], n_validation > 0)
-                if n_validation:
+                error = None
+                if is_folded:
+                    error = mean.squared_error(solved[USER], n_validation > 0)
+                if error is not None and n_validation:
                     told = told._replace(validation_squared_error=error, n_validation=n_validation)
                 history.add("both", told, bytes_shipped)
-                history.end_draws(error)
+                if error is not None:
+                    history.end_draws(error)
                 progress.report(history.rows[-1])
     cells = mean.final()
     tables, singular_values = factor_tables(

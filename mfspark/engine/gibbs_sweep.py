@@ -18,7 +18,7 @@ from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.start import start_keys
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
-from mfspark.engine.block_files import BlockFiles, work_at_files
+from mfspark.engine.block_files import BlockFiles, recovering, work_at_files
 from mfspark.engine.blocks import open_block
 from mfspark.engine.cells import values
 from mfspark.engine.exchange import Own, arrived_rows, gather
@@ -94,7 +94,7 @@ def start_chain(
         items, found = run_half_step(workspace, solved[ITEM], users)
         workspace.forget(before, last)
     rows = {USER: users, ITEM: items}
-    sums = {side: _sums_of(rows[side], solved[side].rank) for side in Side}
+    sums = {side: _sums_of(workspace, rows[side], solved[side]) for side in Side}
     kept = range(last, workspace.n_kept)
     return drawn, Draw(rows, sums, found.squared_error, found.validation_squared_error, kept)
 
@@ -129,11 +129,12 @@ def _block_keys(
         )
 
 
-def _sums_of(cells: DataFrame, rank: int) -> RowSums:
+def _sums_of(workspace: Workspace, cells: DataFrame, solved: SolvedSide) -> RowSums:
     """The sums over all rows; ships (rank + 1)² numbers per block."""
+    rank = solved.rank
     parts = cells.select("rows").mapInArrow(partial(_block_sums, rank=rank), "sums array<double>")
-    flat = [_unflat(part, rank) for part in parts.toArrow()["sums"].to_pylist()]
-    return reduce(add, flat)
+    found = recovering(workspace, solved.blocks.layout.n_blocks, parts.toArrow)
+    return reduce(add, [_unflat(part, rank) for part in sorted(found["sums"].to_pylist())])
 
 
 def _block_sums(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:

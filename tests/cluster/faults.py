@@ -31,6 +31,7 @@ from mfspark import BayesianMF, BiasedALS, BiasedSGD, FactorModel
 from mfspark.engine import (
     als_half_step,
     blocks,
+    gibbs_sweep,
     one_task,
     pilot,
     plan,
@@ -62,6 +63,16 @@ ESTIMATORS = {
     ),
     "one_task": partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1),
     "bayes": partial(BayesianMF, rank=4, maxIter=30, tol=0.0, seed=1),
+    "chain": partial(
+        BayesianMF,
+        rank=4,
+        maxIter=9,
+        burnIn=2,
+        tol=0.0,
+        seed=1,
+        execution="distributed",
+        implicitFeatures=False,
+    ),
 }
 
 
@@ -473,6 +484,12 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     ),
     "big factors; an executor in a sub-epoch, files; sgd": with_big_factors(
         death_in_a_step("sgd", sgd_epoch, 2, "delete_files")
+    ),
+    "an executor in a sweep, both later, chain": death_in_a_step(
+        "chain", gibbs_sweep, 4, "kill_both_executors"
+    ),
+    "big factors; an executor in a sweep, files, scratch; chain": with_big_factors(
+        death_in_a_step("chain", gibbs_sweep, 5, *FILE_FAULTS)
     ),
     "scratch while blocks are built, broadcast": lost_scratch_while_blocks_are_built(
         "broadcast", blocks
