@@ -43,9 +43,10 @@ def feature_table(table: DataFrame, id_column: str, side: Side, rating_ids: Data
     numbered = [
         _as_feature(table, name, side).alias(f"{FEATURE}{n}") for n, name in enumerate(names)
     ]
-    result = table.select(ids.cast(rating_ids).alias(side), *numbered)
-    _refuse_odd_ids(result, side)
-    return result
+    _refuse_odd_ids(table.select(ids), side)
+    result = table.select(ids.try_cast(rating_ids).alias(side), *numbered)
+    # An id beyond the range of those of the ratings can be none of them.
+    return result.where(F.col(side).isNotNull())
 
 
 def _as_feature(table: DataFrame, name: str, side: Side) -> Column:

@@ -245,6 +245,8 @@ def test_features_of_the_tables_are_learnt_from(spark, finished, tmp_path):
     for job in ("evaluate", "interpret", "recommend", "report"):
         result = run_job(spark, job, folder / "run.toml", *settings)
         assert result.returncode == 0, result.stdout[-3000:]
+    report = (folder / "runs/mine/report/index.html").read_text()
+    assert "known of 101 users, too: age, group; 1 without ratings are predicted" in report
     lists = pd.read_parquet(folder / "runs/mine/recommendations")
     assert "new" in set(lists["user"])
     result = run_job(spark, "cross_validate", folder / "run.toml", "train.model=bayes", *settings)

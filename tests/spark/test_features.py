@@ -145,6 +145,14 @@ def test_doubles_that_are_whole_numbers_are_ids(data):
     assert model.transform(test).where(F.col("prediction").isNull()).isEmpty()
 
 
+def test_ids_beyond_the_range_of_those_of_the_ratings(data):
+    train, _, items = data
+    short = train.withColumn("item", F.col("item").cast("int"))
+    far = items.unionByName(items.limit(1).withColumn("item", F.lit(2**40)))
+    model = BayesianMF(rank=1, maxIter=12).setFeatures(items=far).fit(short)
+    assert model.metadata.n_rows("item") == N_ITEMS
+
+
 def test_other_columns_of_ids_and_refit(data):
     train, _, items = data
     held_out = F.xxhash64("user", "item") % 10 == 0
