@@ -55,7 +55,7 @@ def test_als_reports_the_objective_of_the_rows_it_returns(seed, rank, n_threads)
     table = ratings_of(seed)
     ratings = index_ratings(table)
     als = ThreadedALS(OBJECTIVE, ALSSettings(rank=rank, max_iter=4, tol=0.0))
-    rows, history, _ = als.learn(ratings, n_threads)
+    rows, history, *_ = als.learn(ratings, n_threads)
     best = [row for row in history.rows if row.iteration == history.best_iteration][-1]
     assert best.objective == pytest.approx(dense_objective(table, ratings, rows), rel=1e-4)
     objectives = [row.objective for row in history.rows]
@@ -82,7 +82,7 @@ def test_sgd_comes_near_to_the_minimum_of_als(schedule):
             rank=3, max_iter=80, tol=0.0, schedule=schedule, learning_rate=rate, rate_decay=0.02
         ),
     )
-    rows, history, _ = sgd.learn(index_ratings(table), 2)
+    rows, history, *_ = sgd.learn(index_ratings(table), 2)
     least = dense_objective(table, ratings, als)
     assert dense_objective(table, ratings, rows) < 1.1 * least
     # Both watch the validation ratings, which are of the same kind.

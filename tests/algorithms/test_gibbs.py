@@ -361,7 +361,7 @@ def test_stored_draws_are_spread_over_the_chain():
     assert posterior.spread == Spread(11.0, 1.0, 2.0)
     none = StoredDraws(0)
     none.add({side: np.zeros((2, 3), np.float32) for side in Side}, Spread(1.0, 1.0, 1.0))
-    assert none.posterior().n_draws == 0
+    assert posterior_of(none).n_draws == 0
 
 
 def test_chains_agree_and_are_averaged():
