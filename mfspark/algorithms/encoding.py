@@ -69,7 +69,9 @@ def encode_features(table: pa.Table, side: Side, rated: pa.Array) -> EncodedFeat
 
     def part(chosen: np.ndarray, n_rows: int) -> Csr:
         at = np.flatnonzero(chosen & occurs[places])
-        return _csr((position[rows[at]], new_place[places[at]], numbers[at]), n_rows, len(kept))
+        return sparse_rows(
+            (position[rows[at]], new_place[places[at]], numbers[at]), n_rows, len(kept)
+        )
 
     return EncodedFeatures(
         names=kept,
@@ -80,7 +82,8 @@ def encode_features(table: pa.Table, side: Side, rated: pa.Array) -> EncodedFeat
     )
 
 
-def _csr(entries: Entries, n_rows: int, n_columns: int) -> Csr:
+def sparse_rows(entries: Entries, n_rows: int, n_columns: int) -> Csr:
+    """The matrix of ``entries`` (row, column, value) in any order."""
     return build_block(*entries, np.zeros(len(entries[0]), np.bool_), n_rows, n_columns).train
 
 

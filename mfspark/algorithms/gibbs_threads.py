@@ -2,6 +2,7 @@
 threads (Salakhutdinov & Mnih 2008)."""
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -78,12 +79,11 @@ class Hyper(NamedTuple):
     noise_precision: float
     priors: dict[Side, Prior]
 
-    def penalty(self, state: ChainState) -> float:
-        """What the priors add to Σ (r − r̂)² in the negative logarithm of the density, times
-        2/α."""
-        of_rows = sum(self.priors[side].penalty(state.rest[side]) for side in Side)
-        of_links = sum(link.penalty() for links in state.links.values() for link in links)
-        return (of_rows + of_links) / self.noise_precision
+    def penalty(self, rest: dict[Side, RowSums], links: Iterable[Link] = ()) -> float:
+        """What the priors of rows, of which ``links`` leave the ``rest``, and those of ``links``
+        add to Σ (r − r̂)² in the negative logarithm of the density, times 2/α."""
+        of_rows = sum(self.priors[side].penalty(rest[side]) for side in Side)
+        return (of_rows + sum(link.penalty() for link in links)) / self.noise_precision
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,9 @@ class _Chain:
         return PassSums(
             squared_error=self.state.squared_error,
             n_ratings=self._blocks[USER].train.n_entries,
-            penalty=hyper.penalty(self.state),
+            penalty=hyper.penalty(
+                self.state.rest, (link for links in self.state.links.values() for link in links)
+            ),
             validation_squared_error=0.0,
             n_validation=0,
         )

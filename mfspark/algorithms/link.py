@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from mfspark.algorithms.als_threads import row_ranges
-from mfspark.algorithms.encoding import EncodedFeatures
+from mfspark.algorithms.encoding import EncodedFeatures, sparse_rows
 from mfspark.algorithms.hyper_priors import draw_link_precision
 from mfspark.algorithms.start import start_keys
 from mfspark.columns import Side
 from mfspark.kernels.arrays import Float32s, Float64s, UInt64s
-from mfspark.kernels.csr import Csr, build_block
+from mfspark.kernels.csr import Csr
 from mfspark.kernels.draw import Prior
 from mfspark.kernels.features import feature_sums
 
@@ -83,10 +83,7 @@ def given_features(known: EncodedFeatures, side: Side, seed: int) -> Features:
     """What is known of the rated ids of a side beside ratings."""
     by_row = known.of_rated
     rows = np.repeat(np.arange(by_row.n_rows, dtype=np.int32), by_row.counts)
-    by_feature = build_block(
-        by_row.columns, rows, by_row.values, np.zeros(len(rows), np.bool_), len(known.names),
-        by_row.n_rows,
-    ).train  # fmt: skip
+    by_feature = sparse_rows((by_row.columns, rows, by_row.values), len(known.names), by_row.n_rows)
     keys = start_keys(pa.array(known.names, pa.string()), f"{side} features", seed)
     return Features(by_row, by_feature, keys)
 

@@ -113,7 +113,7 @@ def _chains_on_blocks(
                 _forget(workspace, was_waiting, [draw, *mean.waiting, *stored.kept])
                 if not is_first:
                     continue
-                told = PassSums(draw.squared_error, n_ratings, hyper.penalty(draw), 0.0, 0)
+                told = PassSums(draw.squared_error, n_ratings, hyper.penalty(draw.sums), 0.0, 0)
                 error = None
                 if is_folded:
                     error = mean.squared_error(solved[USER], n_validation > 0)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mfspark.algorithms.gibbs_threads import Hyper
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.start import start_keys
 from mfspark.columns import ITEM, USER, Side
@@ -56,20 +57,6 @@ class Draw:
     squared_error: float
     validation_squared_error: float
     kept: range
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """What all rows have in common: α, and the prior of the rows of each side."""
-
-    noise_precision: float
-    priors: dict[Side, Prior]
-
-    def penalty(self, draw: Draw) -> float:
-        """What the priors add to Σ (r − r̂)² in the negative logarithm of the density, times
-        2/α."""
-        parts = [self.priors[side].penalty(draw.sums[side]) for side in Side]
-        return sum(parts) / self.noise_precision
 
 
 def start_chain(

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType, StringType
 
-from mfspark.algorithms.history import HISTORY_SCHEMA, Learnt
+from mfspark.algorithms.history import HISTORY_SCHEMA, FeatureCounts, Learnt
 from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
@@ -132,7 +132,9 @@ def model_of(
         penalties=_penalties(fit.objective) if isinstance(settings, PenalisedSettings) else None,
         posterior=_posterior(learnt),
         features={
-            str(side): FeatureFacts(columns=columns, **learnt.features[side]._asdict())
+            str(side): FeatureFacts(
+                columns=columns, **learnt.features.get(side, FeatureCounts(0, 0, 0))._asdict()
+            )
             for side, columns in (feature_columns or {}).items()
         },
     )

@@ -68,7 +68,13 @@ def _refuse_odd_ids(table: DataFrame, side: Side) -> None:
     row = of_id.agg(
         F.max(F.when(F.col(side).isNull(), F.col("n"))).alias("n_null"),
         F.count(F.when(F.col(side).isNotNull() & (F.col("n") > 1), 1)).alias("n_repeated"),
+        F.sum("n").alias("n_rows"),
     ).collect()[0]
+    if not row["n_rows"]:
+        raise DataError(
+            f"the features of {side}s have no rows, so nothing can be learnt from them; check how "
+            "the table was made, or leave it out"
+        )
     if row["n_null"]:
         raise DataError(
             f"the features of {side}s have {row['n_null']} rows whose id is null; drop them"

@@ -62,7 +62,10 @@ ESTIMATORS = {
         **GIVEN,
     ),
     "one_task": partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1),
-    "bayes": partial(BayesianMF, rank=4, maxIter=30, tol=0.0, seed=1),
+    "bayes": lambda: BayesianMF(rank=4, maxIter=30, tol=0.0, seed=1).setFeatures(
+        # Some of them have features alone.
+        items=SparkSession.active().range(150).selectExpr("id AS item", "id % 7 AS kind")
+    ),
     "chain": partial(
         BayesianMF,
         rank=4,

@@ -175,6 +175,7 @@ def test_other_columns_of_ids_and_refit(data):
     [
         (lambda items: items.drop("item"), "there is no column 'item'"),
         (lambda items: items.select("item"), "no column beside 'item'"),
+        (lambda items: items.limit(0), "features of items have no rows"),
         (lambda items: items.union(items.limit(2)), "2 ids more than once"),
         (
             lambda items: items.withColumn("item", F.when(F.col("item") > 1, F.col("item"))),
