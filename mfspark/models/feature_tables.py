@@ -64,6 +64,7 @@ def _as_feature(table: DataFrame, name: str, side: Side) -> Column:
 
 
 def _refuse_odd_ids(table: DataFrame, side: Side) -> None:
+    """``DataError`` for no ids at all, null ones, and ids that occur twice."""
     of_id = table.groupBy(side).agg(F.count(F.lit(1)).alias("n"))
     row = of_id.agg(
         F.max(F.when(F.col(side).isNull(), F.col("n"))).alias("n_null"),
