@@ -128,18 +128,61 @@ class CrossValidationSettings(BaseModel):
 
 
 ModelKind = Literal[
-    "als", "sgd", "bayes", "global_mean", "bias_only", "item_knn", "user_knn", "mllib", "blend"
-]
+    "als", "sgd", "bayes", "global_mean", "bias_only", "item_knn", "user_knn", "mllib", "blend",
+    "libmf", "cmfrec", "myfm", "surprise",
+]  # fmt: skip
 
 
-class MllibSettings(BaseModel):
-    """``pyspark.ml`` ALS as a peer; what is not here is at its own default."""
+class PeerSettings(BaseModel):
+    """What all peers share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int | None = Field(None, ge=1, description="number of factors; not set: that of [als]")
+
+
+class MllibSettings(PeerSettings):
+    """``pyspark.ml`` ALS as a peer; what is not here is at its own default."""
+
     max_iter: int = Field(10, ge=1, description="iterations")
     reg_param: float = Field(0.1, ge=0, description="λ, scaled by the number of ratings")
+    seed: int = Field(0, description="seed of the initial factors")
+
+
+class LibmfSettings(PeerSettings):
+    """LIBMF as a peer (pip install libmf): SGD without biases, which predicts no unknown ids."""
+
+    max_iter: int = Field(20, ge=1, description="epochs")
+    reg_param: float = Field(0.1, ge=0, description="λ")
+    learning_rate: float = Field(0.1, gt=0, description="step size at the beginning")
+
+
+class CmfrecSettings(PeerSettings):
+    """cmfrec as a peer (pip install cmfrec): ALS with biases."""
+
+    max_iter: int = Field(10, ge=1, description="iterations")
+    reg_param: float = Field(10.0, ge=0, description="λ")
+    scale_reg: bool = Field(False, description="whether λ is times the number of ratings")
+    implicit_features: bool = Field(
+        False, description="whether it also factorises the table of who rated what"
+    )
+
+
+class MyfmSettings(PeerSettings):
+    """myFM as a peer (pip install myfm): factorisation machines by Gibbs sampling."""
+
+    max_iter: int = Field(100, ge=10, description="sweeps")
+    implicit_features: bool = Field(True, description="whether it also learns from who rated what")
+    seed: int = Field(0, description="seed of the chain")
+
+
+class SurpriseSettings(PeerSettings):
+    """Surprise as a peer (pip install scikit-surprise): SGD with biases, its SVD."""
+
+    max_iter: int = Field(20, ge=1, description="epochs")
+    implicit_features: bool = Field(
+        False, description="whether it also learns from who rated what (its SVDpp)"
+    )
     seed: int = Field(0, description="seed of the initial factors")
 
 
@@ -227,6 +270,10 @@ class Config(BaseModel):
     item_knn: KNNSettings = Field(default_factory=KNNSettings)
     user_knn: KNNSettings = Field(default_factory=KNNSettings)
     mllib: MllibSettings = Field(default_factory=MllibSettings)
+    libmf: LibmfSettings = Field(default_factory=LibmfSettings)
+    cmfrec: CmfrecSettings = Field(default_factory=CmfrecSettings)
+    myfm: MyfmSettings = Field(default_factory=MyfmSettings)
+    surprise: SurpriseSettings = Field(default_factory=SurpriseSettings)
     blend: BlendSettings = Field(default_factory=BlendSettings)
     interpret: InterpretSettings = Field(default_factory=InterpretSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)

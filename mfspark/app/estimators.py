@@ -9,7 +9,16 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.app.config import BlendSettings, Config, MllibSettings, ModelKind, explain
+from mfspark.app.config import (
+    BlendSettings,
+    Config,
+    MllibSettings,
+    ModelKind,
+    PeerSettings,
+    explain,
+)
+from mfspark.app.package_estimator import PackageEstimator
+from mfspark.app.packages import require_package
 from mfspark.columns import ITEM, RATING, USER, Side
 from mfspark.errors import ConfigError
 from mfspark.models.baselines import BiasOnly, GlobalMean
@@ -37,6 +46,10 @@ _NAMES = {
     "item_knn": "item kNN",
     "user_knn": "user kNN",
     "mllib": "pyspark.ml ALS",
+    "libmf": "LIBMF",
+    "cmfrec": "cmfrec",
+    "myfm": "myFM",
+    "surprise": "Surprise",
     "blend": "blend",
 }
 
@@ -68,7 +81,8 @@ def contenders(config: Config) -> list[Contender]:
         except ValidationError as error:
             place = f"compare.models[{n}]"
             raise ConfigError(explain(error, type(section), place)) from None
-        if isinstance(settings, MllibSettings) and settings.rank is None:
+        require_package(kind, f"compare.models[{n}]")
+        if isinstance(settings, PeerSettings) and settings.rank is None:
             settings = settings.model_copy(update={"rank": config.als.rank})
         found.append(Contender(str(name), kind, settings))
     names = [each.name for each in found]
@@ -125,6 +139,8 @@ def make_estimator(
             itemCol=ITEM,
             ratingCol=RATING,
         )
+    if isinstance(settings, PeerSettings):
+        return PackageEstimator(settings)
     fixed = {"user_col": USER, "item_col": ITEM, "rating_col": RATING}
     for name, value in {**fixed, "validation_indicator_col": None}.items():
         if getattr(settings, name, value) != value:

@@ -1,22 +1,17 @@
 """Other libraries behind one face, for the benchmark: what they are given, and how they fit."""
 
-import importlib.util
-import io
 from abc import ABC, abstractmethod
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.app.config import BenchmarkSettings
+from mfspark.app.packages import Fitted, Numbered, fit_cmfrec, fit_libmf, require_package
 from mfspark.columns import ITEM, RATING, USER
-from mfspark.errors import ConfigError
-from mfspark.kernels.arrays import Float32s, Float64s, Int64s
 from mfspark.models.biased_als import BiasedALS
 from mfspark.models.biased_sgd import BiasedSGD
 from mfspark.settings import ALSSettings, FactorisationSettings, SGDSettings
@@ -98,10 +93,6 @@ class Mllib(_SparkPeer):
         return estimator.fit(self._data.train)
 
 
-class _Predictor(Protocol):
-    def __call__(self, users: Int64s, items: Int64s) -> Float64s: ...
-
-
 class _SingleMachine(Peer):
     """Fitted in this process; ratings are arrays, ids numbered from 0, before any clock starts."""
 
@@ -111,103 +102,56 @@ class _SingleMachine(Peer):
         self._cores = cores
         train: Any = data.train.toPandas()
         test: Any = data.test.toPandas()
-        known = {str(side): pd.Index(train[side].unique()) for side in (USER, ITEM)}
-        self.train = pd.DataFrame(
-            {
-                **{side: index.get_indexer(train[side]) for side, index in known.items()},
-                RATING: train[RATING].astype(np.float32),
-            }
-        )
-        at = {side: index.get_indexer(test[side]) for side, index in known.items()}
-        numbered = pd.DataFrame({**at, RATING: test[RATING]})
-        self._test = numbered[(numbered[USER] >= 0) & (numbered[ITEM] >= 0)]
+        self._ratings = Numbered.of(train)
+        users, items = self._ratings.numbers(test)
+        is_known = (users >= 0) & (items >= 0)
+        self._test = users[is_known], items[is_known]
+        self._truth = test[RATING].to_numpy()[is_known]
 
-    def rmse(self, model: _Predictor) -> float:
-        found = model(self._test[USER].to_numpy(), self._test[ITEM].to_numpy())
-        return float(np.sqrt(np.mean(np.square(self._test[RATING].to_numpy() - found))))
+    def rmse(self, model: Fitted) -> float:
+        return float(np.sqrt(np.mean(np.square(self._truth - model.predict(*self._test)))))
 
 
 class Libmf(_SingleMachine):
-    """SGD without biases by LIBMF (Chin, Zhuang, Juan, Lin 2015), with its λ and rate."""
+    """SGD without biases by LIBMF."""
 
-    def fit(self, rank: int, iterations: int) -> _Predictor:
+    def fit(self, rank: int, iterations: int) -> Fitted:
         """See ``Peer``."""
-        # Importing it prints a path.
-        with redirect_stdout(io.StringIO()):
-            from libmf import mf
-        fitted = mf.MF(
-            k=rank, nr_iters=iterations, nr_threads=self._cores, quiet=True,
-            lambda_p1=0.0, lambda_q1=0.0, lambda_p2=0.05, lambda_q2=0.05, eta=0.1,
-        )  # fmt: skip
-        # It reads the memory row by row; pandas lends it column by column.
-        fitted.fit(np.ascontiguousarray(self.train.to_numpy(np.float32)))
-        p: Float32s
-        q: Float32s
-        p, q = fitted.p_factors(), fitted.q_factors()
-        if p.shape[1] != rank:
-            raise ConfigError(f"LIBMF fitted {p.shape[1]} factors where {rank} were asked for")
-
-        def predict(users: Int64s, items: Int64s) -> Float64s:
-            found: Float64s = np.einsum("nf,nf->n", p[users], q[items], dtype=np.float64)
-            return found
-
-        return predict
+        return fit_libmf(self._ratings, rank, iterations, self._cores, reg_param=0.05, rate=0.1)
 
 
-class _Cmfrec(_SingleMachine):
-    use_cg: ClassVar[bool]
+class CmfrecCholesky(_SingleMachine):
+    """ALS with biases by cmfrec, normal equations solved exactly; λ scaled by the number of
+    ratings, as by pyspark.ml."""
 
-    def fit(self, rank: int, iterations: int) -> _Predictor:
+    use_cg: ClassVar[bool] = False
+
+    def fit(self, rank: int, iterations: int) -> Fitted:
         """See ``Peer``."""
-        from cmfrec import CMF
-
-        # λ scaled by the number of ratings, as by pyspark.ml.
-        fitted = CMF(
-            k=rank, niter=iterations, nthreads=self._cores, use_float=True, method="als",
-            use_cg=self.use_cg, finalize_chol=False, lambda_=0.05, scale_lam=True,
-            precompute_for_predictions=False, verbose=False,
+        return fit_cmfrec(
+            self._ratings, rank, iterations, self._cores, reg_param=0.05, scale_reg=True,
+            use_cg=self.use_cg,
         )  # fmt: skip
-        named = {USER: "UserId", ITEM: "ItemId", RATING: "Rating"}
-        fitted.fit(self.train.rename(columns=named))
-
-        def predict(users: Int64s, items: Int64s) -> Float64s:
-            return np.asarray(fitted.predict(users, items), np.float64)
-
-        return predict
 
 
-class CmfrecCholesky(_Cmfrec):
-    """ALS with biases by cmfrec, normal equations solved exactly."""
-
-    use_cg = False
-
-
-class CmfrecCG(_Cmfrec):
+class CmfrecCG(CmfrecCholesky):
     """ALS with biases by cmfrec, three steps of conjugate gradients for each row."""
 
     use_cg = True
-
-
-_PACKAGES = {"libmf": "libmf", "cmfrec": "cmfrec", "cmfrec_cg": "cmfrec"}
 
 
 def make_peers(
     settings: BenchmarkSettings, als: ALSSettings, sgd: SGDSettings, data: Data, cores: int
 ) -> dict[str, Peer]:
     """mfspark first; the others as configured. Raises ``ConfigError`` for one not installed."""
-    kinds: dict[str, type[Libmf | _Cmfrec]] = {
+    kinds: dict[str, type[Libmf | CmfrecCholesky]] = {
         "libmf": Libmf,
         "cmfrec": CmfrecCholesky,
         "cmfrec_cg": CmfrecCG,
     }
     peers: dict[str, Peer] = {"mfspark": Mfspark(data, cores, als)}
     for name in settings.peers:
-        package = _PACKAGES.get(name)
-        if package is not None and importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"benchmark.peers names {name!r}, but the package {package} is not installed; "
-                f"pip install {package}, or leave it out"
-            )
+        require_package(name.removesuffix("_cg"), "benchmark.peers")
         if name == "mllib":
             peers[name] = Mllib(data, cores, settings.mllib_reg_param)
         elif name == "sgd":

@@ -14,6 +14,7 @@ from mfspark import files
 from mfspark.app.config import BlendSettings
 from mfspark.app.estimators import Contender, make_estimator
 from mfspark.app.memory import Memory, watch_memory
+from mfspark.app.package_estimator import PackageModel
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.errors import DataError, one_line
 from mfspark.evaluation.blend import fit_blend
@@ -153,7 +154,7 @@ def _curve(name: str, fold: int, model: FactorModel) -> list[tuple[Any, ...]]:
 
 def _n_parameters(model: Any) -> float:
     """Numbers that a model keeps of the ratings."""
-    if isinstance(model, FactorModel | KNNModel | MeanModel):
+    if isinstance(model, FactorModel | KNNModel | MeanModel | PackageModel):
         return float(model.n_parameters)
     return float(model.rank * sum(t.count() for t in (model.userFactors, model.itemFactors)))
 
