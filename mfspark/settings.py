@@ -104,6 +104,12 @@ class PenalisedSettings(FactorisationSettings):
         True, description="learn μ, b_u and b_i; false leaves r̂ = p_u·q_i without centring"
     )
 
+    implicit_features: bool = Field(
+        False,
+        description="learn from which items a user has rated at all, too, and by whom; the fit is "
+        "then made in one task",
+    )
+
     @field_validator("reg_param", "bias_reg_param", mode="plain")
     @classmethod
     def _weight_or_auto(cls, given: object) -> object:

@@ -2,22 +2,36 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from mfspark.algorithms.fitted_link import (
+    FittedLink,
+    fit_link,
+    penalty_of,
+    rest_of,
+    start_links,
+)
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
-from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import AlignedRows, Float32s, Float64s, Int64s
+from mfspark.algorithms.sharing import share_rows
+from mfspark.columns import ITEM, Side
+from mfspark.kernels.arrays import AlignedRows, Float32s, Float64s
 from mfspark.kernels.csr import Csr, RatingBlock
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, PassSums, add_sums
 from mfspark.settings import ALSSettings
 
-# Parts of a side per thread: enough that no thread waits long for the last part.
-_PARTS_PER_THREAD = 8
+
+class ALSState(NamedTuple):
+    """Rows x = [factors, bias] by side, float32 [n, rank + 1], and the links of the sides that have
+    one."""
+
+    rows: dict[Side, Float32s]
+    links: dict[Side, FittedLink]
 
 
 @dataclass(frozen=True)
@@ -34,20 +48,51 @@ class ThreadedALS:
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The rows of the best iteration. Results depend on the seed, not on the threads (to
         float32 rounding)."""
-        settings = self.settings
+        settings, objective = self.settings, self.objective
         items = ratings.start(ITEM, settings.rank, settings.seed)
-        penalty = self.objective.items.total(ratings.n_ratings[ITEM], items)
+        penalty = objective.items.total(ratings.n_ratings[ITEM], items)
         history = History(settings.max_iter, settings.tol, self.scale, {ITEM: penalty})
-        with ThreadPoolExecutor(n_threads) as pool:
-            of_users, of_items = pool.map(ratings.block, Side)
+        # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
+            blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
+            state = start_als(blocks, items, objective)
             for _ in history.iterations():
-                users, sums = solve_side(pool, n_threads, of_users, items, self.objective, USER)
-                history.add(USER, sums, 0)
-                items, sums = solve_side(pool, n_threads, of_items, users, self.objective, ITEM)
-                history.add(ITEM, sums, 0)
+                for side in Side:
+                    state, sums = run_half_step(
+                        pool, n_threads, blocks[side], state, objective, side
+                    )
+                    history.add(side, sums, 0)
                 if history.end_iteration():
-                    best = {USER: users, ITEM: items}
+                    best = state.rows
         return Found(best, history)
+
+
+def start_als(blocks: dict[Side, RatingBlock], items: Float32s, objective: Objective) -> ALSState:
+    """The state before the first half-step, which is that of the users."""
+    return ALSState({ITEM: items}, start_links(blocks, objective, items.shape[1] - 1))
+
+
+def run_half_step(
+    pool: ThreadPoolExecutor,
+    n_threads: int,
+    block: RatingBlock,
+    state: ALSState,
+    objective: Objective,
+    side: Side,
+) -> tuple[ALSState, PassSums]:
+    """All rows of ``side``, given those of the other one and the link of theirs, if there is one;
+    then the link, given these rows."""
+    other, link = state.rows[side.other], state.links.get(side)
+    if link is None:
+        rows, sums = solve_side(pool, n_threads, block, other, objective, side)
+        return state._replace(rows={**state.rows, side: rows}), sums
+    rest = rest_of(pool, n_threads, link, block, AlignedRows.of(other))
+    around, sums = solve_side(pool, n_threads, rest, other, objective, side)
+    rows = around + link.offsets
+    link = fit_link(pool, n_threads, link, rows)
+    penalty = penalty_of(link, rows, block.train.counts, objective.penalty(side))
+    state = ALSState({**state.rows, side: rows}, {**state.links, side: link})
+    return state, sums._replace(penalty=penalty)
 
 
 def solve_side(
@@ -73,18 +118,6 @@ def solve_side(
     return np.concatenate(solved), add_sums(sums)
 
 
-def share_rows(counts: Int64s, n_threads: int) -> tuple[int, list[tuple[int, int]]]:
-    """How many of the first rows are too long for one thread, and the ranges of the others.
-
-    Long rows are worked on from moments, to which each thread adds an equal share of their ratings;
-    the ranges are of about equal work. ``counts`` int64 [n_rows], ratings per row; positions go by
-    popularity, so the long rows are the first ones.
-    """
-    fair = counts.sum() / n_threads
-    n_hot = int(np.count_nonzero(counts > fair / 2)) if n_threads > 1 else 0
-    return n_hot, row_ranges(counts, n_threads, n_hot)
-
-
 def shared_moments(
     pool: ThreadPoolExecutor, n_threads: int, rows: Csr, fixed: AlignedRows, mean: float
 ) -> Float64s:
@@ -101,15 +134,3 @@ def shared_moments(
         range(n_threads),
     )
     return np.asarray(np.sum(list(parts), axis=0))
-
-
-def row_ranges(counts: Int64s, n_threads: int, first: int = 0) -> list[tuple[int, int]]:
-    """The rows from ``first`` on as some ranges of about equal work for each thread."""
-    n_parts = n_threads * _PARTS_PER_THREAD
-    # A row costs about as much as sixteen ratings even when it has only one.
-    work = np.cumsum(counts[first:] + 16)
-    if not len(work):
-        return []
-    ends = np.searchsorted(work, np.linspace(0, work[-1], n_parts + 1)[1:]) + 1
-    bounds = np.unique(np.concatenate([[0], np.minimum(ends, len(work))])) + first
-    return [(int(a), int(b)) for a, b in pairwise(bounds)]

@@ -10,30 +10,20 @@ from operator import add
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from mfspark.algorithms.als_threads import (
-    row_ranges,
-    share_rows,
-    shared_moments,
-    solve_side,
-)
+from mfspark.algorithms.als_threads import shared_moments, solve_side
 from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
 from mfspark.algorithms.encoding import EncodedFeatures, encode_features
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
-from mfspark.algorithms.link import (
-    Features,
-    Link,
-    draw_links,
-    given_features,
-    no_link,
-    offsets_of,
-    rated_features,
-)
+from mfspark.algorithms.link import Link, draw_links, no_link, offsets_of
 from mfspark.algorithms.posterior import StoredDraws, posterior_of, spread_of
 from mfspark.algorithms.running_mean import RunningMean
+from mfspark.algorithms.sharing import row_ranges, share_rows
+from mfspark.algorithms.sparse_features import Features, given_features, rated_features
 from mfspark.algorithms.start import start_keys
 from mfspark.algorithms.unrated import posterior_with_unrated, with_unrated
 from mfspark.columns import ITEM, USER, Side
@@ -178,14 +168,18 @@ class _Chain:
         self._pool, self._n_threads, self._blocks = pool, n_threads, blocks
         self._keys = {side: start_keys(ratings.ids[side], side, self._seed) for side in Side}
         self._features: dict[Side, tuple[Features, ...]] = dict.fromkeys(Side, ())
+        self._feature_keys: dict[Side, tuple[UInt64s, ...]] = dict.fromkeys(Side, ())
         # Those that are given are the first.
         self._given = {side: known for side, known in features.items() if known.names}
         for side, known in self._given.items():
-            self._features[side] = (given_features(known, side, self._seed),)
+            self._features[side] = (given_features(known),)
+            names = pa.array(known.names, pa.string())
+            self._feature_keys[side] = (start_keys(names, f"{side} features", self._seed),)
         if fit.settings.implicit_features:
-            train = {side: blocks[side].train for side in Side}
-            rated = rated_features(train, self._keys)
-            self._features = {side: (*self._features[side], rated[side]) for side in Side}
+            rated = rated_features({side: blocks[side].train for side in Side})
+            for side in Side:
+                self._features[side] += (rated[side],)
+                self._feature_keys[side] += (self._keys[side.other],)
         rows = {ITEM: ratings.start(ITEM, fit.settings.rank, self._seed)}
         for _ in range(WARM_UP):
             for side in Side:
@@ -246,10 +240,10 @@ class _Chain:
         """Numbers of their own for each use of a key in a sweep."""
         own, size = self._keys[side], self._settings.rank + 1
         links = []
-        for n, features in enumerate(self._features[side]):
+        for n, keys in enumerate(self._feature_keys[side]):
             use = (2 * n + 1) * _USES
             of_rows = _normal_rows(self._pool, own, sweep + use, size)
-            of_features = _normal_rows(self._pool, features.keys, sweep + use + _USES, size)
+            of_features = _normal_rows(self._pool, keys, sweep + use + _USES, size)
             links.append((of_rows, of_features))
         return Normals(_normal_rows(self._pool, own, sweep, size), tuple(links))
 

@@ -3,20 +3,21 @@
 One weight after the other is looked for on the scale of its logarithm: doubled or halved for as
 long as the error falls, then half a step to either side, and a parabola through the last three
 errors. The biases come first, as a model of their own, since without factors a fit costs next to
-nothing; then λ with these biases; then both λ_b together with that λ. The optimum depends on λ for
-users and λ for items by their product alone (a factor that is c times as large on one side and c
-times as small on the other predicts the same), so one of them is enough. Ratings are standardised,
-which makes the way short whatever their unit was.
+nothing; then λ with these biases; then κ of links, where rows have them; then both λ_b together
+with all that. The optimum depends on λ for users and λ for items by their product alone (a factor
+that is c times as large on one side and c times as small on the other predicts the same), so one of
+them is enough. Ratings are standardised, which makes the way short whatever their unit was.
 """
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from mfspark.algorithms.als_threads import solve_side
+from mfspark.algorithms.als_threads import run_half_step, start_als
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.start import start_keys
 from mfspark.columns import ITEM, USER, Side
@@ -36,6 +37,14 @@ _ENOUGH, _MOST_FOLDS = 6_000, 5
 _MOST_STEPS = 6
 
 
+class Weights(NamedTuple):
+    """Some weights of an objective: λ of the sides ``factors``, λ_b of the sides ``biases``, κ."""
+
+    factors: tuple[Side, ...] = ()
+    biases: tuple[Side, ...] = ()
+    link: bool = False
+
+
 @dataclass(frozen=True)
 class Chosen:
     """An objective with weights from the data, the RMSE that it has on held-out ratings, their
@@ -51,13 +60,14 @@ class Chosen:
 class PenaltySearch:
     """Chooses some weights of ``objective``, whose others stay as they are.
 
-    ``factors``: the sides whose λ is chosen; ``biases``: whether the λ_b are. ``scale``: what a
-    unit of the ratings is in the unit of the user's.
+    ``factors``: the sides whose λ is chosen; ``biases``: whether the λ_b are, ``link``: whether κ
+    is. ``scale``: what a unit of the ratings is in the unit of the user's.
     """
 
     objective: Objective
     factors: tuple[Side, ...]
     biases: bool
+    link: bool
     rank: int
     seed: int
     scale: float
@@ -71,16 +81,28 @@ class PenaltySearch:
             trials = _Trials(pool, n_threads, ratings, n_folds, self.seed)
             if trials.n_held_out < _TOO_FEW:
                 return Chosen(self.objective, math.nan, 0, 0)
-            found = self.objective
+            found = replace(self._first_guess(ratings), link_weight=None)
             if self.biases:
                 for sides in (tuple(Side), (ITEM,), (USER,)):
-                    found = trials.best(found, (), sides, rank=0)
+                    found = trials.best(found, Weights(biases=sides), rank=0)
             if self.factors:
-                found = trials.best(found, self.factors, (), self.rank)
+                found = trials.best(found, Weights(factors=self.factors), self.rank)
+            found = replace(found, link_weight=self.objective.link_weight)
+            if self.link:
+                found = trials.best(found, Weights(link=True), self.rank)
             if self.biases and self.rank:
-                found = trials.best(found, (), tuple(Side), self.rank)
+                found = trials.best(found, Weights(biases=tuple(Side)), self.rank)
             # The last search measured what it found, or a place beside it.
             return Chosen(found, self.scale * trials.error, trials.n_held_out, trials.n_fits)
+
+    def _first_guess(self, ratings: IndexedRatings) -> Objective:
+        """The objective with the weights to choose such that λ n^ν of a row with an average number
+        of ratings is what it would be with ν = ½: too great a weight would shrink all factors to
+        zero, and twice or half as much would do so, too."""
+        n_rows = math.sqrt(len(ratings.ids[USER]) * len(ratings.ids[ITEM]))
+        by = (len(ratings.rating) / n_rows) ** (0.5 - self.objective.users.exponent)
+        chosen = Weights(self.factors, tuple(Side) if self.biases else ())
+        return multiplied(self.objective, chosen, by)
 
 
 def tenths(ratings: IndexedRatings, seed: int) -> Int64s:
@@ -115,17 +137,14 @@ class _Trials:
         self.error = math.nan
         self.n_fits = 0
 
-    def best(
-        self, start: Objective, factors: tuple[Side, ...], biases: tuple[Side, ...], rank: int
-    ) -> Objective:
-        """``start`` with its λ of the sides ``factors`` and its λ_b of the sides ``biases``
-        multiplied by whatever fits best."""
+    def best(self, start: Objective, weights: Weights, rank: int) -> Objective:
+        """``start`` with some weights multiplied by whatever fits best."""
 
         def error(step: float) -> float:
-            return self._rmse(multiplied(start, factors, biases, 2**step), rank)
+            return self._rmse(multiplied(start, weights, 2**step), rank)
 
         step, self.error = lowest(error)
-        return multiplied(start, factors, biases, 2**step)
+        return multiplied(start, weights, 2**step)
 
     def _rmse(self, objective: Objective, rank: int) -> float:
         """On held-out ratings, after short fits to the others."""
@@ -136,28 +155,29 @@ class _Trials:
     def _squared_error(
         self, blocks: dict[Side, RatingBlock], objective: Objective, rank: int
     ) -> float:
-        items = self._ratings.start(ITEM, rank, self._seed)
         pool, n_threads = self._pool, self._n_threads
+        items = self._ratings.start(ITEM, rank, self._seed)
+        state = start_als(blocks, items, objective)
         for _ in range(_ITERATIONS if rank else _BIAS_ITERATIONS):
-            users, _ = solve_side(pool, n_threads, blocks[USER], items, objective, USER)
-            items, sums = solve_side(pool, n_threads, blocks[ITEM], users, objective, ITEM)
+            for side in Side:
+                state, sums = run_half_step(pool, n_threads, blocks[side], state, objective, side)
         return sums.validation_squared_error
 
 
-def multiplied(
-    objective: Objective, factors: tuple[Side, ...], biases: tuple[Side, ...], by: float
-) -> Objective:
-    """``objective`` with λ of the sides ``factors`` and λ_b of the sides ``biases`` times
-    ``by``."""
+def multiplied(objective: Objective, weights: Weights, by: float) -> Objective:
+    """``objective`` with some of its weights times ``by``."""
     penalties = {
         side: replace(
             old := objective.penalty(side),
-            factors=old.factors * (by if side in factors else 1),
-            bias=old.bias * (by if side in biases else 1),
+            factors=old.factors * (by if side in weights.factors else 1),
+            bias=old.bias * (by if side in weights.biases else 1),
         )
         for side in Side
     }
-    return replace(objective, users=penalties[USER], items=penalties[ITEM])
+    link_weight = objective.link_weight
+    if weights.link and link_weight is not None:
+        link_weight *= by
+    return replace(objective, users=penalties[USER], items=penalties[ITEM], link_weight=link_weight)
 
 
 def lowest(error: Callable[[float], float]) -> tuple[float, float]:

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.algorithms.fitted_link import FittedLink, fit_link, penalty_of, start_links
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.learning_rate import LearningRate
 from mfspark.algorithms.strata import draw_key, draw_sub_epochs, order_by_block, split_into_strata
 from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import Int64s
+from mfspark.kernels.arrays import AlignedRows, Float32s, Int64s
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.half_step import squared_error
 from mfspark.kernels.objective import Objective, PassSums
@@ -29,14 +30,19 @@ PATIENCE = 3
 
 
 class State(NamedTuple):
-    """Parameters of both sides."""
+    """Parameters of both sides, and the links of their rows, if there are any."""
 
     users: SGDSide
     items: SGDSide
+    links: dict[Side, FittedLink]
 
     def copy(self) -> "State":
         """Parameters that can be changed without changing these."""
-        return State(self.users.copy(), self.items.copy())
+        return self._replace(users=self.users.copy(), items=self.items.copy())
+
+    def rows(self) -> dict[Side, Float32s]:
+        """[factors, bias] of all users and of all items."""
+        return {USER: self.users.rows, ITEM: self.items.rows}
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,19 @@ class ThreadedSGD:
         block = ratings.block(USER)
         train = split_into_strata(block.train, len(order[ITEM]), n_blocks)
         strata = _Strata(train, block.validation, ratings.n_ratings)
-        state = State(*(self._start(ratings, side) for side in Side))
+        users, items = (self._start(ratings, side) for side in Side)
+        links = {}
+        if self.objective.link_weight is not None:
+            blocks = {USER: block, ITEM: ratings.block(ITEM)}
+            links = start_links(blocks, self.objective, settings.rank)
+        state = State(users, items, links)
         learning_rate = LearningRate(settings, null_error=float(block.train.n_entries))
         history = History(settings.max_iter, settings.tol, self.scale, patience=PATIENCE)
         with ThreadPoolExecutor(n_threads) as pool:
             for epoch in history.iterations():
                 rate = learning_rate.of(epoch)
                 reached, sums = self._run_epoch(
-                    pool, strata, state, epoch, rate, learning_rate.is_by_row
+                    pool, n_threads, strata, state, epoch, rate, learning_rate.is_by_row
                 )
                 if learning_rate.has_diverged(epoch, sums):
                     history.repeat_iteration()
@@ -91,10 +102,7 @@ class ThreadedSGD:
                 if history.end_iteration():
                     best = state
         # Back in the order of positions.
-        rows = {
-            side: reached.rows[np.argsort(order[side])]
-            for side, reached in zip(Side, best, strict=True)
-        }
+        rows = {side: found[np.argsort(order[side])] for side, found in best.rows().items()}
         return Found(rows, history)
 
     def _start(self, ratings: IndexedRatings, side: Side) -> SGDSide:
@@ -104,6 +112,7 @@ class ThreadedSGD:
     def _run_epoch(
         self,
         pool: ThreadPoolExecutor,
+        n_threads: int,
         strata: _Strata,
         before: State,
         epoch: int,
@@ -117,18 +126,38 @@ class ThreadedSGD:
         def visit_stratum(pair: tuple[int, int]) -> float:
             entries = strata.train[pair[0]][pair[1]]
             shuffle(entries, draw_key(seed, epoch, *pair))
-            return visit(entries, *state, self.objective, rate, is_by_row)
+            return visit(entries, state.users, state.items, self.objective, rate, is_by_row)
 
         error = 0.0
         for pairs in draw_sub_epochs(n_blocks, seed, epoch):
             error += sum(pool.map(visit_stratum, pairs))
-        users, items = state.users.rows, state.items.rows
-        missed = squared_error(strata.validation, users, state.items.at, self.objective.mean)
+        rows = state.rows()
+        missed = squared_error(strata.validation, rows[USER], state.items.at, self.objective.mean)
+        if state.links:
+            state = linked(pool, n_threads, state, rows)
         return state, PassSums(
             squared_error=error,
             n_ratings=sum(len(entries.rows) for row in strata.train for entries in row),
-            penalty=self.objective.users.total(strata.n_ratings[USER], users)
-            + self.objective.items.total(strata.n_ratings[ITEM], items),
+            penalty=sum(
+                penalty_of(
+                    state.links.get(side),
+                    rows[side],
+                    strata.n_ratings[side],
+                    self.objective.penalty(side),
+                )
+                for side in Side
+            ),
             validation_squared_error=missed,
             n_validation=strata.validation.n_entries,
         )
+
+
+def linked(
+    pool: ThreadPoolExecutor, n_threads: int, state: State, rows: dict[Side, Float32s]
+) -> State:
+    """The links of the ``rows`` that an epoch has reached; the next one draws rows to them."""
+    links = {
+        side: fit_link(pool, n_threads, link, rows[side]) for side, link in state.links.items()
+    }
+    users, items = (AlignedRows.of(links[side].offsets) for side in Side)
+    return State(state.users._replace(offsets=users), state.items._replace(offsets=items), links)

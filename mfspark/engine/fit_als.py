@@ -14,7 +14,7 @@ from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.pilot import with_weights
-from mfspark.engine.plan import Plan, plan_als
+from mfspark.engine.plan import Plan, plan_als, refuse_distributed_features
 from mfspark.engine.progress import Progress
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
@@ -36,10 +36,12 @@ def fit_als(
 
     Rows with ``is_validation`` true are not fitted; their error is measured inside each half-step
     and decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is
-    for progress; without one there is none. ``scale`` as in ``prepare``. Raises ``DataError`` for
-    ids or ratings that are null or not finite, ``DivergenceError`` when the objective leaves all
-    bounds, ``FitError`` when Spark gives up.
+    for progress; without one there is none. ``scale`` as in ``prepare``. Raises
+    ``ConfigError`` for a distributed fit with features, ``DataError`` for ids or ratings that are
+    null or not finite, ``DivergenceError`` when the objective leaves all bounds, ``FitError`` when
+    Spark gives up.
     """
+    refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession) as workspace:
         training = prepare(ratings, settings.rank, objective_of(settings), known or {}, scale)
         plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))

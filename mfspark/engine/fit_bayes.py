@@ -21,11 +21,10 @@ from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.mean_cells import MeanCells
 from mfspark.engine.one_task import fit_in_one_task
-from mfspark.engine.plan import Plan, plan_bayes
+from mfspark.engine.plan import Plan, plan_bayes, refuse_distributed_features
 from mfspark.engine.progress import Progress
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
-from mfspark.errors import ConfigError
 from mfspark.kernels.objective import PassSums
 from mfspark.settings import ALSSettings, BayesianSettings
 
@@ -47,12 +46,7 @@ def fit_bayes(
     or ratings that are null or not finite, ``FitError`` when Spark gives up.
     """
     has_features = settings.implicit_features or bool(features)
-    if settings.execution == "distributed" and has_features:
-        raise ConfigError(
-            "execution = 'distributed' is there for BayesianMF without features alone, whose "
-            "coefficients are drawn in one task; set implicitFeatures to False and give no "
-            "features, or set execution to 'auto' or 'one_task'"
-        )
+    refuse_distributed_features(settings.execution, has_features)
     # Of the iterations of ALS before the first draw.
     objective = objective_of(ALSSettings())
     with Workspace(ratings.sparkSession) as workspace:

@@ -12,7 +12,7 @@ from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.pilot import with_weights
-from mfspark.engine.plan import Plan, plan_sgd
+from mfspark.engine.plan import Plan, plan_sgd, refuse_distributed_features
 from mfspark.engine.progress import Progress
 from mfspark.engine.sgd_epoch import Descent, factor_cells_of, run_epoch, start_parameters
 from mfspark.engine.training import Fit, Training, objective_of, prepare
@@ -30,9 +30,10 @@ def fit_sgd(
 
     Rows with ``is_validation`` true are not fitted; their error is measured after each epoch and
     decides when to stop. ``known``: id, bias and factors to start from, by side. Raises
-    ``DataError`` for ids or ratings that are null or not finite, ``DivergenceError`` when no rate
-    helps, ``FitError`` when Spark gives up.
+    ``ConfigError`` for a distributed fit with features, ``DataError`` for ids or ratings that are
+    null or not finite, ``DivergenceError`` when no rate helps, ``FitError`` when Spark gives up.
     """
+    refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession) as workspace:
         training = prepare(ratings, settings.rank, objective_of(settings), known or {})
         plan = plan_sgd(training.workload(settings.rank), settings, machine_of(workspace.spark))

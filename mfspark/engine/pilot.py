@@ -7,6 +7,7 @@ from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegralType
 
 from mfspark.algorithms.indexed_ratings import index_ratings
@@ -23,7 +24,11 @@ logger = logging.getLogger("mfspark")
 # costs less than .2 % of the RMSE.
 _SAMPLE = 120_000
 _BUCKETS = 10_000
-_WEIGHTS = ("user_factors", "user_bias", "item_factors", "item_bias")
+_WEIGHTS = ("user_factors", "user_bias", "item_factors", "item_bias", "link_weight")
+_CHOSEN = pa.schema(
+    [(name, pa.float64()) for name in (*_WEIGHTS, "rmse")]
+    + [(name, pa.int64()) for name in ("n_held_out", "n_fits")]
+)
 
 
 def with_weights(training: Training, settings: PenalisedSettings, n_threads: int) -> Training:
@@ -32,11 +37,17 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
     Cost: a pass over the ratings and some 25 short fits of at most some 120,000 of them, all those
     of a part of the users, so that each keeps what tells of them.
     """
-    factors, biases = auto_weights(settings)
-    if not (factors or biases):
+    left = auto_weights(settings)
+    if not any(left):
         return training
     search = PenaltySearch(
-        training.objective, factors, biases, settings.rank, settings.seed, training.scale
+        objective=training.objective,
+        factors=left.factors,
+        biases=left.biases,
+        link=left.link,
+        rank=settings.rank,
+        seed=settings.seed,
+        scale=training.scale,
     )
     fitted = training.fitted.select(*Side, RATING)
     share = _SAMPLE / training.summary.n_ratings
@@ -47,13 +58,12 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
             user = user.cast("long")
         bucket = F.pmod(F.xxhash64(user), F.lit(_BUCKETS))
         fitted = fitted.where(bucket < F.lit(max(1, round(share * _BUCKETS))))
-    schema = ", ".join(f"{name} double" for name in _WEIGHTS)
     rows = (
         fitted.mapInArrow(pack_ratings_whole, "cell binary")
         .repartition(1)
         .mapInArrow(
             partial(choose_weights, search=search, n_threads=n_threads),
-            f"{schema}, rmse double, n_held_out long, n_fits long",
+            from_arrow_schema(_CHOSEN),
         )
         # first() would plan without statistics, and take half a second longer.
         .collect()
@@ -66,11 +76,13 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
         training.objective,
         users=replace(training.objective.users, factors=row["user_factors"], bias=row["user_bias"]),
         items=replace(training.objective.items, factors=row["item_factors"], bias=row["item_bias"]),
+        link_weight=row["link_weight"],
     )
     logger.info(
-        "penalties from the data: λ %.3g (users) and %.3g (items), λ_b %.3g and %.3g; RMSE %.4f on "
-        "%d ratings held out of a sample, %d short fits",
-        row["user_factors"], row["item_factors"], row["user_bias"], row["item_bias"], row["rmse"],
+        "penalties from the data: λ %.3g (users) and %.3g (items), λ_b %.3g and %.3g%s; "
+        "RMSE %.4f on %d ratings held out of a sample, %d short fits",
+        row["user_factors"], row["item_factors"], row["user_bias"], row["item_bias"],
+        "" if row["link_weight"] is None else f", κ {row['link_weight']:.3g}", row["rmse"],
         row["n_held_out"], row["n_fits"],
     )  # fmt: skip
     return replace(training, objective=objective)
@@ -86,7 +98,7 @@ def choose_weights(
     ratings = index_ratings(pa.concat_tables(cells).unify_dictionaries())
     chosen = search.choose(ratings, n_threads)
     users, items = chosen.objective.users, chosen.objective.items
-    row = [users.factors, users.bias, items.factors, items.bias]
-    names = [*_WEIGHTS, "rmse", "n_held_out", "n_fits"]
-    columns = [[value] for value in (*row, chosen.rmse, chosen.n_held_out, chosen.n_fits)]
-    yield pa.RecordBatch.from_pydict(dict(zip(names, columns, strict=True)))
+    weights = [users.factors, users.bias, items.factors, items.bias, chosen.objective.link_weight]
+    found = [*weights, chosen.rmse, chosen.n_held_out, chosen.n_fits]
+    columns = [pa.array([value], field.type) for value, field in zip(found, _CHOSEN, strict=True)]
+    yield pa.RecordBatch.from_arrays(columns, schema=_CHOSEN)

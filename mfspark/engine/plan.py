@@ -14,6 +14,7 @@ from typing import Literal
 from mfspark.algorithms.running_mean import DRAWS_AT_A_TIME, KEPT
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK
+from mfspark.errors import ConfigError
 from mfspark.settings import ALSSettings, BayesianSettings, ExchangeName, Execution, SGDSettings
 
 logger = logging.getLogger("mfspark")
@@ -133,6 +134,16 @@ class Plan:
             logger.warning("%s", warning)
 
 
+def refuse_distributed_features(execution: Execution, has_features: bool) -> None:
+    """``ConfigError`` for a fit that should be distributed and learn from features."""
+    if execution == "distributed" and has_features:
+        raise ConfigError(
+            "execution = 'distributed' is there for fits without features alone, whose "
+            "coefficients are learnt in one task; set implicitFeatures to False and give no "
+            "features, or set execution to 'auto' or 'one_task'"
+        )
+
+
 def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
     """Choose how to fit ``workload`` by ALS; what ``settings`` fixes is taken as it is."""
     exchange = {side: _choose_exchange(workload, settings, side) for side in Side}
@@ -148,9 +159,10 @@ def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Pla
         * (workload.n_rows(side.other) if exchange[side] == "broadcast" else needed[side])
         for side in Side
     }
-    in_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=2)
+    is_linked = settings.implicit_features
+    in_one_task = is_linked or is_for_one_task(workload, settings.execution, machine, n_stages=2)
     if in_one_task:
-        task_bytes = one_task_bytes(workload)
+        task_bytes = one_task_bytes(workload, is_linked)
         seconds = _compute_seconds(workload) / machine.task_cores
     else:
         task_bytes = max(
@@ -180,11 +192,14 @@ def plan_sgd(workload: Workload, settings: SGDSettings, machine: Machine) -> Pla
     parameters are sent in each, and kept together.
     """
     n_blocks = settings.num_blocks or machine.cores
-    in_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=n_blocks)
+    is_linked = settings.implicit_features
+    in_one_task = is_linked or is_for_one_task(
+        workload, settings.execution, machine, n_stages=n_blocks
+    )
     # Factors, bias, AdaGrad's two sums and the number of ratings.
     sent = 4 * (workload.rank + 4) * (workload.n_users + workload.n_items)
     if in_one_task:
-        task_bytes = one_task_bytes(workload)
+        task_bytes = one_task_bytes(workload, is_linked)
         seconds = _compute_seconds(workload) / machine.task_cores
     else:
         in_block = math.ceil(workload.n_ratings / n_blocks)
@@ -225,10 +240,7 @@ def plan_bayes(
     # Stored draws as they are and as a table, the mean of twice the rank and the next one, and
     # draws that wait to join it.
     n_copies = 2 * settings.keep_draws + 2 * KEPT + DRAWS_AT_A_TIME
-    task_bytes = one_task_bytes(workload)
-    if settings.implicit_features:
-        n_copies += _LINK_ROWS
-        task_bytes += _BYTES_PER_RATED_FEATURE * workload.n_ratings
+    task_bytes = one_task_bytes(workload, settings.implicit_features)
     task_bytes += n_copies * workload.row_bytes * n_rows
     is_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=2)
     is_too_big = settings.execution == "auto" and task_bytes > machine.task_bytes
@@ -303,10 +315,15 @@ def _choose_exchange(workload: Workload, settings: ALSSettings, side: Side) -> E
     return "broadcast" if fixed_bytes <= BROADCAST_LIMIT else "routed"
 
 
-def one_task_bytes(workload: Workload) -> int:
-    """Peak memory of the Python worker that fits everything in one task."""
+def one_task_bytes(workload: Workload, is_linked: bool = False) -> int:
+    """Peak memory of the Python worker that fits everything in one task; ``is_linked``: with
+    implicit features."""
     ratings = _BYTES_PER_ONE_TASK_RATING * workload.n_ratings
-    return _WORKER_BYTES + ratings + one_task_factor_bytes(workload)
+    links = 0
+    if is_linked:
+        links = _BYTES_PER_RATED_FEATURE * workload.n_ratings
+        links += _LINK_ROWS * workload.row_bytes * (workload.n_users + workload.n_items)
+    return _WORKER_BYTES + ratings + links + one_task_factor_bytes(workload)
 
 
 def one_task_factor_bytes(workload: Workload) -> int:
@@ -375,7 +392,7 @@ def _warnings(
 ) -> list[str]:
     """What may go wrong, a sentence each with what to do about it."""
     remedy = (
-        "set execution to distributed"
+        "set execution to distributed, without features if there are any"
         if in_one_task
         else "raise spark.executor.memoryOverhead or the numbers of blocks"
     )

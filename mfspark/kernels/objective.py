@@ -38,12 +38,17 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Objective:
-    """μ (which ratings still contain), whether biases are learnt, and the penalty of each side."""
+    """μ (which ratings still contain), whether biases are learnt, and the penalty of each side.
+
+    ``link_weight`` is κ, of fits in which rows are linked to their features (see
+    :mod:`mfspark.algorithms.fitted_link`); None in others.
+    """
 
     mean: float
     fit_biases: bool
     users: Penalty
     items: Penalty
+    link_weight: float | None = None
 
     def penalty(self, side: Side) -> Penalty:
         """The penalty of the users or of the items."""

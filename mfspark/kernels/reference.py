@@ -57,6 +57,12 @@ def visit(
 ) -> Visited:
     """Visit every entry once; see :func:`mfspark.kernels.sgd.visit`. The sides stay unchanged."""
     sides = [side.rows.astype(np.float64) for side in (users, items)]
+    offsets = [
+        np.zeros_like(rows)
+        if side.offsets is None
+        else np.column_stack([side.offsets.factors[:, : side.at.rank], side.offsets.bias])
+        for side, rows in zip((users, items), sides, strict=True)
+    ]
     squares = [side.squares.astype(np.float64) for side in (users, items)]
     rank = users.at.rank
     total = 0.0
@@ -68,8 +74,9 @@ def visit(
         penalties = objective.users, objective.items
         for n, (place, side) in enumerate(((user, users), (item, items))):
             penalty, weight = penalties[n], float(side.weights[place])
-            slope = error * old[1 - n][:rank] - penalty.factors * weight * old[n][:rank]
-            bias_slope = error - penalty.bias * weight * old[n][rank]
+            away = old[n] - offsets[n][place]
+            slope = error * old[1 - n][:rank] - penalty.factors * weight * away[:rank]
+            bias_slope = error - penalty.bias * weight * away[rank]
             rates = rate / np.sqrt(squares[n][place]) if by_row else np.full(2, rate)
             squares[n][place] += [slope @ slope / max(rank, 1), bias_slope**2]
             sides[n][place, :rank] += rates[0] * slope

@@ -10,6 +10,9 @@ w_u = n_u^(ν−1). Over the n_u ratings of a user that is the penalty n_u^ν (�
 :mod:`mfspark.kernels.half_step`, so both minimise the same objective; with ν = 1 it is the usual
 update by a constant λ.
 
+Where rows have offsets (see :mod:`mfspark.algorithms.fitted_link`), they are drawn to these:
+p_u − o_u and b_u − o_b stand in place of p_u and b_u where λ and λ_b are, and the like for items.
+
 The rate γ is the same for all rows, or each row has its own, γ/√G, where G begins at 1 and adds up
 the mean square of the row's gradients (AdaGrad by rows: Chin, Zhuang, Juan, Lin 2015, section 3).
 """
@@ -63,12 +66,13 @@ class SGDSide(NamedTuple):
     """Parameters of some users or items, changed in place.
 
     ``at`` holds factors and biases. ``weights`` float32 [n] is n^(ν−1). ``squares`` float32 [n, 2]
-    is G of the factors and of the bias.
+    is G of the factors and of the bias. ``offsets``: what rows are drawn to; None stands for zero.
     """
 
     at: AlignedRows
     weights: Float32s
     squares: Float32s
+    offsets: AlignedRows | None = None
 
     @classmethod
     def start(cls, rows: Float32s, counts: Int64s, exponent: float) -> "SGDSide":
@@ -79,7 +83,7 @@ class SGDSide(NamedTuple):
 
     def copy(self) -> "SGDSide":
         """Parameters that can be changed without changing these."""
-        return SGDSide(self.at.copy(), self.weights, self.squares.copy())
+        return self._replace(at=self.at.copy(), squares=self.squares.copy())
 
     @property
     def rows(self) -> Float32s:
@@ -92,6 +96,9 @@ class SGDSide(NamedTuple):
         assert self.weights.shape == (self.at.n_rows,)
         assert self.squares.shape == (self.at.n_rows, 2)
         assert self.weights.dtype == self.squares.dtype == np.float32
+        if self.offsets is not None:
+            self.offsets.check()
+            assert self.offsets.factors.shape == self.at.factors.shape
 
 
 def visit(
@@ -110,6 +117,9 @@ def visit(
     users.check()
     items.check()
     assert users.at.rank == items.at.rank
+    assert (users.offsets is None) == (items.offsets is None)
+    # Arrays that are not read where there are no offsets.
+    user_offsets, item_offsets = users.offsets or users.at, items.offsets or items.at
     # Of a rate that is too high NumPy warns where the kernel is not compiled.
     with np.errstate(over="ignore", invalid="ignore"):
         return float(
@@ -132,6 +142,11 @@ def visit(
                 users.at.rank,
                 objective.fit_biases,
                 by_row,
+                users.offsets is not None,
+                user_offsets.factors,
+                user_offsets.bias,
+                item_offsets.factors,
+                item_offsets.bias,
             )
         )
 
@@ -140,7 +155,7 @@ def visit(
 def _visit(  # type: ignore[no-untyped-def]
     rows, columns, values, p, user_bias, user_weights, user_squares, q, item_bias, item_weights,
     item_squares, mean, user_reg, user_bias_reg, item_reg, item_bias_reg, rate, rank, fit_biases,
-    by_row,
+    by_row, is_linked, p_offsets, user_bias_offsets, q_offsets, item_bias_offsets,
 ):  # fmt: skip
     """The updates of the module's docstring, one entry after another."""
     width, last = p.shape[1], len(rows) - 1
@@ -170,14 +185,29 @@ def _visit(  # type: ignore[no-untyped-def]
             item_squares[i, 0] += inverse_rank * (
                 squared * pp - shrink_item * mixed + shrink_item * shrink_item * qq
             )
+            if is_linked:
+                user_squares[u, 0] += inverse_rank * _with_offset(
+                    shrink_user, e, p_offsets, u, p, q, i
+                )
+                item_squares[i, 0] += inverse_rank * _with_offset(
+                    shrink_item, e, q_offsets, i, q, p, u
+                )
         step(
             p, u, q, i,
             one - user_rate * shrink_user, user_rate * e,
             one - item_rate * shrink_item, item_rate * e,
         )  # fmt: skip
+        if is_linked:
+            for f in range(width):
+                p[u, f] += user_rate * shrink_user * p_offsets[u, f]
+                q[i, f] += item_rate * shrink_item * q_offsets[i, f]
         if fit_biases:
-            user_slope = e - user_bias_reg * user_weights[u] * user_bias[u]
-            item_slope = e - item_bias_reg * item_weights[i] * item_bias[i]
+            user_distance, item_distance = user_bias[u], item_bias[i]
+            if is_linked:
+                user_distance -= user_bias_offsets[u]
+                item_distance -= item_bias_offsets[i]
+            user_slope = e - user_bias_reg * user_weights[u] * user_distance
+            item_slope = e - item_bias_reg * item_weights[i] * item_distance
             if by_row:
                 user_bias_rate = rate / np.sqrt(user_squares[u, 1])
                 item_bias_rate = rate / np.sqrt(item_squares[i, 1])
@@ -186,6 +216,15 @@ def _visit(  # type: ignore[no-untyped-def]
             user_bias[u] += user_bias_rate * user_slope
             item_bias[i] += item_bias_rate * item_slope
     return total
+
+
+@jit
+def _with_offset(shrink, e, offsets, at, own, other, other_at):  # type: ignore[no-untyped-def]
+    """What an offset o adds to |e q − s (p − o)|²: 2 s e o·q − 2 s² o·p + s² o·o."""
+    of_other = dot(offsets, at, other, other_at)
+    of_own, of_itself = dot(offsets, at, own, at), dot(offsets, at, offsets, at)
+    two = np.float32(2)
+    return two * shrink * e * of_other + shrink * shrink * (of_itself - two * of_own)
 
 
 def shuffle(entries: Entries, key: int) -> None:

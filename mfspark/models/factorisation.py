@@ -148,6 +148,7 @@ def _penalties(objective: Objective) -> PenaltyFacts:
         items=objective.items.factors,
         user_bias=objective.users.bias,
         item_bias=objective.items.bias,
+        link=objective.link_weight,
     )
 
 

@@ -53,12 +53,14 @@ class FeatureFacts(BaseModel):
 
 
 class PenaltyFacts(BaseModel):
-    """Weights of the penalties that were in force, given or chosen: λ and λ_b."""
+    """Weights of the penalties that were in force, given or chosen: λ and λ_b, and κ of implicit
+    features."""
 
     users: float
     items: float
     user_bias: float
     item_bias: float
+    link: float | None = None
 
 
 class ModelMetadata(BaseModel):

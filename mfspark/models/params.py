@@ -80,6 +80,7 @@ class PenalisedArguments(FactorisationArguments, total=False):
     biasRegParam: float | Literal["auto"]
     regExponent: float
     fitBiases: bool
+    implicitFeatures: bool
 
 
 class BayesianMFArguments(FactorisationArguments, total=False):
@@ -258,6 +259,7 @@ class PenalisedParams(FactorisationParams):
     biasRegParam: Param[float] = _param("bias_reg_param", PenalisedSettings)
     regExponent: Param[float] = _param("reg_exponent", PenalisedSettings)
     fitBiases: Param[bool] = _param("fit_biases", PenalisedSettings)
+    implicitFeatures: Param[bool] = _param("implicit_features", PenalisedSettings)
 
 
 class BayesianMFParams(FactorisationParams):

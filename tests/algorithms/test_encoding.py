@@ -13,8 +13,8 @@ from mfspark.algorithms.encoding import encode_features
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.history import Posterior, Spread
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
-from mfspark.algorithms.link import given_features
 from mfspark.algorithms.running_mean import RunningMean
+from mfspark.algorithms.sparse_features import given_features
 from mfspark.algorithms.unrated import posterior_with_unrated, with_unrated
 from mfspark.columns import ITEM, USER
 from mfspark.kernels.objective import Objective, Penalty
@@ -92,10 +92,9 @@ def test_features_that_say_nothing_leave_none():
 
 def test_one_matrix_by_row_and_by_feature():
     found, _ = encoded(ITEMS)
-    features = given_features(found, ITEM, seed=3)
+    features = given_features(found)
     by_feature = dense(features.by_feature, features.by_row.n_rows)
     np.testing.assert_array_equal(dense(features.by_row, len(found.names)), by_feature.T)
-    assert len(set(features.keys.tolist())) == len(found.names)
 
 
 def test_unrated_rows_by_hand(rng):

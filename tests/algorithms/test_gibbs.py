@@ -70,7 +70,7 @@ def csr_of(matrix):
     return build_block(rows, columns, values, np.zeros(len(rows), bool), *matrix.shape).train
 
 
-FEATURES = {USER: (Features(csr_of(F), csr_of(F.T), np.zeros(2, np.uint64)),), ITEM: ()}
+FEATURES = {USER: (Features(csr_of(F), csr_of(F.T)),), ITEM: ()}
 
 
 def blocks_of(ratings):
@@ -154,7 +154,7 @@ def from_chains(rng, noise_scale=1.0, link_scale=1.0):
 
     def sweep(pool, ratings, state):
         of_links = tuple(
-            (numbers(N_USERS, link_scale), numbers(len(known.keys), link_scale))
+            (numbers(N_USERS, link_scale), numbers(known.by_feature.n_rows, link_scale))
             for known in FEATURES[USER]
         )
         normals = {

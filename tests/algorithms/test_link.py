@@ -6,17 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mfspark.algorithms import link
+from mfspark.algorithms import sparse_features
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
-from mfspark.algorithms.link import (
-    Features,
-    draw_link,
-    draw_links,
-    no_link,
-    offsets_of,
-    rated_features,
-)
+from mfspark.algorithms.link import draw_link, draw_links, no_link, offsets_of
+from mfspark.algorithms.sparse_features import Features, rated_features
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER
 from mfspark.kernels.csr import build_block
 from mfspark.kernels.draw import Prior
@@ -53,11 +47,11 @@ def test_sums_of_features(rng, width):
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_draw_has_the_mean_and_covariance_of_ridge_regression(rng, monkeypatch, n_threads):
     """vec β | x ~ N(M⁻¹ vec(Fᵀ (x − m) Λ), M⁻¹) with M = Fᵀ F ⊗ Λ + I ⊗ Λ_β."""
-    monkeypatch.setattr(link, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(sparse_features, "TOLERANCE", 1e-6)
     n, n_features, size = 30, 4, 3
     matrix = np.where(rng.random((n, n_features)) < 0.5, rng.normal(size=(n, n_features)), 0)
     matrix = matrix.astype(np.float32)
-    features = Features(csr_of(matrix), csr_of(matrix.T), np.zeros(n_features, np.uint64))
+    features = Features(csr_of(matrix), csr_of(matrix.T))
     prior = Prior(rng.normal(size=size), precision_of(rng, size))
     rows = rng.normal(size=(n, size)).astype(np.float32)
     before = no_link(features, precision_of(rng, size))
@@ -87,10 +81,7 @@ def test_a_draw_has_the_mean_and_covariance_of_ridge_regression(rng, monkeypatch
 def test_each_link_is_drawn_from_what_the_others_leave(rng):
     n, size = 20, 3
     matrices = [rng.normal(size=(n, k)).astype(np.float32) for k in (2, 4)]
-    features = tuple(
-        Features(csr_of(each), csr_of(each.T), np.zeros(each.shape[1], np.uint64))
-        for each in matrices
-    )
+    features = tuple(Features(csr_of(each), csr_of(each.T)) for each in matrices)
     prior = Prior(rng.normal(size=size), precision_of(rng, size))
     rows = rng.normal(size=(n, size)).astype(np.float32)
     normals = tuple(
@@ -123,8 +114,7 @@ def test_who_rated_what_is_a_feature_of_both_sides():
         USER: build_block(users, items, values, is_validation, 4, 3).train,
         ITEM: build_block(items, users, values, is_validation, 3, 4).train,
     }
-    keys = {USER: np.arange(4, dtype=np.uint64), ITEM: np.arange(3, dtype=np.uint64)}
-    features = rated_features(train, keys)
+    features = rated_features(train)
     half = 1 / np.sqrt(2)
     of_users = np.array([[half, 0, half], [0, 0, 1], [0, 0, 0], [0, 0, 0]])
     of_items = np.array([[1, 0, 0, 0], [0, 0, 0, 0], [half, half, 0, 0]])
@@ -134,7 +124,6 @@ def test_who_rated_what_is_a_feature_of_both_sides():
         np.testing.assert_allclose(feature_sums(found.by_row, unit), expected)
         unit = np.eye(expected.shape[0], dtype=np.float32)
         np.testing.assert_allclose(feature_sums(found.by_feature, unit), expected.T)
-        np.testing.assert_array_equal(found.keys, keys[side.other])
 
 
 def planted(seed, of_choice):

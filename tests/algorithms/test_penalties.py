@@ -10,7 +10,7 @@ import pytest
 
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
-from mfspark.algorithms.penalties import PenaltySearch, lowest, multiplied, tenths
+from mfspark.algorithms.penalties import PenaltySearch, Weights, lowest, multiplied, tenths
 from mfspark.columns import ITEM, RATING, USER, Side
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings
@@ -64,8 +64,8 @@ def error_on_test(ratings, test, minimised, rank=RANK):
 
 def search(**changed):
     given = {
-        "objective": objective(1.0, 1.0), "factors": tuple(Side), "biases": True, "rank": RANK,
-        "seed": 0, "scale": 1.0,
+        "objective": objective(1.0, 1.0), "factors": tuple(Side), "biases": True, "link": False,
+        "rank": RANK, "seed": 0, "scale": 1.0,
     }  # fmt: skip
     return PenaltySearch(**given | changed)
 
@@ -89,6 +89,20 @@ def test_as_good_as_a_grid_and_as_biases_alone(kind):
     assert found < 1.002 * error_on_test(ratings, test, of_biases, rank=0)
     assert 0.35 * len(ratings.rating) < chosen.n_held_out < 0.6 * len(ratings.rating)
     assert 10 < chosen.n_fits < 60
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_another_exponent_is_no_obstacle(exponent):
+    """Of ν = 1 a λ of 1 is so much that no factor survives it, and neither at twice or half."""
+    ratings, test = planted("usual")
+    given = objective(1.0, 1.0, exponent)
+    found = error_on_test(ratings, test, search(objective=given).choose(ratings, 2).objective)
+    best = min(
+        error_on_test(ratings, test, objective(factors, bias, exponent))
+        for factors in 20.0 ** (0.5 - exponent) * np.array([0.25, 0.5, 1, 2])
+        for bias in 20.0 ** (0.5 - exponent) * np.array([0.25, 1])
+    )
+    assert found < 1.005 * best
 
 
 def test_what_is_given_stays():
@@ -152,6 +166,10 @@ def test_a_search_ends_where_nothing_ends_it():
 
 
 def test_only_named_weights_are_multiplied():
-    found = multiplied(objective(2.0, 3.0), (USER,), (ITEM,), 10.0)
+    found = multiplied(objective(2.0, 3.0), Weights((USER,), (ITEM,)), 10.0)
     assert (found.users.factors, found.users.bias) == (20, 3)
     assert (found.items.factors, found.items.bias) == (2, 30)
+    assert found.link_weight is None
+    linked = replace(objective(2.0, 3.0), link_weight=5.0)
+    assert multiplied(linked, Weights(link=True), 4.0) == replace(linked, link_weight=20.0)
+    assert multiplied(objective(2.0, 3.0), Weights(link=True), 4.0) == objective(2.0, 3.0)

@@ -92,7 +92,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     config = Config.model_validate(
         {"data": {"path": "x"}, "compare": {"models": ["als", "surprise"]}}
     )
-    with pytest.raises(ConfigError, match=r"compare\.models\[1\] names 'surprise'.*scikit-surprise"):
+    with pytest.raises(ConfigError, match=r"models\[1\] names 'surprise'.*scikit-surprise"):
         contenders(config)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfspark.kernels import reference
+from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.kernels.sgd import Entries, SGDSide, shuffle, visit
 
@@ -18,10 +19,12 @@ def random_entries(rng, n, n_users, n_items) -> Entries:
     )
 
 
-def random_sides(rng, entries, n_users, n_items, rank, exponent=0.5):
+def random_sides(rng, entries, n_users, n_items, rank, exponent=0.5, is_linked=False):
     def side(n, places):
         rows = rng.normal(0, 0.5, (n, rank + 1)).astype(np.float32)
-        return SGDSide.start(rows, np.bincount(places, minlength=n), exponent)
+        made = SGDSide.start(rows, np.bincount(places, minlength=n), exponent)
+        offsets = rng.normal(0, 0.5, (n, rank + 1)).astype(np.float32)
+        return made._replace(offsets=AlignedRows.of(offsets)) if is_linked else made
 
     return side(n_users, entries.rows), side(n_items, entries.columns)
 
@@ -34,17 +37,24 @@ def random_sides(rng, entries, n_users, n_items, rank, exponent=0.5):
     exponent=st.sampled_from([0.0, 0.5, 1.0]),
     fit_biases=st.booleans(),
     by_row=st.booleans(),
+    is_linked=st.booleans(),
 )
-def test_visit_agrees_with_the_readable_twin(seed, n, rank, exponent, fit_biases, by_row):
+def test_visit_agrees_with_the_readable_twin(
+    seed, n, rank, exponent, fit_biases, by_row, is_linked
+):
     rng = np.random.default_rng(seed)
     entries = random_entries(rng, n, 7, 5)
-    users, items = random_sides(rng, entries, 7, 5, rank, exponent)
+    users, items = random_sides(rng, entries, 7, 5, rank, exponent, is_linked)
     objective = Objective(3.2, fit_biases, Penalty(0.4, 0.1, exponent), Penalty(0.3, 0.2, exponent))
     expected = reference.visit(entries, users, items, objective, 0.03, by_row)
     error = visit(entries, users, items, objective, 0.03, by_row)
     assert error == pytest.approx(expected.error, rel=1e-4, abs=1e-6)
     np.testing.assert_allclose(users.rows, expected.users, atol=1e-4)
     np.testing.assert_allclose(items.rows, expected.items, atol=1e-4)
+    # The squares that later visits are slower for are those of the twin, too.
+    again = reference.visit(entries, users, items, objective, 0.03, by_row)
+    visit(entries, users, items, objective, 0.03, by_row)
+    np.testing.assert_allclose(users.rows, again.users, atol=1e-4)
 
 
 def test_one_step_goes_down_the_slope_of_the_objective(rng):
@@ -81,6 +91,17 @@ def test_one_step_goes_down_the_slope_of_the_objective(rng):
     for side, slope in zip((users, items), slopes, strict=True):
         start = before[0] if side is users else before[1]
         np.testing.assert_allclose((side.rows - start) / rate, -slope / 2, rtol=0.02, atol=0.02)
+
+
+def test_offsets_are_those_of_both_sides_or_of_none(rng):
+    entries = random_entries(rng, 5, 6, 5)
+    users, items = random_sides(rng, entries, 6, 5, 3, is_linked=True)
+    penalty = Penalty(0.5, 0.2, 0.5)
+    with pytest.raises(AssertionError):
+        visit(
+            entries, users, items._replace(offsets=None), Objective(0.0, True, penalty, penalty),
+            0.1, True,
+        )  # fmt: skip
 
 
 @settings(deadline=None)

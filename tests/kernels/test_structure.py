@@ -91,7 +91,8 @@ LEAVES = {
     "kernels.warm",
     # Parts of the solver of a row, and of other kernels that are named by their formula.
     "kernels.moments", "kernels.ridge", "kernels.products", "kernels.rotation",
-    "algorithms.start", "engine.start_cells", "engine.cells", "engine.factor_cells",
+    "algorithms.start", "algorithms.sharing",
+    "engine.start_cells", "engine.cells", "engine.factor_cells",
     "engine.compiling", "engine.machine", "engine.plan", "engine.progress", "engine.workspace",
     # What comes before and after: Params, the model and how it predicts.
     "models.params", "models.factor_model", "models.factor_storage", "models.metadata",
@@ -147,16 +148,23 @@ IN_ONE_TASK = {("engine.one_task", "fit_in_one_task"), ("algorithms.als_threads"
 ON_BLOCKS = {("engine.fit_als", "_als_on_blocks")}
 # Ends before the fit begins, and is a fit of its own.
 PILOT = {("engine.pilot", "with_weights")}
+# What implicit features add to a pass; without them none of it is called.
+LINK = {
+    ("algorithms.fitted_link", name)
+    for name in ("FittedLink", "start_links", "rest_of", "fit_link", "penalty_of")
+}
 
 
 @pytest.mark.parametrize(
     ("start", "most", "other"),
     [
-        (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT),
+        (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT | LINK),
         (("models.biased_als", "BiasedALS"), 12, IN_ONE_TASK | PILOT),
-        (("engine.pilot", "with_weights"), 9, set()),
+        (("engine.pilot", "with_weights"), 9, LINK),
+        (("algorithms.fitted_link", "fit_link"), 3, set()),
+        (("algorithms.fitted_link", "start_links"), 3, set()),
     ],
-    ids=["one task", "distributed", "pilot"],
+    ids=["one task", "distributed", "pilot", "link", "its start"],
 )
 def test_a_fit_leads_down_a_few_files(start, most, other):
     """``other``: where other ways of fitting begin."""

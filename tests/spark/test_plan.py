@@ -64,6 +64,16 @@ def test_a_chain_is_distributed_when_it_must_be_and_may_be():
     assert chain.task_bytes >= als.task_bytes
 
 
+def test_implicit_features_are_for_one_task():
+    big = Workload(10**9, 5_000_000, 100_000, 64)
+    for plan_of, kind in ((plan_als, ALSSettings), (plan_sgd, SGDSettings)):
+        plan = plan_of(big, kind(implicit_features=True), CLUSTER)
+        assert plan.in_one_task
+        assert plan.task_bytes > one_task_bytes(big)
+        assert "set execution to distributed, without" in plan.warnings[0]
+        assert not plan_of(big, kind(), CLUSTER).in_one_task
+
+
 def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
     plan = plan_als(Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(), CLUSTER)
     assert plan.exchange == {"user": "broadcast", "item": "routed"}
@@ -146,6 +156,7 @@ def peak():
 
 FIT = """
 import sys
+from dataclasses import replace
 import pyarrow as pa
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.history import Learnt
@@ -156,6 +167,9 @@ from mfspark.settings import ALSSettings, SGDSettings
 objective = Objective(0.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
 learners = {
     "als": ThreadedALS(objective, ALSSettings(rank=16, max_iter=2, tol=0.0)),
+    "linked als": ThreadedALS(
+        replace(objective, link_weight=8.0), ALSSettings(rank=16, max_iter=2, tol=0.0)
+    ),
     "sgd": ThreadedSGD(objective, SGDSettings(rank=16, max_iter=2, tol=0.0)),
 }
 with pa.OSFile(sys.argv[1]) as source:
@@ -166,7 +180,7 @@ print(peak(), learnt.n_users, learnt.n_items)
 
 
 @LINUX
-@pytest.mark.parametrize("learner", ["als", "sgd"])
+@pytest.mark.parametrize("learner", ["als", "sgd", "linked als"])
 def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
     n = 3_000_000
     table = pa.table(
@@ -190,7 +204,7 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
         check=True,
     )
     measured, n_users, n_items = map(int, result.stdout.split())
-    estimate = one_task_bytes(Workload(n, n_users, n_items, 16))
+    estimate = one_task_bytes(Workload(n, n_users, n_items, 16), learner == "linked als")
     assert measured / 1.5 < estimate < 1.5 * measured
 
 

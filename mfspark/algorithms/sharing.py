@@ -1,0 +1,34 @@
+"""How the rows of a side are shared out to threads."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from mfspark.kernels.arrays import Int64s
+
+# Parts of a side per thread: enough that no thread waits long for the last part.
+_PARTS_PER_THREAD = 8
+
+
+def share_rows(counts: Int64s, n_threads: int) -> tuple[int, list[tuple[int, int]]]:
+    """How many of the first rows are too long for one thread, and the ranges of the others.
+
+    Long rows are worked on from moments, to which each thread adds an equal share of their ratings;
+    the ranges are of about equal work. ``counts`` int64 [n_rows], ratings per row; positions go by
+    popularity, so the long rows are the first ones.
+    """
+    fair = counts.sum() / n_threads
+    n_hot = int(np.count_nonzero(counts > fair / 2)) if n_threads > 1 else 0
+    return n_hot, row_ranges(counts, n_threads, n_hot)
+
+
+def row_ranges(counts: Int64s, n_threads: int, first: int = 0) -> list[tuple[int, int]]:
+    """The rows from ``first`` on as some ranges of about equal work for each thread."""
+    n_parts = n_threads * _PARTS_PER_THREAD
+    # A row costs about as much as sixteen ratings even when it has only one.
+    work = np.cumsum(counts[first:] + 16)
+    if not len(work):
+        return []
+    ends = np.searchsorted(work, np.linspace(0, work[-1], n_parts + 1)[1:]) + 1
+    bounds = np.unique(np.concatenate([[0], np.minimum(ends, len(work))])) + first
+    return [(int(a), int(b)) for a, b in pairwise(bounds)]
