@@ -114,7 +114,8 @@ def _run_model(entry: Entry, fold: Fold, target: str) -> None:
         _write(entry, fold, part, model.transform(rows), target)
     entry.fit_seconds.append(fitted - started)
     entry.predict_seconds.append(time.perf_counter() - fitted)
-    entry.memory.append(memory)
+    # What the libraries of other peers take is memory of this process, which is not looked at.
+    entry.memory.append(Memory() if isinstance(model, PackageModel) else memory)
     entry.parameters.append(_n_parameters(model))
     if entry.contender.kind in _ITERATIVE:
         entry.curves += _curve(entry.name, fold.number, model)

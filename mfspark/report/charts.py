@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -10,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
@@ -72,25 +72,24 @@ def models_chart(models: pd.DataFrame) -> str:
 
 def cost_chart(models: pd.DataFrame) -> str:
     """RMSE against the time to fit, a point for each model."""
-    with _figure(6.4, 3.2) as (axes, result):
+    with _figure(6.4, max(3.2, 0.36 * len(models) - 0.4)) as (axes, result):
         axes.scatter(models["fit_seconds"], models["rmse"], color=BLUE, s=26)
-        height = (models["rmse"].max() - models["rmse"].min()) or 1.0
-        taken: list[tuple[float, float]] = []
-        for row in models.sort_values("rmse").itertuples():
-            x, y = math.log(row.fit_seconds), row.rmse / height
-            # Names side by side would cover each other: the next one goes below its point.
-            is_free = all(abs(x - a) > 0.8 or abs(y - b) > 0.08 for a, b in taken)
-            taken.append((x, y))
-            axes.annotate(_plain(row.predictor), (row.fit_seconds, row.rmse),
-                          xytext=(5, -11 if is_free else 4), textcoords="offset points",
-                          fontsize=8)  # fmt: skip
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.2, y=0.12)
+        axes.margins(x=0.25, y=0.12)
         axes.set_xlabel("seconds to fit (logarithmic)")
         axes.set_ylabel("RMSE (stars)")
+        names = [
+            axes.text(row.fit_seconds, row.rmse, _plain(row.predictor), fontsize=8)
+            for row in models.sort_values("rmse").itertuples()
+        ]
+        adjust_text(
+            names, x=list(models["fit_seconds"]), y=list(models["rmse"]), ax=axes,
+            expand=(1.15, 1.6), ensure_inside_axes=True,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6},
+        )  # fmt: skip
     return result[0]
 
 

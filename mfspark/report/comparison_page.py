@@ -25,7 +25,7 @@ def comparison_section(uri: str) -> dict[str, object]:
     return {
         "models": succeeded.to_dict("records"),
         "failed": models[models["state"] == "failed"].to_dict("records"),
-        "headline": _headline(succeeded, tables["differences"]),
+        "headline": _sentence(_headline(succeeded, tables["differences"])),
         "differences": _differences(succeeded, tables["differences"]),
         "folds": _folds(tables["folds"], succeeded),
         "weights": _weights(tables["weights"]),
@@ -64,6 +64,11 @@ def _headline(models: pd.DataFrame, differences: pd.DataFrame) -> str:
         return f"{models['predictor'].iloc[0]} is alone"
     verdicts = differences.set_index(["better", "worse"])["verdict"]
     return str(verdicts[tuple(models["predictor"].iloc[:2])])
+
+
+def _sentence(verdict: str) -> str:
+    """A verdict that begins with a capital letter, unless it begins with the name of a model."""
+    return verdict[0].upper() + verdict[1:] if verdict.startswith("no ") else verdict
 
 
 def _differences(models: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, object]]:

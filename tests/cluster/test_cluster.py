@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from faults import SCENARIOS
 
-QUICK = ["broadcast, no fault", "routed, no fault", "an executor in a half-step, routed"]
+WITH_ARCHIVE = ["broadcast, no fault", "routed, no fault", "an executor in a half-step, routed"]
 NEED_SMALL_DISK = [name for name in SCENARIOS if name.startswith("full disk")]
 ENDLESS = "executors die for ever"
 NAMES = [name for name in SCENARIOS if name != ENDLESS]
 
-pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +28,9 @@ def results(request, packed, cluster, tmp_path_factory) -> dict[str, dict]:
     if set(NEED_SMALL_DISK) & set(wanted) and not request.getfixturevalue("small_scratch"):
         wanted = [name for name in wanted if name not in NEED_SMALL_DISK]
     found: dict[str, dict] = {}
-    # Those that every run has start from the archive of the README.
+    # Some start from the archive of the README.
     for sends_archive in (True, False):
-        names = [name for name in wanted if (name in QUICK) == sends_archive]
+        names = [name for name in wanted if (name in WITH_ARCHIVE) == sends_archive]
         if names:
             file = tmp_path_factory.mktemp("faults") / "results.json"
             run = packed.submit(
@@ -39,9 +42,7 @@ def results(request, packed, cluster, tmp_path_factory) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_factors_are_those_of_an_undisturbed_fit(results, name):
     if name in NEED_SMALL_DISK and name not in results:
         pytest.skip(f"a small disk can only be mounted by root, not by user {os.getuid()}")
@@ -52,7 +53,6 @@ def test_factors_are_those_of_an_undisturbed_fit(results, name):
     assert result["block_files"] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [ENDLESS])
 def test_a_fit_whose_tasks_always_kill_their_executors_ends_in_one_line(results, name):
     error = results[name]["error"]

@@ -116,11 +116,13 @@ def tables_of(name, folder):
     ]
 
 
+@pytest.mark.slow
 def test_notebook_on_transitive_inference_runs(tmp_path):
     tables = tables_of("02_transitive_inference.ipynb", tmp_path)
     assert any("correlation with the truth" in table for table in tables)
 
 
+@pytest.mark.slow
 def test_notebook_on_uncertainty_runs(tmp_path):
     tables = tables_of("03_uncertainty.ipynb", tmp_path)
     promised = next(table for table in tables if "should hold" in table)

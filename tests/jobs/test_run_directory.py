@@ -30,6 +30,7 @@ def open_run(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_model_of_other_ratings_is_not_evaluated(spark, open_run):
     run = open_run()
     assert Path(run.path).parent.name == "My Runs"

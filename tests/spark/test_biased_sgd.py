@@ -69,7 +69,14 @@ def test_one_block_and_four_reach_the_same_error(spark, execution):
     found = []
     for n_blocks in (1, 4):
         fitted = BiasedSGD(
-            rank=3, maxIter=25, tol=0.0, learningRate=0.3, execution=execution, numBlocks=n_blocks
+            rank=3,
+            maxIter=25,
+            regParam=0.7,
+            biasRegParam=0.3,
+            tol=0.0,
+            learningRate=0.3,
+            execution=execution,
+            numBlocks=n_blocks,
         ).fit(train)
         assert fitted.metadata.execution == execution
         found.append(rmse(fitted, test))

@@ -97,7 +97,9 @@ def persisted(spark):
 def test_only_the_model_s_own_tables_stay_in_memory(spark, ratings):
     before = persisted(spark)
     for execution in ("one_task", "distributed"):
-        model = BiasedALS(rank=2, maxIter=2, execution=execution).fit(ratings)
+        model = BiasedALS(
+            rank=2, maxIter=2, regParam=0.2, biasRegParam=0.1, execution=execution
+        ).fit(ratings)
         model.transform(ratings).count()
         assert len(persisted(spark) - before) == 2
         model.unpersist()

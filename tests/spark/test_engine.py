@@ -145,8 +145,8 @@ def test_a_fit_with_hot_rows_is_the_fit_in_one_block(spark, exchange):
 
     def fit(**blocks):
         return BiasedALS(
-            rank=3, maxIter=4, seed=1, validationIndicatorCol="is_validation",
-            execution="distributed", **blocks,
+            rank=3, maxIter=4, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed",
+            validationIndicatorCol="is_validation", **blocks,
         ).fit(ratings)  # fmt: skip
 
     plain = fit(numUserBlocks=1, numItemBlocks=1)
@@ -210,7 +210,9 @@ def test_factors_are_the_same_wherever_they_are_kept(
     spark, ratings, monkeypatch, tmp_path, keep, estimator
 ):
     def fit():
-        return estimator(rank=3, maxIter=4, seed=1, execution="distributed").fit(ratings)
+        return estimator(
+            rank=3, maxIter=4, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed"
+        ).fit(ratings)
 
     expected = fit()
     limits = {"driver": (2**20, 2**20), "executors": (2**20, 0)}.get(keep, (0, 0))
@@ -232,8 +234,8 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
 ):
     """Spark computes a lost table again where no file is, and so makes nulls of it."""
     estimator = BiasedALS(
-        rank=3, maxIter=4, tol=0.0, seed=1, execution="distributed", exchange=exchange,
-        numUserBlocks=3, numItemBlocks=2,
+        rank=3, maxIter=4, regParam=0.2, biasRegParam=0.1, tol=0.0, seed=1, execution="distributed",
+        exchange=exchange, numUserBlocks=3, numItemBlocks=2,
     )  # fmt: skip
     expected = estimator.fit(ratings)
     monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", 0)

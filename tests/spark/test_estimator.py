@@ -69,7 +69,9 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
         spark.conf.set(name, value)
     try:
         before = left_behind()
-        BiasedALS(rank=2, maxIter=2, seed=seed, execution=execution).fit(ratings).unpersist()
+        BiasedALS(
+            rank=2, maxIter=2, regParam=0.2, biasRegParam=0.1, seed=seed, execution=execution
+        ).fit(ratings).unpersist()
         assert left_behind() == before
 
         seen = []
