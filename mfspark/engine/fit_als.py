@@ -18,6 +18,7 @@ from mfspark.engine.plan import Plan, plan_als, refuse_distributed_features
 from mfspark.engine.progress import Progress
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
+from mfspark.kernels.objective import Objective
 from mfspark.settings import ALSSettings
 
 # Tables that a fit may go back to: the best iteration is the last one or the one before, of either
@@ -31,22 +32,26 @@ def fit_als(
     known: dict[Side, DataFrame] | None = None,
     name: str | None = "ALS",
     scale: float | None = None,
+    objective: Objective | None = None,
 ) -> Fit:
     """Fit the biased model to ``ratings`` (user, item, rating, and maybe is_validation boolean).
 
     Rows with ``is_validation`` true are not fitted; their error is measured inside each half-step
     and decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is
-    for progress; without one there is none. ``scale`` as in ``prepare``. Raises
+    for progress; without one there is none. ``scale`` as in ``prepare``.
+    ``objective``: what an earlier fit minimised, for one that is to minimise the same. Raises
     ``ConfigError`` for a distributed fit with features, ``DataError`` for ids or ratings that are
     null or not finite, ``DivergenceError`` when the objective leaves all bounds, ``FitError`` when
     Spark gives up.
     """
     refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession) as workspace:
-        training = prepare(ratings, settings.rank, objective_of(settings), known or {}, scale)
+        minimised = objective or objective_of(settings)
+        training = prepare(ratings, settings.rank, minimised, known or {}, scale)
         plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
-        training = with_weights(training, settings, plan.n_threads)
+        if objective is None:
+            training = with_weights(training, settings, plan.n_threads)
         if plan.in_one_task:
             als = ThreadedALS(training.objective, settings, training.scale)
             return fit_in_one_task(workspace, training, als, plan.n_threads, name)

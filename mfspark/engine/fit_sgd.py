@@ -18,27 +18,34 @@ from mfspark.engine.sgd_epoch import Descent, factor_cells_of, run_epoch, start_
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.user_blocks import build_user_blocks
 from mfspark.engine.workspace import Workspace
+from mfspark.kernels.objective import Objective
 from mfspark.settings import SGDSettings
 
 _NAME = "SGD"
 
 
 def fit_sgd(
-    ratings: DataFrame, settings: SGDSettings, known: dict[Side, DataFrame] | None = None
+    ratings: DataFrame,
+    settings: SGDSettings,
+    known: dict[Side, DataFrame] | None = None,
+    objective: Objective | None = None,
 ) -> Fit:
     """Fit the biased model to ``ratings`` (user, item, rating, and maybe is_validation boolean).
 
     Rows with ``is_validation`` true are not fitted; their error is measured after each epoch and
-    decides when to stop. ``known``: id, bias and factors to start from, by side. Raises
+    decides when to stop. ``known``: id, bias and factors to start from, by side.
+    ``objective``: what an earlier fit minimised, for one that is to minimise the same. Raises
     ``ConfigError`` for a distributed fit with features, ``DataError`` for ids or ratings that are
     null or not finite, ``DivergenceError`` when no rate helps, ``FitError`` when Spark gives up.
     """
     refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession) as workspace:
-        training = prepare(ratings, settings.rank, objective_of(settings), known or {})
+        minimised = objective or objective_of(settings)
+        training = prepare(ratings, settings.rank, minimised, known or {})
         plan = plan_sgd(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
-        training = with_weights(training, settings, plan.n_threads)
+        if objective is None:
+            training = with_weights(training, settings, plan.n_threads)
         if plan.in_one_task:
             sgd = ThreadedSGD(training.objective, settings, training.scale)
             return fit_in_one_task(workspace, training, sgd, plan.n_threads, _NAME)

@@ -64,6 +64,6 @@ class BiasedALS(
         known = known_factors(ratings, settings, settings.fit_biases)
         fit = fit_als(ratings, settings, known)
         if settings.refit:
-            again = fit_als(*for_refit(ratings, settings, fit), known)
+            again = fit_als(*for_refit(ratings, settings, fit), known, objective=fit.objective)
             fit = after_refit(fit, again)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

@@ -61,6 +61,6 @@ class BiasedSGD(
         known = known_factors(ratings, settings, settings.fit_biases)
         fit = fit_sgd(ratings, settings, known)
         if settings.refit:
-            again = fit_sgd(*for_refit(ratings, settings, fit), known)
+            again = fit_sgd(*for_refit(ratings, settings, fit), known, objective=fit.objective)
             fit = after_refit(fit, again)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

@@ -43,3 +43,15 @@ def test_all_rows_are_fitted_for_as_long(ratings, name):
 def test_without_validation_rows_there_is_no_length(ratings):
     with pytest.raises(ConfigError, match="refit = True needs validation rows"):
         BiasedALS(rank=2, refit=True).fit(ratings)
+
+
+@pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
+def test_penalties_are_chosen_once(ratings, estimator, caplog):
+    marked = ratings.withColumn("held", F.pmod(F.hash("user", "item"), F.lit(8)) == 0)
+    arguments = {"rank": 3, "maxIter": 4, "validationIndicatorCol": "held"}
+    stopped = estimator(**arguments).fit(marked)
+    caplog.clear()
+    with caplog.at_level("INFO", logger="mfspark"):
+        refitted = estimator(**arguments, refit=True).fit(marked)
+    assert caplog.text.count("penalties from the data") == 1
+    assert refitted.metadata.penalties == stopped.metadata.penalties
