@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from mfspark.algorithms.fitted_link import (
     FittedLink,
@@ -52,8 +51,7 @@ class ThreadedALS:
         items = ratings.start(ITEM, settings.rank, settings.seed)
         penalty = objective.items.total(ratings.n_ratings[ITEM], items)
         history = History(settings.max_iter, settings.tol, self.scale, {ITEM: penalty})
-        # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
+        with ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             state = start_als(blocks, items, objective)
             for _ in history.iterations():

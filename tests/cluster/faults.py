@@ -62,6 +62,9 @@ ESTIMATORS = {
         **GIVEN,
     ),
     "one_task": partial(BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1),
+    "linked": partial(
+        BiasedALS, rank=4, maxIter=ITERATIONS, tol=0.0, seed=1, implicitFeatures=True
+    ),
     "bayes": lambda: BayesianMF(rank=4, maxIter=30, tol=0.0, seed=1).setFeatures(
         # Some of them have features alone.
         items=SparkSession.active().range(150).selectExpr("id AS item", "id % 7 AS kind")
@@ -501,6 +504,8 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
     "an executor in the task, bayes": death_in_the_task("bayes", one_task, "learn_tables"),
+    "an executor in the task, linked": death_in_the_task("linked", one_task, "learn_tables"),
+    "an executor in the pilot, linked": death_in_the_task("linked", pilot, "choose_weights"),
     "an executor in the pilot": death_in_the_task("one_task", pilot, "choose_weights"),
     "executors die before the loop": deaths_before_the_loop,
     "both executors after the fits": models_after_the_fits,
