@@ -26,6 +26,8 @@ PREDICTION = "prediction"
 
 N_RATINGS = "n_ratings"
 BIAS = "bias"
+# In place of the bias, where the other id of a pair has no rating.
+COLD_BIAS = "cold_bias"
 FACTORS = "factors"
 DRAWS = "draws"
 # With a number behind it: columns of features on their way into a fit.

@@ -1,7 +1,7 @@
 """Alternating least squares in one process: the rows of a half-step are shared out to threads."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,9 @@ from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, PassSums, add_sums
 from mfspark.settings import ALSSettings
+
+# Biases without factors are iterated until none changes by more, in ratings' standard deviations.
+_BIAS_CHANGE, _MOST_BIAS_ITERATIONS = 1e-4, 50
 
 
 class ALSState(NamedTuple):
@@ -62,12 +65,35 @@ class ThreadedALS:
                     history.add(side, sums, 0)
                 if history.end_iteration():
                     best = state.rows
-        return Found(best, history)
+            cold_biases = biases_alone(pool, n_threads, blocks, objective) if state.links else {}
+        return Found(best, history, cold_biases=cold_biases)
 
 
 def start_als(blocks: dict[Side, RatingBlock], items: Float32s, objective: Objective) -> ALSState:
     """The state before the first half-step, which is that of the users."""
     return ALSState({ITEM: items}, start_links(blocks, objective, items.shape[1] - 1))
+
+
+def biases_alone(
+    pool: ThreadPoolExecutor,
+    n_threads: int,
+    blocks: dict[Side, RatingBlock],
+    objective: Objective,
+) -> dict[Side, Float32s]:
+    """b of the model μ + b_u + b_i under the penalties of ``objective``, by side float32 [n].
+
+    Beside factors that are linked to features a bias is what is left for it to tell: p_u·q_i is
+    not zero in the mean over all users. Where nothing is known of the user, b_i has to tell all.
+    """
+    alone = replace(objective, link_weight=None)
+    state = start_als(blocks, np.zeros((blocks[ITEM].train.n_rows, 1), np.float32), alone)
+    for _ in range(_MOST_BIAS_ITERATIONS):
+        before = state.rows[ITEM]
+        for side in Side:
+            state, _ = run_half_step(pool, n_threads, blocks[side], state, alone, side)
+        if np.abs(state.rows[ITEM] - before).max() < _BIAS_CHANGE:
+            break
+    return {side: rows[:, -1] for side, rows in state.rows.items()}
 
 
 def run_half_step(

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from mfspark.algorithms.als_threads import shared_moments, solve_side
+from mfspark.algorithms.als_threads import biases_alone, shared_moments, solve_side
 from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
 from mfspark.algorithms.encoding import EncodedFeatures, encode_features
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.link import Link, draw_links, no_link, offsets_of
+from mfspark.algorithms.penalties import PenaltySearch
 from mfspark.algorithms.posterior import StoredDraws, posterior_of, spread_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.sharing import row_ranges, share_rows
@@ -136,13 +137,38 @@ class ThreadedGibbs:
                     history.end_draws(error)
             found = replace(posterior_of(stored), diagnostics=diagnose(traces, self.scale))
             final = mean.final(pool)
+            cold_biases = {}
+            if settings.implicit_features or features:
+                cold_biases = self._cold_biases(pool, n_threads, ratings, blocks)
+        rows = {side: with_unrated(final[side], features.get(side)) for side in Side}
         return Found(
-            {side: with_unrated(final[side], features.get(side)) for side in Side},
+            rows,
             history,
             posterior_with_unrated(found, features, settings.seed),
             {side: known.counts() for side, known in features.items()},
             {side: known.unrated for side, known in features.items()},
+            # What features say of an unrated id, its bias, needs no other to go with.
+            {
+                side: np.concatenate([biases, rows[side][len(biases) :, -1]])
+                for side, biases in cold_biases.items()
+            },
         )
+
+    def _cold_biases(
+        self,
+        pool: ThreadPoolExecutor,
+        n_threads: int,
+        ratings: IndexedRatings,
+        blocks: dict[Side, RatingBlock],
+    ) -> dict[Side, Float32s]:
+        """As ``biases_alone``, with λ_b from held-out ratings."""
+        search = PenaltySearch(
+            self.objective, factors=(), biases=True, link=False, rank=0,
+            seed=self.settings.seed, scale=self.scale,
+        )  # fmt: skip
+        # Rows to start from have factors.
+        chosen = search.choose(replace(ratings, known={}), n_threads)
+        return biases_alone(pool, n_threads, blocks, chosen.objective)
 
 
 def chain_seed(seed: int, number: int) -> int:

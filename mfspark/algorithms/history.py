@@ -209,7 +209,9 @@ class Found(NamedTuple):
 
     ``rows``: [factors, bias] by side and position, float32 [n, rank + 1], behind which stand those
     of ids that have features alone, the ``unrated`` ones. ``posterior``: of the fits that draw from
-    one. ``features``: of the sides that have some, as ``unrated``.
+    one. ``features``: of the sides that have some, as ``unrated``. ``cold_biases``: by side float32
+    [number of ``rows``], in place of the bias where the other id has no rating; of fits in which
+    rows have features, given or implicit.
     """
 
     rows: dict[Side, Float32s]
@@ -217,6 +219,7 @@ class Found(NamedTuple):
     posterior: Posterior | None = None
     features: Mapping[Side, FeatureCounts] = MappingProxyType({})
     unrated: Mapping[Side, pa.Array] = MappingProxyType({})
+    cold_biases: Mapping[Side, Float32s] = MappingProxyType({})
 
     @property
     def best_iteration(self) -> int:

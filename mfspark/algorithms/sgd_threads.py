@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfspark.algorithms.als_threads import biases_alone
 from mfspark.algorithms.fitted_link import FittedLink, fit_link, penalty_of, start_links
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
@@ -79,9 +80,10 @@ class ThreadedSGD:
         train = split_into_strata(block.train, len(order[ITEM]), n_blocks)
         strata = _Strata(train, block.validation, ratings.n_ratings)
         users, items = (self._start(ratings, side) for side in Side)
+        blocks = {USER: block}
         links = {}
         if self.objective.link_weight is not None:
-            blocks = {USER: block, ITEM: ratings.block(ITEM)}
+            blocks[ITEM] = ratings.block(ITEM)
             links = start_links(blocks, self.objective, settings.rank)
         state = State(users, items, links)
         learning_rate = LearningRate(settings, null_error=float(block.train.n_entries))
@@ -101,9 +103,13 @@ class ThreadedSGD:
                 history.add("both", sums, 0, rate)
                 if history.end_iteration():
                     best = state
-        # Back in the order of positions.
-        rows = {side: found[np.argsort(order[side])] for side, found in best.rows().items()}
-        return Found(rows, history)
+            cold_biases = biases_alone(pool, n_threads, blocks, self.objective) if links else {}
+        rows, cold_biases = (
+            # Back in the order of positions.
+            {side: part[np.argsort(order[side])] for side, part in parts.items()}
+            for parts in (best.rows(), cold_biases)
+        )
+        return Found(rows, history, cold_biases=cold_biases)
 
     def _start(self, ratings: IndexedRatings, side: Side) -> SGDSide:
         rows = ratings.start(side, self.settings.rank, self.settings.seed)

@@ -26,6 +26,7 @@ from mfspark.algorithms.indexed_ratings import IndexedRatings, index_ratings, wi
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.columns import (
     BIAS,
+    COLD_BIAS,
     DRAWS,
     FACTORS,
     FEATURE,
@@ -64,6 +65,7 @@ def fit_in_one_task(
             *[StructField(side, ratings.schema[side].dataType) for side in Side],
             StructField(N_RATINGS, LongType()),
             StructField(BIAS, FloatType()),
+            StructField(COLD_BIAS, FloatType()),
             StructField(FACTORS, ArrayType(FloatType())),
             StructField(DRAWS, ArrayType(FloatType())),
             StructField(_LEARNT, StringType()),
@@ -85,11 +87,11 @@ def fit_in_one_task(
         if name is not None:
             log_features(counts, side, n_rows[side], name)
     rank = learner.settings.rank
+    has_features = learner.settings.implicit_features or bool(training.features)
+    columns = [N_RATINGS, BIAS, *([COLD_BIAS] if has_features else []), FACTORS]
     of_side = {side: result.where(F.col(side).isNotNull()) for side in Side}
     tables = {
-        side: materialised(
-            rows.select(side, N_RATINGS, BIAS, FACTORS), table_bytes(n_rows[side], rank)
-        )
+        side: materialised(rows.select(side, *columns), table_bytes(n_rows[side], rank))
         for side, rows in of_side.items()
     }
     if not learnt.n_draws:
@@ -179,6 +181,9 @@ def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.
                 BIAS: bias,
                 FACTORS: rotated,
             }
+            if found.cold_biases:
+                cold = np.float32(scale) * found.cold_biases[side][first : first + n]
+                columns[COLD_BIAS] = pa.array(cold)
             if found.posterior is not None and found.posterior.n_draws:
                 columns[DRAWS] = draws_column(found.posterior, side, first, n, scale)
             yield _with_nulls(schema, columns, n)
@@ -218,6 +223,7 @@ def _schema(ratings: IndexedRatings) -> pa.Schema:
             *[(str(side), ratings.ids[side].type) for side in Side],
             (N_RATINGS, pa.int64()),
             (BIAS, pa.float32()),
+            (COLD_BIAS, pa.float32()),
             (FACTORS, pa.list_(pa.float32())),
             (DRAWS, pa.list_(pa.float32())),
             (_LEARNT, pa.string()),

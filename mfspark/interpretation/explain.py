@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, USER
 from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 
@@ -15,8 +15,10 @@ from mfspark.models.factor_model import FactorModel
 class Explanation:
     """r̂ = μ + b_u + b_i + Σ_f p_uf·q_if for one user and item.
 
-    ``contributions[f]`` is p_uf·q_if. The parts add up to ``prediction``, which is the number that
-    ``FactorModel.transform`` gives (before clipping), to the last bit.
+    ``user_bias`` is b_u, or, where the item has no rating, the cold bias (see ``FactorModel``);
+    ``item_bias`` alike. ``contributions[f]`` is p_uf·q_if. The parts add up to ``prediction``,
+    which is the number that ``FactorModel.transform`` gives (before clipping, and with the
+    ``coldStartStrategy`` features for ids without ratings), to the last bit.
     """
 
     user: object
@@ -36,11 +38,12 @@ class Explanation:
 
 
 def explain(model: FactorModel, user: object, item: object) -> Explanation:
-    """Take one prediction apart; ``DataError`` when user or item has no training rating."""
+    """Take one prediction apart; ``DataError`` when the model has no factors of user or item."""
     p, q = _row(model.user_factors, USER, user), _row(model.item_factors, ITEM, item)
-    parts = tuple(a * b for a, b in zip(p[1], q[1], strict=True))
+    parts = tuple(a * b for a, b in zip(p[FACTORS], q[FACTORS], strict=True))
     assert all(map(math.isfinite, parts))
-    return Explanation(user, item, model.global_mean, p[0], q[0], parts)
+    biases = _bias(p, beside=q), _bias(q, beside=p)
+    return Explanation(user, item, model.global_mean, *biases, parts)
 
 
 def most_rated_explained(model: FactorModel) -> DataFrame:
@@ -64,11 +67,17 @@ def most_rated_explained(model: FactorModel) -> DataFrame:
     return model.sparkSession.createDataFrame(rows, "part string, name string, value double")
 
 
-def _row(table: DataFrame, side: str, id_: object) -> tuple[float, list[float]]:
-    row = table.where(F.col(side) == F.lit(id_)).select(BIAS, FACTORS).first()
+def _bias(row: Row, beside: Row) -> float:
+    is_cold = COLD_BIAS in row and not beside[N_RATINGS]
+    bias: float = row[COLD_BIAS if is_cold else BIAS]
+    return bias
+
+
+def _row(table: DataFrame, side: str, id_: object) -> Row:
+    row = table.where(F.col(side) == F.lit(id_)).first()
     if row is None:
         raise DataError(
             f"{side} {id_!r} has no training rating, so its prediction has no factors to explain; "
             f"choose one of the ids in {side}_factors"
         )
-    return row[BIAS], row[FACTORS]
+    return row

@@ -1,8 +1,10 @@
 """Predictions and top-N lists from factor matrices."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from mfspark.kernels.arrays import Float32s, Float64s, Int32s, Int64s
+from mfspark.kernels.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from mfspark.kernels.compiled import compiled
 
 # Scores that exist at a time (4 MB, so that they stay in the cache), and how many of them are
@@ -34,34 +36,41 @@ def _dot_rows(left, right):  # type: ignore[no-untyped-def]
     return result
 
 
+class ModelRows(NamedTuple):
+    """One side of a model: factors float32 [n, rank], biases float32 [n], the biases that take
+    their place beside an id without ratings, float32 [n], and which rows have ratings, bool [n]."""
+
+    factors: Float32s
+    bias: Float32s
+    cold_bias: Float32s
+    is_rated: Bools
+
+
 def predict_pairs(
-    user: Int32s,
-    item: Int32s,
-    user_factors: Float32s,
-    user_bias: Float32s,
-    item_factors: Float32s,
-    item_bias: Float32s,
-    mean: float,
+    user: Int32s, item: Int32s, users: ModelRows, items: ModelRows, mean: float
 ) -> Float64s:
     """μ + b_u + b_i + p_u·q_i, float64 [n], added in this order as ``dot_rows`` does.
 
-    ``user`` and ``item`` int32 [n] are rows of the factors, float32 [·, rank], and of the biases,
-    float32; −1 stands for an id without a row, whose parts are left out.
+    ``user`` and ``item`` int32 [n] are rows of ``users`` and of ``items``; −1 stands for an id
+    without a row, whose parts are left out. Beside it, and beside a row without ratings, the bias
+    of the other row is its cold one.
     """
     assert user.shape == item.shape
     assert user.dtype == item.dtype == np.int32
-    assert user_factors.shape[1] == item_factors.shape[1]
-    for factors, bias in ((user_factors, user_bias), (item_factors, item_bias)):
-        assert bias.shape == factors.shape[:1]
-        assert factors.dtype == bias.dtype == np.float32
-    found: Float64s = _predict_pairs(
-        user, item, user_factors, user_bias, item_factors, item_bias, mean
-    )
+    assert users.factors.shape[1] == items.factors.shape[1]
+    for factors, bias, cold_bias, is_rated in (users, items):
+        assert bias.shape == cold_bias.shape == is_rated.shape == factors.shape[:1]
+        assert factors.dtype == bias.dtype == cold_bias.dtype == np.float32
+        assert is_rated.dtype == np.bool_
+    found: Float64s = _predict_pairs(user, item, *users, *items, mean)
     return found
 
 
 @compiled()
-def _predict_pairs(user, item, user_factors, user_bias, item_factors, item_bias, mean):  # type: ignore[no-untyped-def]
+def _predict_pairs(  # type: ignore[no-untyped-def]
+    user, item, user_factors, user_bias, user_cold_bias, user_is_rated,
+    item_factors, item_bias, item_cold_bias, item_is_rated, mean,
+):  # fmt: skip
     """Four pairs at a time; what has no row is left out."""
     n = len(user)
     result = np.empty(n, np.float64)
@@ -74,9 +83,11 @@ def _predict_pairs(user, item, user_factors, user_bias, item_factors, item_bias,
             u, i = user[pair], item[pair]
             total = np.float64(mean)
             if u >= 0:
-                total += np.float64(user_bias[u])
+                is_warm = i >= 0 and item_is_rated[i]
+                total += np.float64(user_bias[u] if is_warm else user_cold_bias[u])
             if i >= 0:
-                total += np.float64(item_bias[i])
+                is_warm = u >= 0 and user_is_rated[u]
+                total += np.float64(item_bias[i] if is_warm else item_cold_bias[i])
             if u >= 0 and i >= 0:
                 total += dots[pair - first]
             result[pair] = total

@@ -21,7 +21,7 @@ from mfspark.kernels.half_step import half_step, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.kernels.predict import predict_pairs, top_n, variance_of_pairs
+from mfspark.kernels.predict import ModelRows, predict_pairs, top_n, variance_of_pairs
 from mfspark.kernels.sgd import SGDSide, entries_of, shuffle, split, visit
 
 Part = Literal["als", "bayes", "sgd", "knn", "predict"]
@@ -131,7 +131,8 @@ def _compare() -> None:
 def _predict() -> None:
     zeros = np.zeros(1, np.int32)
     factors, bias = np.zeros((1, 2), np.float32), np.zeros(1, np.float32)
-    predict_pairs(zeros, zeros, factors, bias, factors, bias, 0.0)
+    rows = ModelRows(factors, bias, bias, np.ones(1, np.bool_))
+    predict_pairs(zeros, zeros, rows, rows, 0.0)
     top_n(factors, factors, bias, 1)
 
 

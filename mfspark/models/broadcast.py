@@ -8,9 +8,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, FACTORS
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, N_RATINGS
 from mfspark.engine.cells import from_cell, packs, to_cell, values
 from mfspark.kernels.arrays import Float32s
+from mfspark.kernels.predict import ModelRows
 
 # A cell is worth its overhead, and a task can hold one beside the model.
 _CELL_BYTES = 32 * 2**20
@@ -59,8 +60,13 @@ def _pack_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([pa.array([to_cell(ordered)])], names=["table"])
 
 
-def factors_of(table: pa.Table, rank: int) -> tuple[Float32s, Float32s]:
-    """Factors float32 [n, rank] and biases float32 [n] of a factor table."""
+def model_rows(table: pa.Table, rank: int) -> ModelRows:
+    """The rows of a factor table; without cold biases of their own they have ratings and one bias
+    for all ids."""
     flat = table[FACTORS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     factors: Float32s = flat.reshape(table.num_rows, rank).astype(np.float32, copy=False)
-    return factors, table[BIAS].to_numpy().astype(np.float32, copy=False)
+    bias: Float32s = table[BIAS].to_numpy().astype(np.float32, copy=False)
+    if COLD_BIAS not in table.column_names:
+        return ModelRows(factors, bias, bias, np.ones(len(bias), np.bool_))
+    cold_bias: Float32s = table[COLD_BIAS].to_numpy().astype(np.float32, copy=False)
+    return ModelRows(factors, bias, cold_bias, table[N_RATINGS].to_numpy() > 0)

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
@@ -29,7 +29,9 @@ class FactorModel(Model, FactorModelParams, Persistent):
     """r̂(u, i) = μ + b_u + b_i + p_u·q_i, as two tables.
 
     ``user_factors``: user, n_ratings long, bias float, factors array<float>; ``item_factors`` the
-    same with item. ``history``: one row per half-step (iteration, side, objective, train_rmse,
+    same with item. Models of fits in which rows have features, given or implicit, have another
+    column cold_bias float, which takes the place of the bias in pairs whose other id has no
+    rating. ``history``: one row per half-step (iteration, side, objective, train_rmse,
     validation_rmse, seconds, bytes). ``metadata``: μ, rating scale, hyper-parameters, rotation.
     ``draws``: of models that ``BayesianMF`` made a table by side: the id, and ``draws``
     array<float>, for each stored draw its factors and its bias. Ids of which the fit knew features
@@ -68,7 +70,8 @@ class FactorModel(Model, FactorModelParams, Persistent):
     @property
     def n_parameters(self) -> int:
         """Numbers in the model: factors and biases of all users and items, and μ."""
-        return (self.rank + 1) * sum(self.metadata.n_rows(side) for side in Side) + 1
+        per_row = self.rank + len({BIAS, COLD_BIAS} & set(self.user_factors.columns))
+        return per_row * sum(self.metadata.n_rows(side) for side in Side) + 1
 
     @property
     def userFactors(self) -> DataFrame:
@@ -113,6 +116,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
             rank=self.rank,
             mean=self.global_mean,
             cold_start=self.getOrDefault(self.coldStartStrategy),
+            has_cold_biases=COLD_BIAS in self.user_factors.columns,
             limits=self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None,
             spreading=self._spreading(),
         )

@@ -1,12 +1,14 @@
 """Factor tables on disk: Parquet, with ``metadata.json``, readable without mfspark."""
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.columns import BIAS, DRAWS, FACTORS, ITEM, N_RATINGS, USER, Side
+from mfspark.columns import BIAS, COLD_BIAS, DRAWS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.errors import ModelFormatError
 from mfspark.models.metadata import SCHEMA_VERSION, ModelMetadata
 from mfspark.models.persistence import damaged, read_document, read_table, require_rows
@@ -70,11 +72,13 @@ def _read_factors(path: str, side: Side, metadata: ModelMetadata) -> DataFrame:
     a bias and factors that are finite numbers."""
     name, n_rows, rank = f"{side}_factors", metadata.n_rows(side), metadata.rank
     table = read_table(path, name, {side, N_RATINGS, BIAS, FACTORS})
-    kinds = {field: table.schema[field].dataType.simpleString() for field in (BIAS, FACTORS)}
-    if kinds != {BIAS: "float", FACTORS: "array<float>"}:
+    biases = [BIAS, COLD_BIAS] if COLD_BIAS in table.columns else [BIAS]
+    expected = {**dict.fromkeys(biases, "float"), FACTORS: "array<float>"}
+    kinds = {field: table.schema[field].dataType.simpleString() for field in expected}
+    if kinds != expected:
         raise ModelFormatError(
-            f"table {name} of model {path} has {BIAS} and {FACTORS} of the types "
-            f"{kinds[BIAS]} and {kinds[FACTORS]}, not float and array<float>; train again"
+            f"table {name} of model {path} has {', '.join(expected)} of the types "
+            f"{', '.join(kinds.values())}, not {', '.join(expected.values())}; train again"
         )
 
     def is_odd(number: Column) -> Column:
@@ -86,7 +90,9 @@ def _read_factors(path: str, side: Side, metadata: ModelMetadata) -> DataFrame:
             FACTORS
         ).isNull()
         | (F.size(FACTORS) != rank),
-        "rows with a bias or factors that are null, NaN or infinite": is_odd(F.col(BIAS))
+        "rows with a bias or factors that are null, NaN or infinite": reduce(
+            or_, [is_odd(F.col(bias)) for bias in biases]
+        )
         | F.coalesce(F.exists(FACTORS, is_odd), F.lit(False)),
     }
     try:

@@ -21,11 +21,11 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from mfspark.columns import BIAS, FACTORS
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, N_RATINGS
 from mfspark.engine.machine import machine_of
 from mfspark.kernels.arrays import Float32s, Int32s, Int64s
 from mfspark.kernels.predict import top_n
-from mfspark.models.broadcast import factors_of, read, with_tables
+from mfspark.models.broadcast import model_rows, read, with_tables
 
 # Lists that leave Python at a time.
 _QUERIES_PER_BATCH = 10_000
@@ -50,11 +50,15 @@ def best_matches(
 ) -> DataFrame:
     """For each query its best candidates: query id, recommendations array<struct<id, score>>.
 
-    ``queries`` and ``candidates`` have the id as first column, then bias and factors. ``excluded``
+    ``queries`` and ``candidates`` have the id as first column, bias and factors, and maybe cold
+    biases (see ``FactorModel``) with n_ratings. ``excluded``
     has a query id and a candidate id; such pairs are left out of the lists.
     """
     query, candidate = queries.columns[0], candidates.columns[0]
-    queries = queries.select(query, BIAS, FACTORS)
+    needed = [BIAS, FACTORS]
+    if COLD_BIAS in queries.columns and not matching.cosine:
+        needed += [COLD_BIAS, N_RATINGS]
+    queries = queries.select(query, *needed)
     if excluded is None:
         queries = queries.withColumn(
             "excluded", F.lit(None).cast(ArrayType(candidates.schema[candidate].dataType))
@@ -80,7 +84,7 @@ def best_matches(
     n_tasks = machine_of(queries.sparkSession).cores
     match = partial(_match, matching=matching, names=(query, candidate, score_name))
     # Shared out evenly: a factor table may well be one partition.
-    cells = with_tables(queries.repartition(n_tasks), [candidates.select(candidate, BIAS, FACTORS)])
+    cells = with_tables(queries.repartition(n_tasks), [candidates.select(candidate, *needed)])
     return cells.mapInArrow(match, result)
 
 
@@ -91,10 +95,17 @@ def _match(
         yield from _match_tables(queries, candidates, matching, names)
 
 
-def _vectors(table: pa.Table, matching: Matching) -> tuple[Float32s, Float32s]:
-    """Factors [n, rank] and biases [n]; unit length and no bias when scored by cosine."""
-    factors, bias = factors_of(table, matching.rank)
+def _vectors(table: pa.Table, matching: Matching, is_query: bool) -> tuple[Float32s, Float32s]:
+    """Factors [n, rank] and biases [n]; unit length and no bias when scored by cosine.
+
+    Two more factors where some rows have no ratings: their products are what is missing to the cold
+    bias of one row beside another one without ratings.
+    """
+    factors, bias, cold_bias, is_rated = model_rows(table, matching.rank)
     if not matching.cosine:
+        if COLD_BIAS in table.column_names:
+            missing = [cold_bias - bias, (~is_rated).astype(np.float32)]
+            factors = np.column_stack([factors, *(missing if is_query else missing[::-1])])
         return factors, bias
     norms = np.linalg.norm(factors, axis=1, keepdims=True)
     unit = np.divide(factors, norms, out=np.zeros_like(factors), where=norms > 0)
@@ -105,8 +116,8 @@ def _match_tables(
     queries: pa.Table, candidates: pa.Table, matching: Matching, names: tuple[str, str, str]
 ) -> Iterator[pa.RecordBatch]:
     """The lists of all ``queries``, some thousands at a time."""
-    query_factors, query_bias = _vectors(queries, matching)
-    candidate_factors, candidate_bias = _vectors(candidates, matching)
+    query_factors, query_bias = _vectors(queries, matching, is_query=True)
+    candidate_factors, candidate_bias = _vectors(candidates, matching, is_query=False)
     candidate_ids = candidates.column(0).combine_chunks()
     excluded = _excluded_positions(queries["excluded"].combine_chunks(), candidate_ids)
     query_ids = queries.column(0).combine_chunks()

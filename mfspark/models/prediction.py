@@ -29,11 +29,11 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from mfspark.columns import BIAS, DRAWS, FACTORS, ITEM, USER
+from mfspark.columns import BIAS, COLD_BIAS, DRAWS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.kernels.arrays import Float32s, Float64s, Int32s
 from mfspark.kernels.predict import dot_rows, predict_pairs, variance_of_pairs
-from mfspark.models.broadcast import factors_of, read, with_tables
+from mfspark.models.broadcast import model_rows, read, with_tables
 from mfspark.settings import FactorColdStart
 
 # Types that reach Python and come back unchanged.
@@ -61,8 +61,8 @@ class Spreading(NamedTuple):
 
 @dataclass(frozen=True)
 class Scoring:
-    """Columns of the pairs and of the prediction, μ, what cold rows get, limits to clip to, and how
-    to make standard deviations, if any are wanted."""
+    """Columns of the pairs and of the prediction, μ, what cold rows get, whether the tables have a
+    bias for them, limits to clip to, and how to make standard deviations, if any are wanted."""
 
     user: str
     item: str
@@ -70,6 +70,7 @@ class Scoring:
     rank: int
     mean: float
     cold_start: FactorColdStart
+    has_cold_biases: bool
     limits: tuple[float, float] | None
     spreading: Spreading | None = None
 
@@ -81,7 +82,8 @@ class Scoring:
     @property
     def needed(self) -> list[str]:
         """Columns of the tables beside the ids."""
-        return [BIAS, FACTORS, *([DRAWS] if self.spreading else [])]
+        of_cold = [COLD_BIAS, N_RATINGS] if self.has_cold_biases else []
+        return [BIAS, FACTORS, *of_cold, *([DRAWS] if self.spreading else [])]
 
 
 def add_predictions(
@@ -89,7 +91,8 @@ def add_predictions(
 ) -> DataFrame:
     """``pairs`` with the column of predictions (double).
 
-    ``users`` and ``items``: id, bias, factors; ``n_rows`` is how many rows both have together.
+    ``users`` and ``items``: id and ``scoring.needed``; ``n_rows`` is how many rows both have
+    together.
     """
     n_copies = 1 + (scoring.spreading.n_draws if scoring.spreading else 0)
     is_small = n_copies * n_rows * 4 * (scoring.rank + 3) <= BROADCAST_LIMIT
@@ -129,12 +132,12 @@ def _score(batches: Iterator[pa.RecordBatch], scoring: Scoring) -> Iterator[pa.R
 
 
 class _Side:
-    """One side of the model in memory: ids, factors float32 [n, rank], bias float32 [n], and maybe
-    draws float32 [n, n_draws, rank + 1]."""
+    """One side of the model in memory: ids, rows, and maybe draws float32
+    [n, n_draws, rank + 1]."""
 
     def __init__(self, table: pa.Table, scoring: Scoring) -> None:
         self.ids = table.column(0).combine_chunks()
-        self.factors, self.bias = factors_of(table, scoring.rank)
+        self.rows = model_rows(table, scoring.rank)
         if scoring.spreading:
             self.draws = _draws_of(table[DRAWS].combine_chunks(), scoring.spreading)
 
@@ -156,9 +159,7 @@ def _with_predictions(pairs: pa.Table, users: _Side, items: _Side, scoring: Scor
         pairs = pairs.filter(pa.array(is_known))
         user, item = user[is_known], item[is_known]
         is_known = is_known[is_known]
-    predicted: Float64s = predict_pairs(
-        user, item, users.factors, users.bias, items.factors, items.bias, scoring.mean
-    )
+    predicted: Float64s = predict_pairs(user, item, users.rows, items.rows, scoring.mean)
     if scoring.cold_start == "nan":
         predicted[~is_known] = np.nan
     if scoring.limits is not None:
@@ -193,6 +194,12 @@ def _by_joins(pairs: DataFrame, users: DataFrame, items: DataFrame, scoring: Sco
             F.col(side).alias(f"_{side}_id"),
             F.col(BIAS).cast("double").alias(f"_{side}_bias"),
             F.col(FACTORS).alias(f"_{side}_factors"),
+            F.col(COLD_BIAS if scoring.has_cold_biases else BIAS)
+            .cast("double")
+            .alias(f"_{side}_cold_bias"),
+            (F.col(N_RATINGS) > 0 if scoring.has_cold_biases else F.lit(True)).alias(
+                f"_{side}_is_rated"
+            ),
             *([F.col(DRAWS).alias(f"_{side}_draws")] if scoring.spreading else []),
         )
         how = "inner" if scoring.cold_start == "drop" else "left"
@@ -243,18 +250,22 @@ def _prediction(scoring: Scoring) -> Column:
         F.col("_user_factors"), F.col("_item_factors")
     )
     # The order of these sums is the one in which Explanation adds the same parts.
-    full = F.lit(scoring.mean) + F.col("_user_bias") + F.col("_item_bias") + dot
+    full = F.lit(scoring.mean) + _bias(USER) + _bias(ITEM) + dot
     if scoring.cold_start == "drop":
         return full
     is_known = F.col("_user_bias").isNotNull() & F.col("_item_bias").isNotNull()
     cold: Column = F.lit(float("nan"))
     if scoring.cold_start in ("features", "baseline"):
-        cold = (
-            F.lit(scoring.mean)
-            + F.coalesce("_user_bias", F.lit(0.0))
-            + F.coalesce("_item_bias", F.lit(0.0))
-        )
+        cold = F.lit(scoring.mean)
+        for side in Side:
+            cold = cold + F.coalesce(_bias(side), F.lit(0.0))
     return F.when(is_known, full).otherwise(cold)
+
+
+def _bias(side: Side) -> Column:
+    """What a row adds by itself; null without a row."""
+    is_warm = F.coalesce(F.col(f"_{side.other}_is_rated"), F.lit(False))
+    return F.when(is_warm, F.col(f"_{side}_bias")).otherwise(F.col(f"_{side}_cold_bias"))
 
 
 def _clip(prediction: Column, limits: tuple[float, float] | None) -> Column:

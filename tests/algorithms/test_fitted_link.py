@@ -212,3 +212,22 @@ def test_rank_zero_links_biases():
     objective = replace(LINKED, link_weight=1.0)
     rows = ThreadedALS(objective, ALSSettings(rank=0, max_iter=5)).learn(ratings, 2).rows
     assert all(part.shape[1] == 1 and np.isfinite(part).all() for part in rows.values())
+
+
+@pytest.mark.parametrize("kind", ["als", "sgd"])
+def test_cold_biases_are_those_of_a_model_without_factors(kind):
+    ratings = small()
+    found = learner(kind, LINKED).learn(ratings, 2).cold_biases
+    fitted = ~ratings.is_validation
+    n = {side: len(ratings.ids[side]) for side in Side}
+    users, items = (ratings.positions[side][fitted] for side in Side)
+    design = np.hstack([np.eye(n[USER])[users], np.eye(n[ITEM])[items]])
+    weights = np.concatenate(
+        [LINKED.penalty(side).bias * ratings.n_ratings[side] ** 0.5 for side in Side]
+    )
+    expected = np.linalg.solve(
+        design.T @ design + np.diag(weights), design.T @ ratings.rating[fitted]
+    )
+    np.testing.assert_allclose(np.concatenate([found[side] for side in Side]), expected, atol=1e-3)
+    without = replace(LINKED, link_weight=None)
+    assert learner(kind, without).learn(ratings, 2).cold_biases == {}

@@ -11,7 +11,7 @@ from mfspark.kernels.half_step import half_step, solve_rows, squared_error
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.kernels.predict import dot_rows, predict_pairs, top_n, variance_of_pairs
+from mfspark.kernels.predict import ModelRows, dot_rows, predict_pairs, top_n, variance_of_pairs
 from mfspark.kernels.rotation import canonical_rotation
 from mfspark.kernels.sgd import Entries, SGDSide, shuffle, visit
 
@@ -21,6 +21,7 @@ BLOCK = build_block(INTS, INTS, SINGLES, FALSE, 1, 1)
 OBJECTIVE = Objective(0.0, True, Penalty(1, 1, 0.5), Penalty(1, 1, 0.5))
 FIXED = AlignedRows.zeros(1, 2)
 ROWS = np.zeros((1, 3), np.float32)
+MODEL_ROWS = ModelRows(ROWS, SINGLES[:1], SINGLES[:1], np.ones(1, np.bool_))
 SIDE = SGDSide.start(ROWS, np.ones(1, np.int64), 1.0)
 ENTRIES = Entries(INTS, INTS.copy(), SINGLES)
 PRIOR = Prior(np.zeros(3), np.eye(3))
@@ -54,8 +55,9 @@ CALLS = {
     ),
     "lists of other pairs": lambda: corrections(LISTS, Lists(np.array([0]), INTS, SINGLES), 1, 0.0),
     "factors of two ranks": lambda: dot_rows(ROWS, ONE_ROW),
-    "pairs of two lengths": lambda: predict_pairs(
-        INTS, INTS[:2], ROWS, SINGLES[:1], ROWS, SINGLES[:1], 0.0
+    "pairs of two lengths": lambda: predict_pairs(INTS, INTS[:2], MODEL_ROWS, MODEL_ROWS, 0.0),
+    "biases of other rows": lambda: predict_pairs(
+        INTS, INTS, MODEL_ROWS, MODEL_ROWS._replace(cold_bias=SINGLES), 0.0
     ),
     "draws with noise of another rank": lambda: draw_rows(BLOCK.train, FIXED, PRIOR, 1.0, ONE_ROW),
     "draws with noise in double": lambda: draw_rows(

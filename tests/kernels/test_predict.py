@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfspark.kernels.predict import dot_rows, predict_pairs, top_n
+from mfspark.kernels.predict import ModelRows, dot_rows, predict_pairs, top_n
 
 
 def test_dot_rows_is_the_sum_of_its_parts_to_the_last_bit(rng):
@@ -33,13 +33,23 @@ def test_top_n_agrees_with_a_full_sort(seed, n, n_candidates):
 
 
 def test_pairs_are_predicted_from_the_parts_that_are_known(rng):
-    users, items = (rng.normal(size=(n, 6)).astype(np.float32) for n in (4, 3))
+    users, items = (
+        ModelRows(
+            rng.normal(size=(n, 5)).astype(np.float32),
+            *rng.normal(size=(2, n)).astype(np.float32),
+            np.arange(n) != 1,
+        )
+        for n in (4, 3)
+    )
     user, item = (part.ravel().astype(np.int32) for part in np.mgrid[-1:4, -1:3])
-    found = predict_pairs(user, item, users[:, 1:], users[:, 0], items[:, 1:], items[:, 0], 3.5)
+    found = predict_pairs(user, item, users, items, 3.5)
     for u, i, prediction in zip(user, item, found, strict=True):
+        # Beside nobody, and beside row 1, which has no ratings, the other bias is used.
+        u_biases = users.cold_bias if i in (-1, 1) else users.bias
+        i_biases = items.cold_bias if u in (-1, 1) else items.bias
         expected = 3.5
-        expected += float(users[u, 0]) if u >= 0 else 0.0
-        expected += float(items[i, 0]) if i >= 0 else 0.0
+        expected += float(u_biases[u]) if u >= 0 else 0.0
+        expected += float(i_biases[i]) if i >= 0 else 0.0
         if u >= 0 and i >= 0:
-            expected += dot_rows(users[[u], 1:], items[[i], 1:])[0]
+            expected += dot_rows(users.factors[[u]], items.factors[[i]])[0]
         assert prediction == expected

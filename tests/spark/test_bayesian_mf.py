@@ -98,7 +98,8 @@ def test_draws_are_saved_and_checked(split, sampled, tmp_path):
     )
     np.testing.assert_allclose(found["std"], expected["std"], rtol=1e-5)
     # A plain model is what its readers take it for.
-    assert set(loaded.user_factors.columns) == {"user", "n_ratings", "bias", "factors"}
+    columns = ["user", "n_ratings", "bias", "cold_bias", "factors"]
+    assert loaded.user_factors.columns == columns
     next((path / "draws/item").glob("part-*.parquet")).unlink()
     with pytest.raises(ModelFormatError, match="draws/item"):
         FactorModel.load(str(path))

@@ -7,6 +7,8 @@ from pyspark.sql import functions as F
 
 from mfspark import BayesianMF, FactorModel
 from mfspark.errors import ConfigError, DataError
+from mfspark.interpretation.explain import explain
+from mfspark.models import prediction
 
 N_USERS, N_ITEMS, N_RATED = 120, 90, 70
 
@@ -98,7 +100,7 @@ def test_strategies(data, model):
         if strategy == "nan":
             assert found["prediction"].isna().all()
         if strategy == "baseline":
-            biases = model.user_factors.select("user", "bias").toPandas().set_index("user")["bias"]
+            biases = model.user_factors.toPandas().set_index("user")["cold_bias"]
             expected = model.global_mean + found["user"].map(biases)
             np.testing.assert_allclose(
                 found["prediction"], expected.clip(*model.metadata.rating_scale), rtol=1e-6
@@ -109,6 +111,27 @@ def test_strategies(data, model):
         assert lists.where(F.col("item") >= N_RATED).isEmpty()
     mine = model.recommendForAllUsers(N_ITEMS).select(F.size("recommendations").alias("n"))
     assert {row["n"] for row in mine.collect()} == {N_ITEMS}
+
+
+def test_predictions_lists_and_explanations_of_new_items_agree(data, model, monkeypatch):
+    """Beside an item without ratings a user adds what is told of them without factors."""
+    plain = model.copy({model.clipPredictions: False})
+    lists = plain.recommendForAllUsers(N_ITEMS).select("user", F.explode("recommendations"))
+    lists = lists.select("user", "col.*")
+    of_both = plain.recommendForAllItems(N_USERS).select("item", F.explode("recommendations"))
+    of_both = of_both.select("item", "col.user", F.col("col.rating").alias("of_item"))
+    found = plain.transform(lists.join(of_both, ["user", "item"])).toPandas()
+    np.testing.assert_allclose(found["rating"], found["prediction"], atol=1e-5)
+    np.testing.assert_allclose(found["of_item"], found["prediction"], atol=1e-5)
+    monkeypatch.setattr(prediction, "BROADCAST_LIMIT", 0)
+    joined = plain.transform(lists).toPandas().set_index(["user", "item"])["prediction"]
+    found = found.set_index(["user", "item"])["prediction"]
+    np.testing.assert_allclose(joined[found.index], found, rtol=1e-12)
+    user = model.user_factors.orderBy("user").first()
+    for item in (0, N_ITEMS - 1):
+        parts = explain(model, user["user"], item)
+        assert parts.prediction == found[user["user"], item]
+        assert parts.user_bias == user["bias" if item < N_RATED else "cold_bias"]
 
 
 def test_saved_and_loaded(data, model, tmp_path):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
-from mfspark import BiasedALS, BiasedSGD, FactorModel
-from mfspark.errors import ConfigError
+from mfspark import BayesianMF, BiasedALS, BiasedSGD, FactorModel
+from mfspark.errors import ConfigError, ModelFormatError
+from mfspark.models import prediction
 
 ESTIMATORS = pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
 
@@ -76,3 +77,66 @@ def test_a_fit_begins_with_the_rows_of_a_model_that_had_them(ratings, tmp_path):
 def test_a_distributed_fit_with_them_is_refused(ratings, estimator):
     with pytest.raises(ConfigError, match=r"without features alone.*implicitFeatures to False"):
         estimator(execution="distributed", implicitFeatures=True).fit(ratings)
+
+
+@pytest.fixture(scope="module")
+def linked(ratings):
+    return BiasedALS(
+        rank=3, maxIter=5, regParam=1.2, biasRegParam=0.5, implicitFeatures=True
+    ).fit(ratings)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs(spark):
+    return spark.createDataFrame(
+        [("u1", 3), ("u1", -1), (None, 3), ("nobody", -1), ("u7", None)], "user string, item long"
+    )
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_beside_an_unknown_id_a_row_adds_what_it_would_without_factors(
+    ratings, linked, pairs, monkeypatch, is_joined
+):
+    if is_joined:
+        monkeypatch.setattr(prediction, "BROADCAST_LIMIT", 0)
+    biases = BiasedALS(rank=0, maxIter=30, tol=1e-9, biasRegParam=0.5).fit(ratings)
+    found, expected = (
+        model.transform(pairs).toPandas().set_index(["user", "item"])["prediction"]
+        for model in (linked, biases)
+    )
+    is_cold = ~found.index.isin([("u1", 3)])
+    np.testing.assert_allclose(found[is_cold].to_numpy(), expected[is_cold].to_numpy(), atol=1e-3)
+    # The pair that is known has a bias and factors, as without such a column.
+    user = linked.user_factors.where("user = 'u1'").first()
+    item = linked.item_factors.where("item = 3").first()
+    product = float(np.dot(user["factors"], item["factors"]))
+    both = linked.global_mean + user["bias"] + item["bias"] + product
+    assert found[~is_cold].item() == pytest.approx(both, abs=1e-6)
+    assert user["bias"] != pytest.approx(user["cold_bias"], abs=1e-3)
+
+
+def test_sampled_models_have_such_biases_with_features_alone(ratings, pairs):
+    """λ_b of the others is chosen by the data, so that they are near, not the same."""
+    arguments = {"rank": 2, "maxIter": 15, "burnIn": 5, "seed": 1}
+    biases = BiasedALS(rank=0, maxIter=30, tol=1e-9).fit(ratings)
+    found = BayesianMF(**arguments).fit(ratings)
+    table = found.item_factors.join(
+        biases.item_factors.select("item", F.col("bias").alias("alone")), "item"
+    ).toPandas()
+    np.testing.assert_allclose(table["cold_bias"], table["alone"], atol=0.05)
+    without = BayesianMF(**arguments, implicitFeatures=False).fit(ratings)
+    assert "cold_bias" not in without.item_factors.columns
+    assert without.n_parameters < found.n_parameters
+
+
+def test_cold_biases_are_checked_as_others_are(spark, linked, tmp_path):
+    linked.save(str(tmp_path / "model"))
+    folder = str(tmp_path / "model" / "user_factors")
+    users = linked.user_factors
+    for change, message in (
+        (F.lit(None).cast("float"), "rows with a bias or factors that are null"),
+        (F.col("cold_bias").cast("double"), r"float, double, array<float>, not float, float"),
+    ):
+        users.withColumn("cold_bias", change).write.mode("overwrite").parquet(folder)
+        with pytest.raises(ModelFormatError, match=message):
+            FactorModel.load(str(tmp_path / "model"))
