@@ -26,7 +26,7 @@ from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.sharing import row_ranges, share_rows
 from mfspark.algorithms.sparse_features import Features, given_features, rated_features
 from mfspark.algorithms.start import start_keys
-from mfspark.algorithms.unrated import posterior_with_unrated, with_unrated
+from mfspark.algorithms.unrated import Regression, posterior_with_unrated, with_unrated
 from mfspark.columns import ITEM, USER, Side
 from mfspark.kernels.arrays import AlignedRows, Float32s, UInt64s
 from mfspark.kernels.csr import Csr, RatingBlock
@@ -98,8 +98,7 @@ class ThreadedGibbs:
             side: encode_features(table, side, ratings.ids[side])
             for side, table in ratings.features.items()
         }
-        n_rows = {side: len(ratings.ids[side]) for side in Side}
-        mean = RunningMean(settings.rank, n_rows)
+        mean = RunningMean(settings.rank)
         stored = StoredDraws[dict[Side, Float32s]](settings.keep_draws)
         traces: list[list[Trace]] = []
         # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
@@ -118,7 +117,7 @@ class ThreadedGibbs:
                     hyper = chain.sweep(sweep)
                     is_folded = False
                     if sweep > settings.burn_in:
-                        rows, sums = chain.rows_and_coefficients(), chain.state.sums
+                        rows, sums = chain.state.rows, chain.state.sums
                         stored.add(rows, spread_of(hyper.noise_precision, hyper.priors, sums))
                         traces[-1].append(chain.trace(hyper))
                         is_folded = mean.add(rows, pool)
@@ -140,13 +139,18 @@ class ThreadedGibbs:
             cold_biases = {}
             if settings.implicit_features or features:
                 cold_biases = self._cold_biases(pool, n_threads, ratings, blocks)
-        rows = {side: with_unrated(final[side], features.get(side)) for side in Side}
+        regressions = {
+            side: Regression(known, final[side], final[side.other])
+            for side, known in features.items()
+        }
+        unrated = {side: known.unrated for side, known in features.items()}
+        rows = {side: with_unrated(final[side], regressions.get(side)) for side in Side}
         return Found(
             rows,
             history,
-            posterior_with_unrated(found, features, settings.seed),
+            posterior_with_unrated(found, regressions, unrated, settings.seed),
             {side: known.counts() for side, known in features.items()},
-            {side: known.unrated for side, known in features.items()},
+            unrated,
             # What features say of an unrated id, its bias, needs no other to go with.
             {
                 side: np.concatenate([biases, rows[side][len(biases) :, -1]])
@@ -195,9 +199,9 @@ class _Chain:
         self._keys = {side: start_keys(ratings.ids[side], side, self._seed) for side in Side}
         self._features: dict[Side, tuple[Features, ...]] = dict.fromkeys(Side, ())
         self._feature_keys: dict[Side, tuple[UInt64s, ...]] = dict.fromkeys(Side, ())
-        # Those that are given are the first.
-        self._given = {side: known for side, known in features.items() if known.names}
-        for side, known in self._given.items():
+        for side, known in features.items():
+            if not known.names:
+                continue
             self._features[side] = (given_features(known),)
             names = pa.array(known.names, pa.string())
             self._feature_keys[side] = (start_keys(names, f"{side} features", self._seed),)
@@ -228,13 +232,6 @@ class _Chain:
             self._pool, self._n_threads, self._blocks, self._features, self.state, normals, rng
         )
         return hyper
-
-    def rows_and_coefficients(self) -> dict[Side, Float32s]:
-        """The rows, and behind those of a side β of the features that it was given."""
-        rows = dict(self.state.rows)
-        for side in self._given:
-            rows[side] = np.concatenate([rows[side], self.state.links[side][0].coefficients])
-        return rows
 
     def sums(self, hyper: Hyper) -> PassSums:
         """What the history is told of the draw."""

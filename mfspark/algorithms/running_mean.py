@@ -3,8 +3,7 @@
 The mean of t predictions b_u + b_i + p_u·q_i has the mean biases, and as interaction the product of
 all draws side by side, A = [P₁, …, P_t] / √t and B = [Q₁, …, Q_t] / √t. Only its greatest singular
 directions are kept, found anew whenever some draws have come (see :mod:`mfspark.kernels.rotation`),
-so that memory does not grow with the draws. What is linear in the rows (coefficients of their
-features) stands behind them and is turned along, but has no say in which directions are kept.
+so that memory does not grow with the draws.
 """
 
 from concurrent.futures import Executor
@@ -23,12 +22,10 @@ _ROWS_PER_PART = 2048
 
 
 class RunningMean:
-    """Takes draws one after the other: rows [factors, bias] by side, float32 [n, rank + 1], of
-    which the first ``n_rows`` are users or items."""
+    """Takes draws one after the other: rows [factors, bias] by side, float32 [n, rank + 1]."""
 
-    def __init__(self, rank: int, n_rows: dict[Side, int]) -> None:
+    def __init__(self, rank: int) -> None:
         self.rank = rank
-        self._n_rows = n_rows
         self.n_draws = 0
         self._factors: dict[Side, Float32s] = {}
         self._bias: dict[Side, Float64s] = {}
@@ -63,7 +60,7 @@ class RunningMean:
             for draw in self._waiting:
                 total = total + draw[side][:, -1]
             self._bias[side] = total / (n_old + n_new)
-        parts = [(side, part) for side in Side for part in _parts(self._n_rows[side])]
+        parts = [(side, part) for side in Side for part in self._parts(side)]
         sums = list(pool.map(self._sums, *zip(*parts, strict=True)))
         grams, columns = (
             {
@@ -81,13 +78,16 @@ class RunningMean:
         def rotate(side: Side, part: slice) -> Float32s:
             return self._beside(side, part) @ matrices[side][:, :n_kept].astype(np.float32)
 
-        parts = [(side, part) for side in Side for part in _parts(len(self._bias[side]))]
         rotated = list(pool.map(rotate, *zip(*parts, strict=True)))
         for side in Side:
             of_side = [rows for owner, rows in zip(parts, rotated, strict=True) if owner[0] == side]
             self._factors[side] = np.concatenate(of_side)
         self._waiting.clear()
         self.n_draws = n_old + n_new
+
+    def _parts(self, side: Side) -> list[slice]:
+        n_rows = len(self._bias[side])
+        return [slice(at, at + _ROWS_PER_PART) for at in range(0, n_rows, _ROWS_PER_PART)]
 
     def _beside(self, side: Side, part: slice) -> Float32s:
         """Some rows of A or B: the mean so far and the waiting draws side by side, weighted."""
@@ -101,7 +101,3 @@ class RunningMean:
     def _sums(self, side: Side, part: slice) -> tuple[Float64s, Float64s]:
         rows = self._beside(side, part).astype(np.float64)
         return rows.T @ rows, rows.sum(axis=0)
-
-
-def _parts(n_rows: int) -> list[slice]:
-    return [slice(at, min(at + _ROWS_PER_PART, n_rows)) for at in range(0, n_rows, _ROWS_PER_PART)]

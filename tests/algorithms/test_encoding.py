@@ -1,6 +1,5 @@
 """Features of users and items: as numbers, and what rows of ids without ratings are made of."""
 
-from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 
 import numpy as np
@@ -13,9 +12,8 @@ from mfspark.algorithms.encoding import encode_features
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.history import Posterior, Spread
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
-from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.sparse_features import given_features
-from mfspark.algorithms.unrated import posterior_with_unrated, with_unrated
+from mfspark.algorithms.unrated import Regression, posterior_with_unrated, with_unrated
 from mfspark.columns import ITEM, USER
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import BayesianSettings
@@ -98,21 +96,46 @@ def test_one_matrix_by_row_and_by_feature():
 
 
 def test_unrated_rows_by_hand(rng):
-    """βᵀ (f − f̄), with f̄ the mean over the rated ids."""
+    """γᵀ (f − f̄), γ being a ridge regression of the rated rows on what f differs by from f̄."""
     found, numbers = encoded(ITEMS)
-    rows = rng.normal(size=(4 + 3, 3)).astype(np.float32)
-    coefficients = rows[4:].astype(float)
+    rows = rng.normal(size=(4, 3)).astype(np.float32)
     of_rated = np.array([numbers[id_] for id_ in RATED.to_pylist()])
-    result = with_unrated(rows, found)
-    np.testing.assert_array_equal(result[:4], rows[:4])
+    centred = of_rated - of_rated.mean(axis=0)
+    regression = Regression(found, rows, rows)
+    gamma = np.linalg.solve(
+        centred.T @ centred + regression.ridge * np.eye(3), centred.T @ (rows - rows.mean(axis=0))
+    )
+    result = with_unrated(rows, regression)
+    np.testing.assert_array_equal(result[:4], rows)
     for n, id_ in enumerate(["y", "z"]):
-        np.testing.assert_allclose(
-            result[4 + n],
-            (numbers[id_] - of_rated.mean(axis=0)) @ coefficients,
-            rtol=1e-4,
-            atol=1e-5,
-        )
+        expected = (numbers[id_] - of_rated.mean(axis=0)) @ gamma
+        np.testing.assert_allclose(result[4 + n], expected, rtol=0.01, atol=1e-3)
     assert with_unrated(rows, None) is rows
+
+
+def test_features_that_say_nothing_give_rows_of_nobody(rng):
+    table = pa.table({"item": ["a", "b", "new"], "feature_0": [5, 5, 5]})
+    rows = rng.normal(size=(4, 3)).astype(np.float32)
+    regression = Regression(encode_features(table, ITEM, RATED), rows, rows)
+    np.testing.assert_array_equal(with_unrated(rows, regression)[4:], np.zeros((1, 3)))
+
+
+def test_how_much_features_count_follows_what_they_tell(rng):
+    """Of rows that follow 60 tags hardly anything is taken off, of those that follow none most."""
+    tags = rng.random((200, 60)) < 0.3
+    names = [[f"tag{n}" for n in np.flatnonzero(row)] for row in tags]
+    table = pa.table({"item": np.arange(200), "feature_0": names})
+    found = encode_features(table, ITEM, pa.array(np.arange(150)))
+    order = [int(name.split("tag")[1]) for name in found.names]
+    users = rng.normal(size=(50, 3)).astype(np.float32)
+    told = tags[:, order] @ rng.normal(size=(60, 3)) + 0.1 * rng.normal(size=(200, 3))
+    noise = rng.normal(size=(200, 3))
+    for truth, low, high in ((told, 0.0, 0.1), (noise, 100.0, np.inf)):
+        rows = truth[:150].astype(np.float32)
+        regression = Regression(found, rows, users)
+        assert low <= regression.ridge < high
+        error = with_unrated(rows, regression)[150:] - (truth[150:] - truth[:150].mean(axis=0))
+        assert np.sqrt(np.mean(error**2)) < (0.25 if truth is told else 1.1)
 
 
 def test_draws_of_unrated_rows_lie_around_them_as_the_rated_ones_do(rng):
@@ -122,44 +145,22 @@ def test_draws_of_unrated_rows_lie_around_them_as_the_rated_ones_do(rng):
     found = encode_features(table, ITEM, pa.array(list(range(50))))
     score = dense(found.of_rated, 1)
     rest = rng.multivariate_normal([0.3, -0.2], covariance, 50)
-    beta = np.array([[2.0, -1.0]])
-    rows = np.concatenate([rest + score @ beta, beta]).astype(np.float32)
+    rows = (rest + score @ np.array([[2.0, -1.0]])).astype(np.float32)
     draws = np.repeat(rows[:, None], n_draws, axis=1)
     posterior = Posterior({ITEM: draws}, Spread(1.0, 1.0, 1.0))
-    result = posterior_with_unrated(posterior, {ITEM: found}, seed=1).draws[ITEM]
+    regression = Regression(found, rows, rows)
+    unrated = {ITEM: found.unrated}
+    extended = posterior_with_unrated(posterior, {ITEM: regression}, unrated, seed=1)
+    result = extended.draws[ITEM]
     assert result.shape == (60, n_draws, 2)
     np.testing.assert_array_equal(result[:50], draws[:50])
-    expected = (dense(found.of_unrated, 1) - score.mean(axis=0)) @ beta
+    center = score - score.mean(axis=0)
+    gamma = center.T @ (rows - rows.mean(axis=0)) / (center.T @ center + regression.ridge)
+    expected = (dense(found.of_unrated, 1) - score.mean(axis=0)) @ gamma
     np.testing.assert_allclose(result[50:].mean(axis=1), expected, atol=0.08)
+    rest = rows - center @ gamma
     spread = np.cov(result[55].T)
     np.testing.assert_allclose(spread, np.cov(rest.T, bias=True), rtol=0.12, atol=0.03)
-
-
-def test_what_stands_behind_the_rows_is_turned_along(rng):
-    """Coefficients are linear in the rows, so the mean of what they predict is exact, and the
-    directions are those of the rows alone."""
-    basis = {USER: rng.normal(size=(2, 30)), ITEM: rng.normal(size=(2, 20))}
-    features = rng.normal(size=(20, 3))
-    beta = rng.normal(size=(3, 2))
-    mean = {False: RunningMean(2, {USER: 30, ITEM: 20}), True: RunningMean(2, {USER: 30, ITEM: 20})}
-    exact = []
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(7):
-            turn = rng.normal(size=(2, 2))
-            users = np.column_stack([(turn @ basis[USER]).T, np.zeros(30)])
-            items = np.column_stack([(turn @ basis[ITEM]).T, np.zeros(20)])
-            behind = np.column_stack([beta @ turn.T, rng.normal(size=3)])
-            exact.append(features @ behind[:, :2] @ users[:, :2].T + (features @ behind[:, 2:]))
-            for with_behind, each in mean.items():
-                own = np.concatenate([items, behind]) if with_behind else items
-                each.add({USER: users.astype(np.float32), ITEM: own.astype(np.float32)}, pool)
-        rows, without = mean[True].final(pool), mean[False].final(pool)
-    np.testing.assert_allclose(rows[ITEM][:20], without[ITEM], atol=1e-5)
-    coefficients = rows[ITEM][20:]
-    predicted = (
-        features @ coefficients[:, :2] @ rows[USER][:, :2].T + features @ coefficients[:, 2:]
-    )
-    np.testing.assert_allclose(predicted, np.mean(exact, axis=0), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("implicit", [False, True])

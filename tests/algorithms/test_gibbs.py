@@ -321,7 +321,7 @@ def test_the_mean_of_few_draws_is_exact(rng, n_draws):
                 for side, rows in factors.items()
             }
         )
-    mean = RunningMean(2, {USER: 30, ITEM: 20})
+    mean = RunningMean(2)
     with ThreadPoolExecutor(2) as pool:
         for draw in draws:
             mean.add(draw, pool)
@@ -336,7 +336,7 @@ def test_the_mean_keeps_the_greatest_directions(rng):
         {side: rng.normal(size=(n, 4)).astype(np.float32) for side, n in ((USER, 40), (ITEM, 25))}
         for _ in range(3)
     ]
-    mean = RunningMean(3, {USER: 40, ITEM: 25})
+    mean = RunningMean(3)
     with ThreadPoolExecutor(1) as pool:
         for draw in draws:
             mean.add(draw, pool)
