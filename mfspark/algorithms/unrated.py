@@ -36,8 +36,8 @@ class Regression:
     f, of which x̄ and f̄ are the means.
 
     ``rows`` float32 [n_rated, rank + 1] are the ones that ρ (``ridge``) is chosen by, as that which
-    predicts those of held-out ids best; ``others`` float32 [n, rank + 1] are the rows of the other side,
-    whose mean squares say how much each number of a row matters to ratings.
+    predicts those of held-out ids best; ``others`` float32 [n, rank + 1] are the rows of the other
+    side, whose mean squares say how much each number of a row matters to ratings.
     """
 
     def __init__(self, features: EncodedFeatures, rows: Float32s, others: Float32s) -> None:
