@@ -34,8 +34,7 @@ class BiasedALS(
     With ``implicitFeatures`` rows are drawn not to zero, but to what it says of a user which items
     they rated at all, and of an item who rated it: |p_u − βᵀ f_u|² in place of |p_u|², f_u having
     1/√n_u for each of the n_u items (as in SVD++, Koren 2008), and β being learnt with the rows.
-    The fit is then made in one task. Pairs of which it does not know one id are predicted worse
-    than without, by a bias that was learnt beside factors with a mean.
+    The fit is then made in one task.
 
     ``fit`` takes a DataFrame with a user column, an item column (strings or integers) and a numeric
     rating column, and returns a :class:`FactorModel`. Results depend on data and seed, not on the
