@@ -15,6 +15,8 @@ Schedule = Literal["constant", "inverse_time", "bold_driver", "adagrad"]
 ExchangeName = Literal["auto", "broadcast", "routed"]
 Similarity = Literal["cosine", "pearson", "pearson_baseline"]
 Centring = Literal["bias", "mean"]
+# Standard deviations that recommendations take off a prediction.
+CAUTION = 1.0
 BiasMethod = Literal["joint", "damped"]
 ColdStartStrategy = Literal["baseline", "nan", "drop"]
 FactorColdStart = Literal["features", "baseline", "nan", "drop"]

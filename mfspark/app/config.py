@@ -16,6 +16,7 @@ from mfspark.data.validate import Checks
 from mfspark.errors import ConfigError
 from mfspark.interpretation.tables import InterpretSettings
 from mfspark.settings import (
+    CAUTION,
     ALSSettings,
     BayesianSettings,
     BiasOnlySettings,
@@ -114,6 +115,12 @@ class RecommendSettings(BaseModel):
     n: int = Field(10, ge=1, description="length of the lists")
     lists: Literal["items_for_users", "users_for_items"] = Field(
         "items_for_users", description="what to list for whom"
+    )
+    min_ratings: int = Field(0, ge=0, description="leave out what has fewer training ratings")
+    caution: float = Field(
+        CAUTION,
+        ge=0,
+        description="standard deviations that are taken off predictions for want of ratings",
     )
     exclude_seen: bool = Field(True, description="leave out pairs that were rated in training")
 

@@ -14,8 +14,9 @@ from mfspark import files
 from mfspark.app.configured_features import features_of_run, refuse_unused_features
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.ingest import ingest
+from mfspark.app.lists import facts_of, with_titles
 from mfspark.app.run_directory import RunDirectory
-from mfspark.columns import Side
+from mfspark.columns import ITEM, TITLE, USER, Side
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
@@ -103,7 +104,7 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
 
 
 def recommend(spark: SparkSession, run: RunDirectory) -> None:
-    """Top-N lists: recommendations/."""
+    """Top-N lists: recommendations/; and what they are made of."""
     with run.step("recommend") as facts:
         settings = run.config.recommend
         model = FactorModel.load(run.require("model", "train"))
@@ -112,9 +113,19 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
             seen = run.ratings(spark, "train")
         for_users = settings.lists == "items_for_users"
         method = model.recommendForAllUsers if for_users else model.recommendForAllItems
+        lists = method(settings.n, seen, settings.min_ratings, settings.caution)
+        if for_users and files.exists(run.of("items")):
+            items = files.read_parquet(spark, run.require("items", "ingest"))
+            if TITLE in items.columns:
+                lists = with_titles(lists, items)
         with run.output("recommendations", ("model",)) as target:
-            files.write_parquet(method(settings.n, seen), target)
-        facts["lists"] = files.read_parquet(spark, run.of("recommendations")).count()
+            files.write_parquet(lists, target)
+        written = files.read_parquet(spark, run.of("recommendations"))
+        found = facts_of(written, model, ITEM if for_users else USER)
+        facts.update(found._asdict())
+    print(f"Lists: {run.of('recommendations')}")
+    for line in found.lines(ITEM if for_users else USER):
+        print(f"  {line}")
 
 
 def report(run: RunDirectory) -> str:

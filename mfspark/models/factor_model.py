@@ -15,14 +15,12 @@ from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
 from mfspark.models.matching import Matching, best_matches
-from mfspark.models.metadata import ModelMetadata
+from mfspark.models.metadata import LEAST_DRAWS, ModelMetadata
 from mfspark.models.params import BayesianMFParams, FactorModelParams
 from mfspark.models.persistence import Persistent
 from mfspark.models.prediction import Scoring, Spreading, add_predictions
-from mfspark.settings import FactorModelSettings
-
-# A variance needs at least two.
-_LEAST_DRAWS = 2
+from mfspark.models.uncertainty import less_uncertainty
+from mfspark.settings import CAUTION, FactorModelSettings
 
 
 class FactorModel(Model, FactorModelParams, Persistent):
@@ -117,7 +115,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
             mean=self.global_mean,
             cold_start=self.getOrDefault(self.coldStartStrategy),
             has_cold_biases=COLD_BIAS in self.user_factors.columns,
-            limits=self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None,
+            limits=self._limits(),
             spreading=self._spreading(),
         )
         n_rows = sum(self.metadata.n_rows(side) for side in Side)
@@ -126,6 +124,10 @@ class FactorModel(Model, FactorModelParams, Persistent):
             users, items = users.join(self.draws[USER], USER), items.join(self.draws[ITEM], ITEM)
         scored = add_predictions(dataset, users, items, scoring, n_rows)
         return scored.drop(*added)
+
+    def _limits(self) -> tuple[float, float] | None:
+        """What predictions are clipped to."""
+        return self.metadata.rating_scale if self.getOrDefault(self.clipPredictions) else None
 
     def _known(self, side: Side) -> DataFrame:
         """The rows of a side that count as known."""
@@ -139,7 +141,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
     def has_spread(self) -> bool:
         """Whether there are enough stored draws for ``predictionStdCol``."""
         facts = self.metadata.posterior
-        return facts is not None and facts.n_draws >= _LEAST_DRAWS
+        return facts is not None and facts.n_draws >= LEAST_DRAWS
 
     def _spreading(self) -> Spreading | None:
         """What standard deviations are made of, if they are wanted."""
@@ -154,7 +156,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
         facts = self.metadata.posterior
         if facts is None or not self.has_spread:
             raise ConfigError(
-                f"predictionStdCol = {column_name!r} needs a model with {_LEAST_DRAWS} stored "
+                f"predictionStdCol = {column_name!r} needs a model with {LEAST_DRAWS} stored "
                 f"draws or more, but this one of {self.metadata.algorithm} has "
                 f"{0 if facts is None else facts.n_draws}; fit by BayesianMF with keepDraws = 8, "
                 "or unset predictionStdCol"
@@ -170,37 +172,70 @@ class FactorModel(Model, FactorModelParams, Persistent):
                 f"{side} ids of type {ours.simpleString()}: no id would match; cast the column"
             )
 
-    def recommendForAllUsers(self, numItems: int, seen: DataFrame | None = None) -> DataFrame:
+    def recommendForAllUsers(
+        self,
+        numItems: int,
+        seen: DataFrame | None = None,
+        minRatings: int = 0,
+        caution: float = CAUTION,
+    ) -> DataFrame:
         """Best items for every user: userCol, recommendations array<struct<itemCol, rating float>>.
 
-        Pairs in ``seen`` (columns userCol and itemCol, such as the training ratings) are left out.
+        ``rating`` is a lower bound, by which the lists are ordered: the prediction less ``caution``
+        standard deviations of what is not known of the item for want of ratings (see
+        :mod:`mfspark.models.uncertainty`), within the range of the ratings when predictions are
+        clipped; with ``caution`` 0 it is the prediction. Otherwise items that two people liked
+        would be on everybody's list. ``minRatings`` leaves out items with fewer. Pairs in ``seen``
+        (columns userCol and itemCol, such as the training ratings) are left out.
         """
-        return self._recommend(self._known(USER), self._known(ITEM), numItems, seen)
+        return self._recommend(self._known(USER), numItems, seen, minRatings, caution)
 
-    def recommendForAllItems(self, numUsers: int, seen: DataFrame | None = None) -> DataFrame:
+    def recommendForAllItems(
+        self,
+        numUsers: int,
+        seen: DataFrame | None = None,
+        minRatings: int = 0,
+        caution: float = CAUTION,
+    ) -> DataFrame:
         """Best users for every item: itemCol, recommendations array<struct<userCol, rating float>>.
 
-        ``seen`` as in ``recommendForAllUsers``.
+        Arguments as in ``recommendForAllUsers``, with items and users in each other's place.
         """
-        return self._recommend(self._known(ITEM), self._known(USER), numUsers, seen)
+        return self._recommend(self._known(ITEM), numUsers, seen, minRatings, caution)
 
     def recommendForUserSubset(
-        self, dataset: DataFrame, numItems: int, seen: DataFrame | None = None
+        self,
+        dataset: DataFrame,
+        numItems: int,
+        seen: DataFrame | None = None,
+        minRatings: int = 0,
+        caution: float = CAUTION,
     ) -> DataFrame:
-        """Best items for the users in ``dataset``; users absent from training get no row."""
+        """Best items for the users in ``dataset``; users absent from training get no row.
+
+        Other arguments as in ``recommendForAllUsers``.
+        """
         name = self.getOrDefault(self.userCol)
         self._check_ids(dataset, name, self.user_factors, USER)
         chosen = self._known(USER).join(dataset.select(column(name).alias(USER)), USER, "semi")
-        return self._recommend(chosen, self._known(ITEM), numItems, seen)
+        return self._recommend(chosen, numItems, seen, minRatings, caution)
 
     def recommendForItemSubset(
-        self, dataset: DataFrame, numUsers: int, seen: DataFrame | None = None
+        self,
+        dataset: DataFrame,
+        numUsers: int,
+        seen: DataFrame | None = None,
+        minRatings: int = 0,
+        caution: float = CAUTION,
     ) -> DataFrame:
-        """Best users for the items in ``dataset``; items absent from training get no row."""
+        """Best users for the items in ``dataset``; items absent from training get no row.
+
+        Other arguments as in ``recommendForAllUsers``.
+        """
         name = self.getOrDefault(self.itemCol)
         self._check_ids(dataset, name, self.item_factors, ITEM)
         chosen = self._known(ITEM).join(dataset.select(column(name).alias(ITEM)), ITEM, "semi")
-        return self._recommend(chosen, self._known(USER), numUsers, seen)
+        return self._recommend(chosen, numUsers, seen, minRatings, caution)
 
     def similarItems(self, items: DataFrame, n: int, among: DataFrame | None = None) -> DataFrame:
         """Nearest items by the cosine of their factors, for the items in column ``item``.
@@ -225,10 +260,27 @@ class FactorModel(Model, FactorModelParams, Persistent):
         )
 
     def _recommend(
-        self, queries: DataFrame, candidates: DataFrame, n: int, seen: DataFrame | None
+        self,
+        queries: DataFrame,
+        n: int,
+        seen: DataFrame | None,
+        min_ratings: int,
+        caution: float,
     ) -> DataFrame:
-        matching = Matching(n, self.rank, offset=self.global_mean)
-        sides = [Side(table.columns[0]) for table in (queries, candidates)]
+        """Lists of the other side for ``queries``, rows of a factor table."""
+        if caution < 0:
+            raise ConfigError(
+                f"caution = {caution} is not allowed: it would favour what little is known of; "
+                "give 0 or more"
+            )
+        sides = [Side(queries.columns[0]), Side(queries.columns[0]).other]
+        candidates = self._known(sides[1])
+        if min_ratings:
+            candidates = candidates.where(F.col(N_RATINGS) >= min_ratings)
+        candidates = less_uncertainty(
+            candidates, sides[1], caution, self.metadata, self.history, self.draws
+        )
+        matching = Matching(n, self.rank, offset=self.global_mean, limits=self._limits())
         own = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         if seen is not None:
             seen = seen.select(*[column(own[side]).alias(side) for side in sides])

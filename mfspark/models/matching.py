@@ -33,12 +33,14 @@ _QUERIES_PER_BATCH = 10_000
 
 @dataclass(frozen=True)
 class Matching:
-    """How to score: offset + query bias + candidate bias + product of factors, or the cosine."""
+    """How to score: offset + query bias + candidate bias + product of factors, or the cosine; and
+    what scores are clipped to when they have been compared."""
 
     n: int
     rank: int
     offset: float = 0.0
     cosine: bool = False
+    limits: tuple[float, float] | None = None
 
 
 def best_matches(
@@ -130,7 +132,10 @@ def _match_tables(
             matching.n,
             (excluded[0][first : part.stop + 1], excluded[1]),
         )
+        is_match = np.isfinite(scores)
         scores = scores + query_bias[part, None] + np.float32(matching.offset)
+        if matching.limits is not None:
+            np.clip(scores, *matching.limits, out=scores, where=is_match)
         yield _to_lists(query_ids[part.start : part.stop], candidate_ids, positions, scores, names)
 
 

@@ -9,6 +9,8 @@ from mfspark.columns import USER, Side
 
 # Raised whenever a reader of the previous version would misread a table.
 SCHEMA_VERSION = 1
+# A variance over draws needs at least two.
+LEAST_DRAWS = 2
 
 
 class CoordinateSystem(BaseModel):

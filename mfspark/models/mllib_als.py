@@ -386,19 +386,19 @@ class ALSModel(_Setters, Model, _ALSModelParams, Persistent):
 
     def recommendForAllUsers(self, numItems: int) -> DataFrame:
         """Best items for every user: userCol, recommendations array<struct<itemCol, rating>>."""
-        return self._inner().recommendForAllUsers(numItems)
+        return self._inner().recommendForAllUsers(numItems, caution=0.0)
 
     def recommendForAllItems(self, numUsers: int) -> DataFrame:
         """Best users for every item: itemCol, recommendations array<struct<userCol, rating>>."""
-        return self._inner().recommendForAllItems(numUsers)
+        return self._inner().recommendForAllItems(numUsers, caution=0.0)
 
     def recommendForUserSubset(self, dataset: DataFrame, numItems: int) -> DataFrame:
         """Best items for the users in ``dataset``; users absent from training get no row."""
-        return self._inner().recommendForUserSubset(dataset, numItems)
+        return self._inner().recommendForUserSubset(dataset, numItems, caution=0.0)
 
     def recommendForItemSubset(self, dataset: DataFrame, numUsers: int) -> DataFrame:
         """Best users for the items in ``dataset``; items absent from training get no row."""
-        return self._inner().recommendForItemSubset(dataset, numUsers)
+        return self._inner().recommendForItemSubset(dataset, numUsers, caution=0.0)
 
     has_own_params = False
 

@@ -65,6 +65,8 @@ def test_recommend_leaves_out_what_was_rated(spark, finished):
     for row in lists.itertuples():
         assert len(row.recommendations) == 4
         assert not {(row.user, entry["item"]) for entry in row.recommendations} & seen
+        assert all(entry.keys() == {"item", "title", "rating"} for entry in row.recommendations)
+    assert "Lists: runs/mine/recommendations\n  101 lists, with" in result.stdout
 
 
 def test_second_run_does_not_replace_the_first(spark, finished):

@@ -103,7 +103,8 @@ def test_ids_of_another_type_are_refused(model, cold_pairs):
 def test_recommendations_are_the_best_unseen_items(model, ratings, ratings_frame, n):
     scores = dense_scores(model)
     seen = set(zip(ratings_frame["user"], ratings_frame["item"], strict=True))
-    lists = model.recommendForAllUsers(n, seen=ratings).collect()
+    unclipped = model.copy({model.clipPredictions: False})
+    lists = unclipped.recommendForAllUsers(n, seen=ratings, caution=0.0).collect()
     assert len(lists) == len(scores)
     for row in lists:
         unseen = [item for item in scores.columns if (row["user"], item) not in seen]
@@ -116,7 +117,8 @@ def test_recommendations_are_the_best_unseen_items(model, ratings, ratings_frame
 
 def test_recommendations_of_the_other_direction_and_for_subsets(spark, model):
     scores = dense_scores(model)
-    for row in model.recommendForAllItems(3).collect():
+    unclipped = model.copy({model.clipPredictions: False})
+    for row in unclipped.recommendForAllItems(3, caution=0.0).collect():
         best = scores[row["item"]].sort_values(ascending=False)[:3]
         np.testing.assert_allclose([e["rating"] for e in row["recommendations"]], best, atol=1e-4)
     subset = spark.createDataFrame([(100,), (107,), (-1,), (100,)], "user long")
@@ -139,10 +141,10 @@ def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model):
         .select(F.col("id").alias("user"), F.lit(1).cast("long").alias("n_ratings"), bias, factors)
     )
     many = FactorModel(users, model.item_factors, model.history, model.metadata)
-    best = many.recommendForAllUsers(1).first()["recommendations"][0]["item"]
+    best = many.recommendForAllUsers(1, caution=0.0).first()["recommendations"][0]["item"]
     pairs = spark.range(n).select(F.col("id").alias("user"), F.lit(best).alias("item"))
     seen = pairs.where("user % 3 = 0")
-    lists = many.recommendForAllUsers(1, seen)
+    lists = many.recommendForAllUsers(1, seen, caution=0.0)
     has_best = F.col("recommendations")[0]["item"] == best
     assert lists.count() == n
     assert lists.where(has_best == (F.col("user") % 3 == 0)).count() == 0

@@ -116,9 +116,13 @@ def test_strategies(data, model):
 def test_predictions_lists_and_explanations_of_new_items_agree(data, model, monkeypatch):
     """Beside an item without ratings a user adds what is told of them without factors."""
     plain = model.copy({model.clipPredictions: False})
-    lists = plain.recommendForAllUsers(N_ITEMS).select("user", F.explode("recommendations"))
+    lists = plain.recommendForAllUsers(N_ITEMS, caution=0.0).select(
+        "user", F.explode("recommendations")
+    )
     lists = lists.select("user", "col.*")
-    of_both = plain.recommendForAllItems(N_USERS).select("item", F.explode("recommendations"))
+    of_both = plain.recommendForAllItems(N_USERS, caution=0.0).select(
+        "item", F.explode("recommendations")
+    )
     of_both = of_both.select("item", "col.user", F.col("col.rating").alias("of_item"))
     found = plain.transform(lists.join(of_both, ["user", "item"])).toPandas()
     np.testing.assert_allclose(found["rating"], found["prediction"], atol=1e-5)
