@@ -39,6 +39,8 @@ from mfspark.settings import BayesianSettings
 # Iterations of ALS before the first draw: they bring the chain near to where it will stay.
 WARM_UP = 5
 _KEYS_PER_PART = 2048
+# Ratings that λ_b of the cold biases is chosen by.
+_SAMPLE = 1_000_000
 # More than there are sweeps.
 _USES = 2**40
 # Between the seeds of two chains: chains of seeds side by side should have none in common.
@@ -170,8 +172,8 @@ class ThreadedGibbs:
             self.objective, factors=(), biases=True, link=False, rank=0,
             seed=self.settings.seed, scale=self.scale,
         )  # fmt: skip
-        # Rows to start from have factors.
-        chosen = search.choose(replace(ratings, known={}), n_threads)
+        sample = ratings.of_some_users(_SAMPLE, self.settings.seed)
+        chosen = search.choose(sample, n_threads)
         return biases_alone(pool, n_threads, blocks, chosen.objective)
 
 

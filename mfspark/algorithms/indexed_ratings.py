@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mfspark.algorithms.start import known_rows, start_rows
+from mfspark.algorithms.start import known_rows, start_keys, start_rows
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.kernels.arrays import Bools, Float32s, Int32s, Int64s
 from mfspark.kernels.csr import RatingBlock, build_block
+from mfspark.kernels.random import uniform
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,20 @@ class IndexedRatings:
             n_ratings={side: n[order[side]] for side, n in self.n_ratings.items()},
             positions={side: places[side][at] for side, at in self.positions.items()},
             known={side: rows.take(pa.array(order[side])) for side, rows in self.known.items()},
+        )
+
+    def of_some_users(self, n_most: int, seed: int) -> "IndexedRatings":
+        """Training ratings alone, some ``n_most`` of them at most: all those of some users, who are
+        chosen by their ids. Without rows to start from."""
+        share = n_most / max(int(self.n_ratings[USER].sum()), 1)
+        places = uniform(start_keys(self.ids[USER], "sample", seed), 1)[:, 0]
+        kept = (places < share)[self.positions[USER]] & ~self.is_validation
+        return replace(
+            self,
+            positions={side: at[kept] for side, at in self.positions.items()},
+            rating=self.rating[kept],
+            is_validation=np.zeros(int(kept.sum()), np.bool_),
+            known={},
         )
 
     def start(self, side: Side, rank: int, seed: int) -> Float32s:

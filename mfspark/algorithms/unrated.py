@@ -43,19 +43,19 @@ class Regression:
     def __init__(self, features: EncodedFeatures, rows: Float32s, others: Float32s) -> None:
         n_features = len(features.names)
         parts = (features.of_rated, features.of_unrated)
-        self._rated, self._unrated = (_sparse(part, n_features) for part in parts)
+        self._rated, unrated = (_sparse(part, n_features) for part in parts)
         self._weights = np.square(others, dtype=np.float64).mean(axis=0)
         self._weights[-1] = 1.0
+        self._both = vstack([self._rated, unrated], format="csr")
         self.ridge = _FIRST_RIDGE
         if n_features and len(rows) >= _FOLDS:
             step, _ = lowest(lambda step: self._held_out_error(rows, _FIRST_RIDGE * _STEP**step))
             self.ridge *= _STEP**step
 
     def predicted(self, rows: Float32s) -> tuple[Float32s, Float32s]:
-        """γᵀ (f − f̄) of the rated ids, whose ``rows`` are float32 [n_rated, n], and of the unrated
-        ones."""
-        of_both = vstack([self._rated, self._unrated])
-        found = _predicted(self._rated, rows, of_both, self.ridge).astype(np.float32)
+        """γᵀ (f − f̄) of the rated ids, whose ``rows`` are float32 [n_rated, rank + 1], and of the
+        unrated ones."""
+        found = _predicted(self._rated, rows, self._both, self.ridge).astype(np.float32)
         return found[: len(rows)], found[len(rows) :]
 
     def _held_out_error(self, rows: Float32s, ridge: float) -> float:
@@ -98,16 +98,14 @@ def posterior_with_unrated(
         rated = draws[side]
         n, n_draws, size = rated.shape
         keys = start_keys(unrated_ids[side], f"{side} unrated", seed)
-        around, centres = (
-            part.reshape(-1, n_draws, size) for part in regression.predicted(rated.reshape(n, -1))
-        )
         unrated = np.empty((len(keys), n_draws, size), np.float32)
         for draw in range(n_draws):
-            rest = (rated[:, draw] - around[:, draw]).astype(np.float64)
+            around, centres = regression.predicted(rated[:, draw])
+            rest = (rated[:, draw] - around).astype(np.float64)
             centred = rest - rest.mean(axis=0)
             covariance = centred.T @ centred / n + _LEAST_VARIANCE * np.eye(size)
             root = np.linalg.cholesky(covariance).T.astype(np.float32)
-            unrated[:, draw] = centres[:, draw] + normal_rows(keys, draw, size) @ root
+            unrated[:, draw] = centres + normal_rows(keys, draw, size) @ root
         draws[side] = np.concatenate([rated, unrated])
     return Posterior(draws, posterior.spread, posterior.diagnostics)
 

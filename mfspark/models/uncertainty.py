@@ -39,7 +39,7 @@ def less_uncertainty(
     """
     if not caution:
         return table
-    if metadata.posterior is not None and metadata.posterior.n_draws >= LEAST_DRAWS:
+    if draws and metadata.posterior and metadata.posterior.n_draws >= LEAST_DRAWS:
         sample = _sampled(draws[side.other], side.other, metadata)
         of_rows = draws[side].mapInArrow(
             partial(_over_draws, sample=sample),

@@ -143,3 +143,26 @@ def test_ids_that_are_dictionary_encoded_are_the_same_ids():
     for side in Side:
         assert plain.ids[side].equals(found.ids[side])
         np.testing.assert_array_equal(plain.positions[side], found.positions[side])
+
+
+def test_ratings_of_some_users_are_all_their_training_ratings(rng):
+    n = 4000
+    user, item = rng.integers(0, 300, n), rng.integers(0, 60, n)
+    table = pa.table(
+        {"user": user, "item": item, "rating": rng.normal(size=n).astype(np.float32),
+         IS_VALIDATION: rng.random(n) < 0.1}
+    )  # fmt: skip
+    whole = index_ratings(table)
+    n_fitted = int((~whole.is_validation).sum())
+    all_of_them = whole.of_some_users(10 * n, seed=1)
+    assert len(all_of_them.rating) == n_fitted
+    assert not all_of_them.is_validation.any()
+    some = whole.of_some_users(1000, seed=1)
+    assert 600 < len(some.rating) < 1400
+    kept = np.unique(some.positions[USER])
+    chosen = np.isin(whole.positions[USER], kept) & ~whole.is_validation
+    np.testing.assert_array_equal(some.rating, whole.rating[chosen])
+    np.testing.assert_array_equal(some.positions[ITEM], whole.positions[ITEM][chosen])
+    # The same users whatever the order of the rows.
+    again = index_ratings(table.take(pa.array(rng.permutation(n)))).of_some_users(1000, seed=1)
+    np.testing.assert_array_equal(np.unique(again.positions[USER]), kept)
