@@ -179,6 +179,7 @@ def best_error(kind, ratings, objective):
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_choice", [0, 1])
 def test_weights_from_the_data_help_where_choice_tells_of_taste_and_do_no_harm_elsewhere(of_choice):
     ratings = planted(1, of_choice, n_users=900, n_items=150)

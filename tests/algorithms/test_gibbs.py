@@ -196,12 +196,14 @@ def test_the_chain_draws_from_the_joint_distribution(independent):
     assert abs(z_scores(from_chains(np.random.default_rng(2)), independent)).max() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"noise_scale": 0.75}, {"link_scale": 2.0}])
 def test_a_wrong_scale_of_the_noise_would_be_noticed(independent, wrong):
     chain = from_chains(np.random.default_rng(2), **wrong)
     assert abs(z_scores(chain, independent)).max() > 6
 
 
+@pytest.mark.slow
 def test_a_missing_draw_of_hyper_parameters_would_be_noticed(independent, monkeypatch):
     first = draw_prior(RowSums.of(np.eye(SIZE, dtype=np.float32)), np.random.default_rng(0))
     monkeypatch.setattr(gibbs_threads, "draw_prior", lambda sums, rng: first)
@@ -265,6 +267,7 @@ def test_threads_and_the_order_of_rows_make_no_difference(rng):
         assert after.train_rmse == pytest.approx(before.train_rmse, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_chain_around_the_same_mean():
     table, truth = ratings_of(2)
     ratings, one = fitted(table, max_iter=200)
@@ -364,6 +367,7 @@ def test_stored_draws_are_spread_over_the_chain():
     assert posterior_of(none).n_draws == 0
 
 
+@pytest.mark.slow
 def test_chains_agree_and_are_averaged():
     table, _ = ratings_of(7)
     is_validation = np.random.default_rng(0).random(table.num_rows) < 0.2
