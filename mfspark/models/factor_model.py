@@ -215,10 +215,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
 
         Other arguments as in ``recommendForAllUsers``.
         """
-        name = self.getOrDefault(self.userCol)
-        self._check_ids(dataset, name, self.user_factors, USER)
-        chosen = self._known(USER).join(dataset.select(column(name).alias(USER)), USER, "semi")
-        return self._recommend(chosen, numItems, seen, minRatings, caution)
+        return self._recommend(self._chosen(dataset, USER), numItems, seen, minRatings, caution)
 
     def recommendForItemSubset(
         self,
@@ -232,10 +229,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
 
         Other arguments as in ``recommendForAllUsers``.
         """
-        name = self.getOrDefault(self.itemCol)
-        self._check_ids(dataset, name, self.item_factors, ITEM)
-        chosen = self._known(ITEM).join(dataset.select(column(name).alias(ITEM)), ITEM, "semi")
-        return self._recommend(chosen, numUsers, seen, minRatings, caution)
+        return self._recommend(self._chosen(dataset, ITEM), numUsers, seen, minRatings, caution)
 
     def similarItems(self, items: DataFrame, n: int, among: DataFrame | None = None) -> DataFrame:
         """Nearest items by the cosine of their factors, for the items in column ``item``.
@@ -258,6 +252,13 @@ class FactorModel(Model, FactorModelParams, Persistent):
             "similarity",
             itself,
         )
+
+    def _chosen(self, dataset: DataFrame, side: Side) -> DataFrame:
+        """The rows of the known ids of a side that are in ``dataset``."""
+        name = self.getOrDefault(self.userCol if side == USER else self.itemCol)
+        table = self._known(side)
+        self._check_ids(dataset, name, table, side)
+        return table.join(dataset.select(column(name).alias(side)), side, "semi")
 
     def _recommend(
         self,
