@@ -65,13 +65,18 @@ def to_read(path: str) -> str:
 
 
 def read_parquet(spark: "SparkSession", *paths: str) -> "DataFrame":
-    """The rows of folders of Parquet files."""
-    return spark.read.parquet(*map(to_read, paths))
+    """The rows of folders of Parquet files; pages whose checksum is wrong are an error."""
+    reader = spark.read.option("parquet.page.verify-checksum.enabled", True)
+    return reader.parquet(*map(to_read, paths))
 
 
 def write_parquet(table: "DataFrame", path: str) -> None:
-    """Write ``table`` as a folder of Parquet files, over what is there."""
+    """Write ``table`` as a folder of Parquet files and nothing else, over what is there."""
     table.write.parquet(for_spark(path), mode="overwrite")
+    # Marks of success and checksums of files, which Polars would take for tables.
+    for name in names_in(path):
+        if not name.endswith(".parquet"):
+            remove(join(path, name))
 
 
 def _open(path: str) -> tuple[fs.FileSystem, str]:

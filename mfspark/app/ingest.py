@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType
 
 from mfspark import files
 from mfspark.app.run_directory import IngestRecord, RunDirectory
@@ -18,6 +19,7 @@ from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic
 from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
 from mfspark.errors import DataError
+from mfspark.ids import column
 
 logger = logging.getLogger("mfspark")
 
@@ -116,7 +118,7 @@ def _write_ratings(
     for side in Side:
         if side in known:
             with run.output(f"{side}s", ("ratings",)) as target:
-                files.write_parquet(known[side].coalesce(1), target)
+                _write_known(known[side], side, split.schema[side].dataType, target)
         elif run.config.run.overwrite:
             # Those of an earlier source.
             files.remove(run.of(f"{side}s"))
@@ -133,6 +135,23 @@ def _write_ratings(
     )
     files.write_text(run.of("ingest.json"), record.model_dump_json(indent=2) + "\n")
     return record
+
+
+def _write_known(table: DataFrame, side: Side, kind: DataType, target: str) -> None:
+    """Write a table of users or items, its ids of the type ``kind`` that those of the ratings have,
+    so that tables can be joined, and each once."""
+    ids = F.col(side).try_cast(kind).alias(side)
+    rows = table.coalesce(1).select(ids, *[column(n) for n in table.columns if n != side])
+    kept = rows.where(F.col(side).isNotNull()).dropDuplicates([side])
+    files.write_parquet(kept, target)
+    # Both counts, as Spark will not read a column of malformed lines alone.
+    n_rows = table.agg(F.count("*"), F.count(column(side))).collect()[0][0]
+    n_left_out = n_rows - files.read_parquet(table.sparkSession, target).count()
+    if n_left_out:
+        logger.warning(
+            "%d rows of the table of %ss are left out: their id is missing, is no %s as in the "
+            "ratings, or stands in an earlier row", n_left_out, side, kind.simpleString()
+        )  # fmt: skip
 
 
 def _check_sum(checked: CheckedRatings, counts: dict[str, int]) -> None:

@@ -23,8 +23,8 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 _PACKAGES = ("mfspark", "pyspark", "numpy", "pandas", "pyarrow", "numba", "scipy")
 
-# In every output: what it is, and what it was made from. Readers of tables pass over such names.
-_PROVENANCE = "_provenance.json"
+# Beside the outputs, since folders of tables hold nothing but tables.
+_PROVENANCE = "provenance"
 _LOCK = ".lock"
 
 
@@ -131,7 +131,7 @@ class RunDirectory:
         return self._provenance(name).identity
 
     def _provenance(self, name: str) -> Provenance:
-        path = self.of(f"{name}/{_PROVENANCE}")
+        path = self.of(f"{_PROVENANCE}/{name}.json")
         return self._record_of(path, Provenance) if files.exists(path) else Provenance()
 
     def _record_of(self, path: str, kind: type[RecordT]) -> RecordT:
@@ -199,7 +199,10 @@ class RunDirectory:
                 identity=identity or uuid.uuid4().hex,
                 made_from={source: self.identity(source) for source in made_from},
             )
-            files.write_text(f"{stage}/{_PROVENANCE}", provenance.model_dump_json(indent=2) + "\n")
+        # After the output: who is stopped in between has an output that seems to be outdated.
+        files.write_text(
+            self.of(f"{_PROVENANCE}/{name}.json"), provenance.model_dump_json(indent=2) + "\n"
+        )
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, object]]:

@@ -52,7 +52,6 @@ def test_tables_and_headline(compared):
     left = {entry.name for entry in comparison.iterdir()}
     assert left == {
         "predictions", "models", "differences", "folds", "curves", "weights", "index.html",
-        "_provenance.json",
     }  # fmt: skip
     models = pd.read_parquet(comparison / "models").set_index("predictor")
     alive = models[models["state"] == "succeeded"]

@@ -19,7 +19,7 @@ def test_pipeline_ends_with_headline_and_report(finished):
     left = {entry.name for entry in (folder / "runs/mine").iterdir()}
     assert left == {
         "run.json", "ingest.json", "ratings", "quarantine", "users", "items", "model",
-        "evaluation", "interpretation", "report",
+        "evaluation", "interpretation", "report", "provenance",
     }  # fmt: skip
 
 
