@@ -17,6 +17,8 @@ Similarity = Literal["cosine", "pearson", "pearson_baseline"]
 Centring = Literal["bias", "mean"]
 # Standard deviations that recommendations take off a prediction.
 CAUTION = 1.0
+# Share of draws that find a neighbour again, from which on it is reliable.
+MIN_AGREEMENT = 0.5
 BiasMethod = Literal["joint", "damped"]
 ColdStartStrategy = Literal["baseline", "nan", "drop"]
 FactorColdStart = Literal["features", "baseline", "nan", "drop"]

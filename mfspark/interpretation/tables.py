@@ -11,6 +11,7 @@ from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 
 _BYTES_PER_FLOAT = 4
+_OF_NEIGHBOUR = ("similarity", "agreement", N_RATINGS)
 
 
 class InterpretSettings(BaseModel):
@@ -36,7 +37,9 @@ class Interpretation:
     ``factor_items``: factor, end (top, bottom), place, item, title, year, value, n_ratings.
     ``factor_metadata``: factor, kind (genre, year, popularity), value, correlation, n_items.
     ``biases``: side, end (highest, lowest), place, id string, title, bias, n_ratings.
-    ``similar_items``: item, title, place, similar_item, similar_title, similarity.
+    ``similar_items``: item, title, place, similar_item, similar_title, similarity, agreement,
+    n_ratings (of the similar item); of an item without reliable neighbour one row with null in
+    place of a neighbour.
     ``storage``: quantity, value double.
     ``item_map``: item, title, n_ratings, bias, x, y: the first two factors of the most rated items.
     """
@@ -217,21 +220,23 @@ def _similar_items(
     else:
         chosen = popular.limit(6)
     titles = described.select(ITEM, TITLE)
-    lists = model.similarItems(chosen, settings.n_similar, among=supported)
+    same_names = model.copy({model.itemCol: ITEM})
+    lists = same_names.similarItems(chosen, settings.n_similar, among=supported)
     return (
-        lists.select(ITEM, F.posexplode("recommendations").alias("place", "match"))
+        # Outer, since an item may have no reliable neighbour.
+        lists.select(ITEM, F.posexplode_outer("recommendations").alias("place", "match"))
         .select(
             ITEM,
             (F.col("place") + 1).alias("place"),
-            F.col("match.similar_item").alias("similar_item"),
-            F.col("match.similarity").alias("similarity"),
+            *[F.col(f"match.{name}") for name in ("similar_item", *_OF_NEIGHBOUR)],
         )
         .join(titles, ITEM)
         .join(
             titles.select(F.col(ITEM).alias("similar_item"), F.col(TITLE).alias("similar_title")),
             "similar_item",
+            "left",
         )
-        .select(ITEM, TITLE, "place", "similar_item", "similar_title", "similarity")
+        .select(ITEM, TITLE, "place", "similar_item", "similar_title", *_OF_NEIGHBOUR)
         .orderBy(ITEM, "place")
     )
 

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
-from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import BIAS, COLD_BIAS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
@@ -19,8 +19,9 @@ from mfspark.models.metadata import LEAST_DRAWS, ModelMetadata
 from mfspark.models.params import BayesianMFParams, FactorModelParams
 from mfspark.models.persistence import Persistent
 from mfspark.models.prediction import Scoring, Spreading, add_predictions
+from mfspark.models.similar import Nearest, evidence_of, nearest_rows
 from mfspark.models.uncertainty import less_uncertainty
-from mfspark.settings import CAUTION, FactorModelSettings
+from mfspark.settings import CAUTION, MIN_AGREEMENT, FactorModelSettings
 
 
 class FactorModel(Model, FactorModelParams, Persistent):
@@ -231,27 +232,55 @@ class FactorModel(Model, FactorModelParams, Persistent):
         """
         return self._recommend(self._chosen(dataset, ITEM), numUsers, seen, minRatings, caution)
 
-    def similarItems(self, items: DataFrame, n: int, among: DataFrame | None = None) -> DataFrame:
-        """Nearest items by the cosine of their factors, for the items in column ``item``.
+    def similarItems(
+        self,
+        items: DataFrame,
+        n: int,
+        among: DataFrame | None = None,
+        minAgreement: float = MIN_AGREEMENT,
+    ) -> DataFrame:
+        """Up to ``n`` items that the same people like, for the items in the column itemCol.
 
-        ``among`` (column item) limits the neighbours, say to items with enough ratings. Returns
-        item, recommendations array<struct<similar_item, similarity float>>, never the item itself.
+        ``among`` (column itemCol) limits the neighbours. Returns itemCol, recommendations
+        array<struct<similar_…, similarity float, agreement float, n_ratings long>>, never the item
+        itself, with the name of itemCol for the dots. ``similarity`` is the cosine of what the
+        model predicts of two items beyond biases over all users, shrunk where one of them has few
+        ratings. ``agreement`` is how often the neighbour would be among the n nearest were the
+        model made of as many other users; below ``minAgreement`` it is left out, so a list may be
+        shorter or empty: there is no reliable neighbour. See :mod:`mfspark.kernels.similarity`.
         """
-        chosen = self._known(ITEM).join(items.select(ITEM), ITEM, "semi")
-        # The item's nearest neighbour is itself: it is excluded as a pair of a query and itself.
-        allowed = self._known(ITEM)
-        if among is not None:
-            allowed = allowed.join(among.select(ITEM), ITEM, "semi")
-        candidates = allowed.withColumnRenamed(ITEM, "similar_item")
-        itself = chosen.select(ITEM, F.col(ITEM).alias("similar_item"))
-        matching = Matching(n, self.rank, cosine=True)
-        return best_matches(
-            chosen.select(ITEM, BIAS, FACTORS),
-            candidates.select("similar_item", BIAS, FACTORS),
-            matching,
-            "similarity",
-            itself,
-        )
+        return self._similar(items, ITEM, n, among, minAgreement)
+
+    def similarUsers(
+        self,
+        users: DataFrame,
+        n: int,
+        among: DataFrame | None = None,
+        minAgreement: float = MIN_AGREEMENT,
+    ) -> DataFrame:
+        """Up to ``n`` users who like the same items, for the users in the column userCol.
+
+        As ``similarItems``, with users and items in each other's place.
+        """
+        return self._similar(users, USER, n, among, minAgreement)
+
+    def _similar(
+        self, dataset: DataFrame, side: Side, n: int, among: DataFrame | None, least: float
+    ) -> DataFrame:
+        """Neighbours of the known ids in ``dataset``, in the names of its side's column."""
+        if not 0 <= least <= 1:
+            raise ConfigError(
+                f"minAgreement = {least} is not allowed: it is a share of draws; give 0 (every "
+                "neighbour) to 1"
+            )
+        allowed = self._known(side) if among is None else self._chosen(among, side)
+        nearest = Nearest(n, least, self.rank, evidence_of(side, self.metadata, self.history))
+        lists = nearest_rows(self._chosen(dataset, side), allowed, nearest)
+        name = self.getOrDefault(self.userCol if side == USER else self.itemCol)
+        kind = lists.schema["recommendations"].dataType.simpleString()
+        # Fields by place: only their names change.
+        named = F.col("recommendations").cast(kind.replace(f"similar_{side}", f"`similar_{name}`"))
+        return lists.select(F.col(side).alias(name), named.alias("recommendations"))
 
     def _chosen(self, dataset: DataFrame, side: Side) -> DataFrame:
         """The rows of the known ids of a side that are in ``dataset``."""

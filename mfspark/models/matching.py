@@ -33,13 +33,12 @@ _QUERIES_PER_BATCH = 10_000
 
 @dataclass(frozen=True)
 class Matching:
-    """How to score: offset + query bias + candidate bias + product of factors, or the cosine; and
-    what scores are clipped to when they have been compared."""
+    """How to score: offset + query bias + candidate bias + product of factors; and what scores are
+    clipped to when they have been compared."""
 
     n: int
     rank: int
     offset: float = 0.0
-    cosine: bool = False
     limits: tuple[float, float] | None = None
 
 
@@ -58,7 +57,7 @@ def best_matches(
     """
     query, candidate = queries.columns[0], candidates.columns[0]
     needed = [BIAS, FACTORS]
-    if COLD_BIAS in queries.columns and not matching.cosine:
+    if COLD_BIAS in queries.columns:
         needed += [COLD_BIAS, N_RATINGS]
     queries = queries.select(query, *needed)
     if excluded is None:
@@ -98,20 +97,16 @@ def _match(
 
 
 def _vectors(table: pa.Table, matching: Matching, is_query: bool) -> tuple[Float32s, Float32s]:
-    """Factors [n, rank] and biases [n]; unit length and no bias when scored by cosine.
+    """Factors [n, rank] and biases [n].
 
     Two more factors where some rows have no ratings: their products are what is missing to the cold
     bias of one row beside another one without ratings.
     """
     factors, bias, cold_bias, is_rated = model_rows(table, matching.rank)
-    if not matching.cosine:
-        if COLD_BIAS in table.column_names:
-            missing = [cold_bias - bias, (~is_rated).astype(np.float32)]
-            factors = np.column_stack([factors, *(missing if is_query else missing[::-1])])
-        return factors, bias
-    norms = np.linalg.norm(factors, axis=1, keepdims=True)
-    unit = np.divide(factors, norms, out=np.zeros_like(factors), where=norms > 0)
-    return unit, np.zeros(len(unit), np.float32)
+    if COLD_BIAS in table.column_names:
+        missing = [cold_bias - bias, (~is_rated).astype(np.float32)]
+        factors = np.column_stack([factors, *(missing if is_query else missing[::-1])])
+    return factors, bias
 
 
 def _match_tables(

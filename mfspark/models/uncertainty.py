@@ -63,7 +63,7 @@ def _of_ridge(side: Side, metadata: ModelMetadata, history: DataFrame) -> Column
         prior = posterior.cold_user if side == USER else posterior.cold_item
         terms = [(1.0, variance / prior)] if prior else []
     else:
-        variance = _error_variance(metadata, history)
+        variance = error_variance(metadata, history)
         terms = [(1.0, float(given.get("damping", 1.0)))]
     if metadata.penalties is not None:
         penalties, exponent = metadata.penalties, float(given["regExponent"])
@@ -82,7 +82,7 @@ def _of_ridge(side: Side, metadata: ModelMetadata, history: DataFrame) -> Column
     return F.sqrt(F.lit(variance) * total)
 
 
-def _error_variance(metadata: ModelMetadata, history: DataFrame) -> float:
+def error_variance(metadata: ModelMetadata, history: DataFrame) -> float:
     """σ²; of tables that were made without iterating the variance of the ratings."""
     best = history.where(F.col("iteration") == metadata.best_iteration)
     row = best.agg(F.min("validation_rmse"), F.min("train_rmse")).first()

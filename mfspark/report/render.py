@@ -205,12 +205,18 @@ def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, obje
 
 
 def _similar(similar: pd.DataFrame) -> list[dict[str, object]]:
+    """Of each chosen item its reliable neighbours, perhaps none."""
     return [
         {
             "name": _item_name(rows.iloc[0]["title"], item),
             "rows": [
-                {"name": _item_name(row.similar_title, row.similar_item), "value": row.similarity}
-                for row in rows.sort_values("place").itertuples()
+                {
+                    "name": _item_name(row.similar_title, row.similar_item),
+                    "value": row.similarity,
+                    "agreement": row.agreement,
+                    "n_ratings": row.n_ratings,
+                }
+                for row in rows.dropna(subset="place").sort_values("place").itertuples()
             ],
         }
         for item, rows in similar.groupby("item", sort=False)

@@ -97,8 +97,8 @@ LEAVES = {
     # What comes before and after: Params, the model and how it predicts.
     "models.params", "models.factor_model", "models.factor_storage", "models.metadata",
     "models.persistence", "models.prediction", "models.matching", "models.broadcast",
-    "models.uncertainty",
-    "kernels.predict",
+    "models.uncertainty", "models.similar",
+    "kernels.predict", "kernels.similarity",
 }  # fmt: skip
 
 

@@ -150,19 +150,6 @@ def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model):
     assert lists.where(has_best == (F.col("user") % 3 == 0)).count() == 0
 
 
-def test_similar_items_by_cosine(spark, model):
-    items = model.item_factors.toPandas().set_index("item")["factors"]
-    unit = {item: f / np.linalg.norm(f) for item, f in items.items()}
-    row = model.similarItems(spark.createDataFrame([(5,)], "item long"), 4).first()
-    expected = sorted((float(unit[5] @ f) for i, f in unit.items() if i != 5), reverse=True)[:4]
-    found = [(e["similar_item"], e["similarity"]) for e in row["recommendations"]]
-    np.testing.assert_allclose([value for _, value in found], expected, atol=1e-5)
-    assert 5 not in {item for item, _ in found}
-    few = spark.createDataFrame([(5,), (8,), (11,)], "item long")
-    limited = model.similarItems(spark.createDataFrame([(5,)], "item long"), 4, among=few).first()
-    assert {e["similar_item"] for e in limited["recommendations"]} == {8, 11}
-
-
 def test_saving_never_replaces_by_accident(model, tmp_path):
     path = tmp_path / "model"
     model.save(str(path))

@@ -87,12 +87,26 @@ def test_biases_with_support(tables, model):
     assert list(rows[rows["end"] == "highest"]["id"]) == [str(u) for u in users["user"][::-1][:3]]
 
 
-def test_similar_items_have_titles(tables, described):
+def test_similar_items_have_titles(tables, described, model):
     rows = tables["similar_items"]
-    assert rows.groupby("item").size().to_dict() == dict.fromkeys(
-        described.sort_values(["n_ratings", "item"], ascending=[False, True])["item"][:6], 4
-    )
-    assert (rows["item"] != rows["similar_item"]).all()
+    chosen = described.sort_values(["n_ratings", "item"], ascending=[False, True])["item"][:6]
+    assert set(rows["item"]) == set(chosen)
+    found = rows.dropna(subset="place")
+    assert (found["item"] != found["similar_item"]).all()
+    n_ratings = described.set_index("item")["n_ratings"]
+    assert (found["n_ratings"] == n_ratings[found["similar_item"]].to_numpy()).all()
+    assert (found["agreement"] >= 0.5).all()
+    # Items without reliable neighbour are there, too.
+    without = rows[rows["place"].isna()]
+    assert without["similar_item"].isna().all()
+    assert not set(without["item"]) & set(found["item"])
+    lists = model.similarItems(model.item_factors, 4, among=described_rows(model, 15))
+    sizes = {row["item"]: len(row["recommendations"]) for row in lists.collect()}
+    assert found.groupby("item").size().to_dict() == {i: sizes[i] for i in chosen if sizes[i]}
+
+
+def described_rows(model, least):
+    return model.item_factors.where(f"n_ratings >= {least}")
 
 
 def test_chosen_items_must_exist(model, items):
