@@ -14,6 +14,7 @@ from mfspark.data.split import SplitSettings
 from mfspark.data.synthetic import SyntheticSettings
 from mfspark.data.validate import Checks
 from mfspark.errors import ConfigError
+from mfspark.evaluation.ranking import RankingSettings
 from mfspark.interpretation.tables import InterpretSettings
 from mfspark.settings import (
     CAUTION,
@@ -284,6 +285,7 @@ class Config(BaseModel):
     blend: BlendSettings = Field(default_factory=BlendSettings)
     interpret: InterpretSettings = Field(default_factory=InterpretSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
+    ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)

@@ -21,6 +21,7 @@ from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
 from mfspark.errors import DataError
+from mfspark.evaluation.ranking import evaluate_lists
 from mfspark.evaluation.ratings import evaluate
 from mfspark.interpretation.explain import most_rated_explained
 from mfspark.interpretation.tables import interpret
@@ -78,9 +79,13 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
         test = run.ratings(spark, "test")
         if test.isEmpty():
             raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
-        result = evaluate(model, run.ratings(spark, "train"), test)
+        fitted, settings = run.ratings(spark, "train"), run.config.recommend
+        result = evaluate(model, fitted, test)
+        lists = evaluate_lists(
+            model, fitted, test, run.config.ranking, settings.caution, settings.min_ratings
+        )
         with run.output("evaluation", ("ratings", "model")) as target:
-            for name, table in result.tables().items():
+            for name, table in (result.tables() | lists.tables()).items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
         metrics = files.read_parquet(spark, run.of("evaluation/metrics"))
         overall = metrics.where(F.col("slice") == "all").collect()

@@ -282,6 +282,15 @@ class FactorModel(Model, FactorModelParams, Persistent):
         named = F.col("recommendations").cast(kind.replace(f"similar_{side}", f"`similar_{name}`"))
         return lists.select(F.col(side).alias(name), named.alias("recommendations"))
 
+    def cautious(self, caution: float) -> "FactorModel":
+        """This model with predictions that are lower bounds, as recommendations are ordered by:
+        less ``caution`` standard deviations of what is not known of the item."""
+        table = self._known(ITEM)
+        lowered = less_uncertainty(table, ITEM, caution, self.metadata, self.history, self.draws)
+        result = self.copy()
+        result.item_factors = lowered
+        return result
+
     def _chosen(self, dataset: DataFrame, side: Side) -> DataFrame:
         """The rows of the known ids of a side that are in ``dataset``."""
         name = self.getOrDefault(self.userCol if side == USER else self.itemCol)

@@ -14,6 +14,8 @@ from mfspark.report.environment import make_environment
 
 _SLICES = ("user activity", "item popularity", "rating value", "cold start")
 _N_PANELS = 8
+# Of lists.
+_USUAL_LENGTH = 10
 _N_CORRELATIONS = 6
 # Of so many ratings the share in an interval is known to some two per cent.
 _LEAST_COVERED = 500
@@ -38,6 +40,8 @@ _TABLES = {
     "history": "model/history",
     "metrics": "evaluation/metrics",
     "histogram": "evaluation/histogram",
+    "ranking": "evaluation/ranking",
+    "ranking_users": "evaluation/ranking_users",
     **{
         name: f"interpretation/{name}"
         for name in (
@@ -95,6 +99,7 @@ def render(run: RunTables) -> str:
             best_baseline=overall.loc[best_baseline].to_dict(),
             gain=1 - overall.loc["model", "rmse"] / overall.loc[best_baseline, "rmse"],
             slices=_slices(metrics),
+            lists=_lists(run),
             intervals=_intervals(run) if "coverage" in run.tables else None,
             factors=_factor_panels(run),
             share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
@@ -113,6 +118,27 @@ def render(run: RunTables) -> str:
             },
         )
     )
+
+
+def _lists(run: RunTables) -> dict[str, object]:
+    """Measures of the lists of one length, a row for each way of making them, best first."""
+    ranking = run["ranking"]
+    lengths = sorted(ranking["k"].unique())
+    k = _USUAL_LENGTH if _USUAL_LENGTH in lengths else lengths[-1]
+    chosen = ranking[ranking["k"] == k]
+    rows = [
+        {"predictor": predictor} | {row["measure"]: row for row in rows.to_dict("records")}
+        for predictor, rows in chosen.groupby("predictor")
+    ]
+    rows.sort(key=lambda row: row["NDCG"]["value"], reverse=True)
+    users = run["ranking_users"].set_index("quantity")["value"].to_dict()
+    return {
+        "k": int(k),
+        "rows": rows,
+        "users": users,
+        "relevance": chosen["relevance"].iloc[0] if len(chosen) else "",
+        "candidates": chosen["candidates"].iloc[0] if len(chosen) else "",
+    }
 
 
 def _slices(metrics: pd.DataFrame) -> list[dict[str, object]]:
