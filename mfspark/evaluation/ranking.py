@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import FACTORS, ITEM, N_RATINGS, RATING, USER
@@ -59,10 +59,10 @@ class Ranking:
     ``ranking``: predictor, measure, k, value, low, high (95 %, users being the units; null of
     coverage and Gini), n_users, relevance, candidates. Measures are those of
     :mod:`mfspark.kernels.rank_metrics`; novelty, the mean of −log₂ of the share of users who rated
-    an item; popularity, the mean number of its training ratings; diversity, the mean of 1 − cosine of
-    what the model predicts of two items; coverage, the share of all items on some list; and Gini,
-    of how often each item is listed. ``ranking_users``: quantity, value: how many users there are
-    and why some are not measured.
+    an item; popularity, the mean number of its training ratings; diversity, the mean of 1 − cosine
+    of what the model predicts of two items; coverage, the share of all items on some list; and
+    Gini, of how often each item is listed. ``ranking_users``: quantity, value: how many users there
+    are and why some are not measured.
     """
 
     ranking: DataFrame
@@ -185,41 +185,48 @@ def measure_lists(
         mean.alias("value"), (mean - half).alias("low"), (mean + half).alias("high"),
         n.alias("n_users"),
     )  # fmt: skip
-    return found.unionByName(_exposure(lists, ks, model.metadata.n_items)).orderBy(
-        "predictor", "measure", "k"
-    )
+    return found.unionByName(_exposure(lists, ks, model.metadata.n_items))
 
 
 def _exposure(lists: DataFrame, ks: list[int], n_items: int) -> DataFrame:
-    """Coverage of the ``n_items`` and Gini coefficient of how often each is listed:
-    Σ_j (2j − N − 1) x_j / (N Σ x), x rising."""
+    """Coverage of the ``n_items`` and Gini coefficient of how often each is listed."""
     listed = lists.select("predictor", F.posexplode(ITEMS).alias("place", ITEM))
-    counts = [F.count_if(F.col("place") < k).alias(str(k)) for k in ks]
-    by_item = listed.groupBy("predictor", ITEM).agg(*counts)
-    names = [str(k) for k in ks]
-    long = by_item.unpivot(["predictor"], [f"`{name}`" for name in names], "k", "times")
-    same = long.where(F.col("times") > 0).groupBy("predictor", "k", "times").agg(
-        F.count("*").alias("m")
-    )  # fmt: skip
-    up_to = Window.partitionBy("predictor", "k").orderBy("times")
-    # Items that are never listed come first.
-    n_listed = F.sum("m").over(Window.partitionBy("predictor", "k"))
-    before = F.lit(n_items) - n_listed + F.sum("m").over(up_to) - F.col("m")
-    part = F.col("times") * F.col("m") * (2 * before + F.col("m") - F.lit(n_items))
-    sums = same.withColumn("part", part).groupBy("predictor", "k").agg(
-        (F.sum("m") / n_items).alias(COVERAGE),
-        (F.sum("part") / (n_items * F.sum(F.col("times") * F.col("m")))).alias(GINI),
-    )  # fmt: skip
-    n_users = lists.groupBy("predictor").agg(F.count("*").alias("n_users"))
-    nothing = F.lit(None).cast("double")
-    return (
-        sums.unpivot(["predictor", "k"], [COVERAGE, GINI], "measure", "value")
-        .join(n_users, "predictor")
-        .select(
-            "predictor", "measure", F.col("k").cast("int").alias("k"), "value",
-            nothing.alias("low"), nothing.alias("high"), "n_users",
-        )
-    )  # fmt: skip
+    # At the first place is one item for each list.
+    counts = [F.count_if(F.col("place") < k).alias(f"at_{k}") for k in (1, *ks)]
+    by_item = listed.groupBy("predictor", ITEM).agg(*counts).drop(ITEM)
+
+    def concentration(table: pa.Table) -> pa.Table:
+        return _concentration(table, ks, n_items)
+
+    return by_item.groupBy("predictor").applyInArrow(
+        concentration,
+        "predictor string, measure string, k int, value double, low double, high double, "
+        "n_users long",
+    )
+
+
+def _concentration(table: pa.Table, ks: list[int], n_items: int) -> pa.Table:
+    """Coverage and Gini = Σ_j (2j − N − 1) x_j / (N Σ x), x rising, of the lists of a predictor."""
+    predictor, n_users = table["predictor"][0].as_py(), int(pc.sum(table["at_1"]).as_py())
+    rows = []
+    for k in ks:
+        times = np.zeros(n_items)
+        times[: table.num_rows] = table[f"at_{k}"].to_numpy()
+        times.sort()
+        spread = (2 * np.arange(1, n_items + 1) - n_items - 1) @ times
+        rows += [
+            (predictor, COVERAGE, k, float((times > 0).mean()), None, None, n_users),
+            (predictor, GINI, k, float(spread / (n_items * times.sum())), None, None, n_users),
+        ]
+    names = ["predictor", "measure", "k", "value", "low", "high", "n_users"]
+    kinds = [pa.string(), pa.string(), pa.int32(), *3 * [pa.float64()], pa.int64()]
+    return pa.table(
+        [
+            pa.array(list(values), kind)
+            for values, kind in zip(zip(*rows, strict=True), kinds, strict=True)
+        ],
+        names=names,
+    )
 
 
 def _measure(
