@@ -59,7 +59,8 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
             each.ratings.unpersist()
         facts["rmse"] = _write_tables(spark, run, target, entries)
         files.remove(parts)
-        write_comparison(run.of(""), target, f"{target}/index.html")
+        unit = run.config.data.unit
+        write_comparison(run.of(""), target, f"{target}/index.html", unit)
     print(_table(run))
     print(f"Report: {run.path}/comparison/index.html")
 

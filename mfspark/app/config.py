@@ -62,6 +62,7 @@ class DataSettings(RatingsSource, Checks):
     dataset: str | None = Field(
         None, description="a dataset to download, or synthetic; used when data.path is not set"
     )
+    unit: str = Field("stars", min_length=1, description="what ratings are counted in, for reports")
     fallback: Literal["synthetic"] | None = Field(
         None, description="what to use when the dataset cannot be downloaded"
     )

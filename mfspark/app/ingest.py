@@ -103,8 +103,9 @@ def _write_ratings(
             )
         # Of the rows and of the part that each is in.
         hashed = F.xxhash64(USER, ITEM, RATING, TIMESTAMP, SPLIT)
-        row = split.agg(F.hex(F.bit_xor(hashed))).first()
-        fingerprint = row[0] if row is not None else None
+        row = split.agg(F.hex(F.bit_xor(hashed)), F.min(TIMESTAMP), F.max(TIMESTAMP)).first()
+        assert row is not None
+        fingerprint = row[0]
         _check_sum(checked, counts)
         n_users, n_items = (split.select(side).distinct().count() for side in (USER, ITEM))
         with run.output("ratings", identity=fingerprint) as target:
@@ -132,6 +133,9 @@ def _write_ratings(
         bad_rows=checked.bad_rows,
         split={part: counts.get(part, 0) for part in PARTS},
         fingerprint=fingerprint,
+        first_time=row[1],
+        last_time=row[2],
+        scale=checked.scale,
     )
     files.write_text(run.of("ingest.json"), record.model_dump_json(indent=2) + "\n")
     return record

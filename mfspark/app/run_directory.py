@@ -39,7 +39,8 @@ class IngestRecord(BaseModel):
     """``ingest.json``: what became of all rows that were read.
 
     ``split``: rows of each part; ``bad_rows``: of each reason, in quarantine; ``fingerprint``: of
-    the ratings and of the part that each is in.
+    the ratings and of the part that each is in; ``first_time`` and ``last_time``: Unix seconds,
+    where there are timestamps; ``scale``: what ratings had to lie in, if that was known.
     """
 
     origin: str
@@ -51,6 +52,9 @@ class IngestRecord(BaseModel):
     bad_rows: dict[str, int]
     split: dict[str, int]
     fingerprint: str | None
+    first_time: int | None = None
+    last_time: int | None = None
+    scale: tuple[float, float] | None = None
 
 
 class RunDirectory:

@@ -11,8 +11,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
+from mfspark.app.alerts import Alert, alerts_of
 from mfspark.app.configured_features import features_of_run, refuse_unused_features
 from mfspark.app.estimators import make_estimator, mark_validation
+from mfspark.app.findings import findings_of
 from mfspark.app.ingest import ingest
 from mfspark.app.lists import facts_of, with_titles
 from mfspark.app.run_directory import RunDirectory
@@ -87,11 +89,29 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
         with run.output("evaluation", ("ratings", "model")) as target:
             for name, table in (result.tables() | lists.tables()).items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
+            result.release()
+            alerts = alerts_of(findings_of(spark, run, model, target))
+            rows = [tuple(alert.model_dump().values()) for alert in alerts]
+            table = spark.createDataFrame(
+                rows, ", ".join(f"{n} string" for n in Alert.model_fields)
+            )
+            files.write_parquet(table.coalesce(1), f"{target}/alerts")
         metrics = files.read_parquet(spark, run.of("evaluation/metrics"))
         overall = metrics.where(F.col("slice") == "all").collect()
         rmse = {row["predictor"]: row["rmse"] for row in overall}
         facts["rmse"] = rmse
-        return rmse
+        facts["alerts"] = [alert.name for alert in alerts]
+    _print_alerts(alerts)
+    return rmse
+
+
+def _print_alerts(alerts: list[Alert]) -> None:
+    """Warnings at length, notes by their names."""
+    for alert in alerts:
+        if alert.level == "warning":
+            print(f"\nWarning: {alert.text} {alert.remedy}")
+    if notes := [alert.name for alert in alerts if alert.level == "note"]:
+        print(f"\nNotes (see the report): {', '.join(notes)}")
 
 
 def interpret_model(spark: SparkSession, run: RunDirectory) -> None:

@@ -54,7 +54,8 @@ class CheckedRatings:
 
     ``clean``: user, item, rating double, timestamp long (Unix seconds, null when unknown); one row
     per user and item. ``quarantine``: raw fields as strings, line, origin, reason. ``bad_rows``
-    counts the quarantine by reason, ``n_merged`` the rows that a mean took the place of.
+    counts the quarantine by reason, ``n_merged`` the rows that a mean took the place of; ``scale``
+    is what good ratings lie in, None where nobody said.
     """
 
     clean: DataFrame
@@ -63,6 +64,7 @@ class CheckedRatings:
     n_clean: int
     n_merged: int
     bad_rows: dict[str, int]
+    scale: tuple[float, float] | None
     persisted: DataFrame
 
     def release(self) -> None:
@@ -140,6 +142,7 @@ def _outcome(raw: RawRatings, checks: Checks, checked: DataFrame) -> CheckedRati
         n_clean=n_clean,
         n_merged=n_merged,
         bad_rows=bad_rows,
+        scale=checks.rating_scale or raw.scale,
         persisted=checked,
     )
 

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import ITEM, PREDICTION, RATING, USER
+from mfspark.columns import ITEM, PREDICTION, RATING, TIMESTAMP, USER
+from mfspark.evaluation.gains import gains_by_slice, overall_gains
 from mfspark.evaluation.intervals import STD, Intervals, intervals_of
-from mfspark.evaluation.slices import add_slices
+from mfspark.evaluation.slices import ALL, add_slices
 from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.factor_model import FactorModel
 
 MODEL = "model"
 GLOBAL_MEAN, ITEM_MEAN, BIAS_ONLY = "global mean", "item mean", "bias only"
 PREDICTORS = (MODEL, BIAS_ONLY, ITEM_MEAN, GLOBAL_MEAN)
+# Scales up to this length have bars of half a point, others so many bars.
+_SHORT_SCALE, _N_BARS = 10, 20
 # The 97.5 % quantile of the normal distribution.
 _Z = 1.959964
 
@@ -23,17 +26,34 @@ class Evaluation:
     """Tables of an evaluation.
 
     ``metrics``: predictor, slice, value, n, n_unscored, rmse, rmse_low, rmse_high, mae, mae_low,
-    mae_high. ``histogram``: rating (to the nearest half star), n_test, n_predicted. ``intervals``:
-    of models that know how sure they are.
+    mae_high. ``histogram``: rating (the middle of a class), n_test, n_predicted. ``calibration``:
+    value (a tenth of the predictions), n, predicted, rating (their means), bias (predicted −
+    rating), residual_std. ``gains``, ``slice_gains``: see :mod:`mfspark.evaluation.gains`.
+    ``intervals``: of models that know how sure they are.
     """
 
     metrics: DataFrame
     histogram: DataFrame
+    calibration: DataFrame
+    gains: DataFrame
+    slice_gains: DataFrame
     intervals: Intervals | None
+    persisted: tuple[DataFrame, ...]
+
+    def release(self) -> None:
+        """Let go of the memory of what the tables are made of, once they are written."""
+        for table in self.persisted:
+            table.unpersist()
 
     def tables(self) -> dict[str, DataFrame]:
         """The tables by name."""
-        found = {"metrics": self.metrics, "histogram": self.histogram}
+        found = {
+            "metrics": self.metrics,
+            "histogram": self.histogram,
+            "calibration": self.calibration,
+            "gains": self.gains,
+            "slice_gains": self.slice_gains,
+        }
         if self.intervals is None:
             return found
         return found | {
@@ -42,12 +62,13 @@ class Evaluation:
 
 
 def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluation:
-    """Measure ``model`` and the baselines on ``test`` (user, item, rating).
+    """Measure ``model`` and the baselines on ``test`` (user, item, rating, and maybe timestamp).
 
     Every test row counts: one without a prediction is in ``n_unscored``, never dropped in silence.
     """
-    predictions = predict(model, train, test)
-    sliced = add_slices(predictions, train)
+    # Several tables are made of them.
+    predictions = predict(model, train, test).persist()
+    sliced = add_slices(predictions, train, MODEL).persist()
     by_slice = sliced.withColumn("member", F.explode("slices")).select(
         USER, RATING, "member.slice", "member.value", *PREDICTORS
     )
@@ -59,7 +80,16 @@ def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluatio
         intervals = intervals_of(
             sliced.select(RATING, F.col(MODEL).alias("predicted"), STD, "slices")
         )
-    return Evaluation(rating_metrics(long), _histogram(predictions), intervals)
+    others = [name for name in PREDICTORS if name != MODEL]
+    return Evaluation(
+        rating_metrics(long),
+        _histogram(predictions, model.metadata.rating_scale),
+        _calibration(sliced),
+        overall_gains(predictions, MODEL, others),
+        gains_by_slice(by_slice.where(F.col("slice") != ALL), MODEL, BIAS_ONLY),
+        intervals,
+        (predictions, sliced),
+    )
 
 
 def predict(model: FactorModel, train: DataFrame, test: DataFrame) -> DataFrame:
@@ -77,7 +107,8 @@ def predict(model: FactorModel, train: DataFrame, test: DataFrame) -> DataFrame:
             model.predictionStdCol: STD if model.has_spread else None,
         }
     )
-    scored = keeps_rows.transform(test.select(USER, ITEM, RATING))
+    kept = [name for name in (USER, ITEM, RATING, TIMESTAMP) if name in test.columns]
+    scored = keeps_rows.transform(test.select(*kept))
     return add_baselines(scored, train).withColumnRenamed(PREDICTION, MODEL)
 
 
@@ -154,13 +185,34 @@ def _mean_and_variance(sums: str, name: str) -> list[Column]:
     return [mean.alias(name), F.try_divide(spread, n * n).alias(f"{name}_variance")]
 
 
-def _histogram(predictions: DataFrame) -> DataFrame:
-    """How often each rating is given and predicted."""
+def _histogram(predictions: DataFrame, scale: tuple[float, float]) -> DataFrame:
+    """How often each rating is given and predicted: by half points on short scales, by twentieths
+    of long ones."""
+    span = scale[1] - scale[0]
+    width = 0.5 if span <= _SHORT_SCALE else span / _N_BARS
 
     def counts(column: str, name: str) -> DataFrame:
-        nearest = (F.round(F.col(column) * 2) / 2).alias(RATING)
+        nearest = (F.round(F.col(column) / width) * width).alias(RATING)
         known = predictions.where(F.col(column).isNotNull() & ~F.isnan(column))
         return known.groupBy(nearest).agg(F.count("*").alias(name))
 
     joined = counts(RATING, "n_test").join(counts(MODEL, "n_predicted"), RATING, "full")
     return joined.fillna(0).orderBy(RATING)
+
+
+def _calibration(sliced: DataFrame) -> DataFrame:
+    """Means of predictions and of ratings by tenth of the predictions."""
+    members = sliced.select(RATING, F.col(MODEL).alias("predicted"), F.explode("slices").alias("m"))
+    error = F.col("predicted") - F.col(RATING)
+    return (
+        members.where((F.col("m.slice") == "predicted value") & ~F.isnan("predicted"))
+        .groupBy("m.value")
+        .agg(
+            F.count("*").alias("n"),
+            F.avg("predicted").alias("predicted"),
+            F.avg(RATING).alias(RATING),
+            F.avg(error).alias("bias"),
+            F.stddev(error).alias("residual_std"),
+        )
+        .orderBy("predicted")
+    )

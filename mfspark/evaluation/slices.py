@@ -1,20 +1,29 @@
 """Groups of test rows to look at one by one."""
 
+from collections.abc import Callable
+from datetime import datetime, timezone
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import ITEM, RATING, USER
+from mfspark.columns import ITEM, TIMESTAMP, USER
 
 ALL = "all"
 # Lower ends of the classes of training ratings per user or item.
 _ACTIVITY = (0, 1, 10, 50, 200)
 
 
-def add_slices(test: DataFrame, train: DataFrame) -> DataFrame:
+# Classes of equal size of predicted values and of time.
+_N_PREDICTED, _N_TIMES = 10, 5
+_ACCURACY = 1000
+
+
+def add_slices(test: DataFrame, train: DataFrame, predicted: str) -> DataFrame:
     """Add ``slices``: array<struct<slice string, value string>>, every slice the row is in.
 
-    Slices: all; user activity and item popularity by training ratings; rating value (rounded down
-    to whole stars); cold start (warm, cold user, cold item, cold user and item).
+    Slices: all; user activity and item popularity by training ratings; predicted value (tenths of
+    the column ``predicted``, which unlike the rating is known beforehand); cold start (warm, cold
+    user, cold item, cold user and item); and time (fifths), where there are timestamps.
     """
     counted = test
     for side in (USER, ITEM):
@@ -31,16 +40,41 @@ def add_slices(test: DataFrame, train: DataFrame) -> DataFrame:
         ALL: F.lit("all test ratings"),
         "user activity": _activity(n_user),
         "item popularity": _activity(n_item),
-        "rating value": F.floor(RATING).cast("string"),
+        "predicted value": _classes(test, predicted, _N_PREDICTED, "{:.4g}".format),
         "cold start": cold,
     }
+    if TIMESTAMP in test.columns:
+        members["time"] = _classes(test, TIMESTAMP, _N_TIMES, _day)
     slices = F.array(
         *[
             F.struct(F.lit(name).alias("slice"), value.alias("value"))
             for name, value in members.items()
+            if value is not None
         ]
     )
     return counted.select(*[counted[name] for name in test.columns], slices.alias("slices"))
+
+
+def _classes(test: DataFrame, name: str, n: int, show: Callable[[float], str]) -> Column | None:
+    """The class of equal size of a column's value, by its bounds; None without any value."""
+    value = F.col(name).cast("double")
+    known = test.where(value.isNotNull() & ~F.isnan(value))
+    shares = [part / n for part in range(n + 1)]
+    row = known.agg(F.percentile_approx(value, shares, _ACCURACY)).first()
+    if row is None or row[0] is None:
+        return None
+    bounds = sorted(set(row[0]))
+    label = F.lit("unknown")
+    for low, high in zip(bounds, bounds[1:] or bounds, strict=False):
+        label = F.when(value >= low, f"{show(low)} to {show(high)}").otherwise(label)
+    # What lies below the lowest bound of an approximation belongs to the first class.
+    first = f"{show(bounds[0])} to {show(bounds[min(1, len(bounds) - 1)])}"
+    label = F.when(value < bounds[0], first).otherwise(label)
+    return F.when(value.isNull() | F.isnan(value), "unknown").otherwise(label)
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d")
 
 
 def _activity(n: Column) -> Column:

@@ -8,6 +8,7 @@ from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ _STYLE = {
 }
 
 
-def rmse_chart(metrics: pd.DataFrame) -> str:
+def rmse_chart(metrics: pd.DataFrame, unit: str) -> str:
     """RMSE of every predictor on all test rows, with its 95 % interval."""
     rows = metrics.sort_values("rmse", ascending=False)
     with _figure(6.4, 0.55 * len(rows) + 0.7) as (axes, result):
@@ -47,12 +48,12 @@ def rmse_chart(metrics: pd.DataFrame) -> str:
             axes.text(end + 0.012 * rows["rmse"].max(), place, f"{value:.4f}", va="center")
         axes.set_yticks(list(places), rows["predictor"])
         axes.set_xlim(0, rows["rmse_high"].max() * 1.12)
-        axes.set_xlabel("RMSE (stars; lower is better)")
+        axes.set_xlabel(f"RMSE ({unit}; lower is better)")
         axes.grid(visible=False, axis="y")
     return result[0]
 
 
-def models_chart(models: pd.DataFrame) -> str:
+def models_chart(models: pd.DataFrame, unit: str) -> str:
     """RMSE of every model with its 95 % interval; the axis does not begin at zero."""
     rows = models.sort_values("rmse", ascending=False)
     with _figure(6.4, 0.36 * len(rows) + 0.8) as (axes, result):
@@ -66,11 +67,11 @@ def models_chart(models: pd.DataFrame) -> str:
         axes.set_yticks(list(places), [_plain(name) for name in rows["predictor"]])
         axes.set_ylim(-0.6, len(rows) - 0.2)
         axes.margins(x=0.08)
-        axes.set_xlabel("RMSE (stars; lower is better)")
+        axes.set_xlabel(f"RMSE ({unit}; lower is better)")
     return result[0]
 
 
-def cost_chart(models: pd.DataFrame) -> str:
+def cost_chart(models: pd.DataFrame, unit: str) -> str:
     """RMSE against the time to fit, a point for each model."""
     with _figure(6.4, max(3.2, 0.36 * len(models) - 0.4)) as (axes, result):
         axes.scatter(models["fit_seconds"], models["rmse"], color=BLUE, s=26)
@@ -80,7 +81,7 @@ def cost_chart(models: pd.DataFrame) -> str:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.25, y=0.12)
         axes.set_xlabel("seconds to fit (logarithmic)")
-        axes.set_ylabel("RMSE (stars)")
+        axes.set_ylabel(f"RMSE ({unit})")
         names = [
             axes.text(row.fit_seconds, row.rmse, _plain(row.predictor), fontsize=8)
             for row in models.sort_values("rmse").itertuples()
@@ -93,7 +94,7 @@ def cost_chart(models: pd.DataFrame) -> str:
     return result[0]
 
 
-def curves_chart(curves: pd.DataFrame, along: str) -> str:
+def curves_chart(curves: pd.DataFrame, along: str, unit: str) -> str:
     """RMSE of each model after each pass, against ``along``: passes or seconds."""
     with _figure(5.2, 3.0) as (axes, result):
         for (name, rows), color in zip(curves.groupby("predictor"), cycle(_SERIES)):
@@ -102,13 +103,13 @@ def curves_chart(curves: pd.DataFrame, along: str) -> str:
         # The first passes are far off, and would press the rest together.
         axes.set_ylim(best - 0.01, min(curves["rmse"].max(), 1.15 * best) + 0.01)
         axes.set_xlabel("passes over the ratings" if along == "passes" else "seconds")
-        axes.set_ylabel("RMSE (stars)")
+        axes.set_ylabel(f"RMSE ({unit})")
         axes.set_xlim(left=0)
         axes.legend(frameon=False)
     return result[0]
 
 
-def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
+def training_chart(history: pd.DataFrame, best_iteration: int, unit: str) -> str:
     """RMSE after every pass, with the last iteration that counts."""
     with _figure(6.4, 3.0) as (axes, result):
         half_steps = history["iteration"] - (history["side"] == "user") * 0.5
@@ -120,24 +121,43 @@ def training_chart(history: pd.DataFrame, best_iteration: int) -> str:
         axes.axvline(best_iteration, color=ORANGE, lw=1, ls="--", label="kept")
         is_by_side = (history["side"] != "both").any()
         axes.set_xlabel("iteration (a point per half-step)" if is_by_side else "iteration")
-        axes.set_ylabel("RMSE (stars)")
+        axes.set_ylabel(f"RMSE ({unit})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
     return result[0]
 
 
-def histogram_chart(histogram: pd.DataFrame) -> str:
-    """Shares of the test ratings and of the predictions, by half stars."""
+def histogram_chart(histogram: pd.DataFrame, unit: str) -> str:
+    """Shares of the test ratings and of the predictions, by classes of equal width."""
+    places = np.sort(histogram["rating"].unique())
+    width = np.diff(places).min() if len(places) > 1 else 1.0
     with _figure(6.4, 2.8) as (axes, result):
         for name, shift, color, label in (
-            ("n_test", -0.1, GREY, "test ratings"), ("n_predicted", 0.1, BLUE, "predictions")
+            ("n_test", -0.2, GREY, "test ratings"), ("n_predicted", 0.2, BLUE, "predictions")
         ):  # fmt: skip
             share = 100 * histogram[name] / max(histogram[name].sum(), 1)
-            axes.bar(histogram["rating"] + shift, share, width=0.2, color=color, label=label)
-        axes.set_xlabel("rating (to the nearest half star)")
+            axes.bar(histogram["rating"] + shift * width, share, width=0.4 * width, color=color,
+                     label=label)  # fmt: skip
+        axes.set_xlabel(f"rating ({unit}, to the nearest {width:.3g})")
         axes.set_ylabel("share (%)")
         axes.grid(visible=False, axis="x")
         axes.legend(frameon=False)
+    return result[0]
+
+
+def calibration_chart(calibration: pd.DataFrame, unit: str) -> str:
+    """Mean rating of each tenth of the predictions, against their mean."""
+    with _figure(5.2, 2.7) as (axes, result):
+        both = calibration[["predicted", "rating"]].to_numpy()
+        ends = [both.min(initial=np.inf), both.max(initial=-np.inf)]
+        if len(both):
+            axes.plot(ends, ends, color=GREY, lw=1, ls="--", label="as it should be")
+        axes.plot(calibration["predicted"], calibration["rating"], color=BLUE, marker="o", ms=4,
+                  label="a tenth of the predictions each")  # fmt: skip
+        axes.set_title("calibration", fontsize=10, loc="left")
+        axes.set_xlabel(f"mean prediction ({unit})")
+        axes.set_ylabel("mean rating")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
     return result[0]
 
 
@@ -149,7 +169,11 @@ def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str
             axes.bar([n + shift for n in range(len(order))], rows["rmse"], width=0.38, color=color,
                      label=predictor)  # fmt: skip
         counts = metrics[metrics["predictor"] == "model"].set_index("value")["n"]
-        axes.set_xticks(range(len(order)), [f"{v}\n{_short(counts[v])}" for v in order], fontsize=8)
+        # Bounds of classes one below the other.
+        names = [v.replace(" to ", "\nto ") if len(order) > 4 else v for v in order]
+        size = 8 if len(order) < 8 else 6.5
+        labels = [f"{name}\n{_short(counts[v])}" for name, v in zip(names, order, strict=True)]
+        axes.set_xticks(range(len(order)), labels, fontsize=size)
         axes.set_title(slice_name, fontsize=10, loc="left")
         axes.set_ylabel("RMSE")
         axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
@@ -172,7 +196,7 @@ def coverage_chart(coverage: pd.DataFrame) -> str:
     return result[0]
 
 
-def reliability_chart(reliability: pd.DataFrame) -> str:
+def reliability_chart(reliability: pd.DataFrame, unit: str) -> str:
     """Error of each tenth of the predictions, the surest first, against what was predicted."""
     with _figure(5.2, 3.4) as (axes, result):
         low = min(reliability["std"].min(), reliability["rmse"].min())
@@ -181,8 +205,8 @@ def reliability_chart(reliability: pd.DataFrame) -> str:
         axes.plot(ends, ends, color=GREY, lw=1, ls="--", label="as it should be")
         axes.plot(reliability["std"], reliability["rmse"], color=BLUE, marker="o", ms=4,
                   label="a tenth of the test ratings each")  # fmt: skip
-        axes.set_xlabel("predicted standard deviation (stars)")
-        axes.set_ylabel("RMSE (stars)")
+        axes.set_xlabel(f"predicted standard deviation ({unit})")
+        axes.set_ylabel(f"RMSE ({unit})")
         axes.legend(frameon=False, loc="upper left")
     return result[0]
 
@@ -240,7 +264,7 @@ def map_chart(items: pd.DataFrame, n_labels: int = 22) -> str:
     return result[0]
 
 
-def explanation_chart(parts: pd.DataFrame) -> str:
+def explanation_chart(parts: pd.DataFrame, unit: str) -> str:
     """A prediction as steps from the global mean: biases, the six largest factors, the rest."""
     factors = parts[parts["part"] == "factor"]
     largest = factors.loc[factors["value"].abs().sort_values(ascending=False).index[:6]]
@@ -265,7 +289,7 @@ def explanation_chart(parts: pd.DataFrame) -> str:
         axes.set_yticks(range(len(steps) + 1), [name for name, _ in steps] + ["prediction r̂"])
         axes.invert_yaxis()
         axes.margins(x=0.1)
-        axes.set_xlabel("stars")
+        axes.set_xlabel(unit)
         axes.grid(visible=False, axis="y")
     return result[0]
 

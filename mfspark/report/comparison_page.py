@@ -15,7 +15,7 @@ _TABLES = ("models", "differences", "folds", "curves", "weights")
 _FAR = 1.12
 
 
-def comparison_section(uri: str) -> dict[str, object]:
+def comparison_section(uri: str, unit: str) -> dict[str, object]:
     """What the template ``comparison_section.html`` shows of the comparison at ``uri``."""
     tables = {name: files.read_pandas(f"{uri}/{name}") for name in _TABLES}
     models, curves = tables["models"].sort_values("rmse"), tables["curves"]
@@ -33,16 +33,17 @@ def comparison_section(uri: str) -> dict[str, object]:
         "knows_memory": bool(succeeded["workers_mib"].notna().any()),
         "curve_part": first["part"].iloc[0] if len(first) else None,
         "charts": {
-            "models": charts.models_chart(near),
-            "cost": charts.cost_chart(near),
-            "passes": charts.curves_chart(first, "passes") if len(first) else None,
-            "seconds": charts.curves_chart(first, "seconds") if len(first) else None,
+            "models": charts.models_chart(near, unit),
+            "cost": charts.cost_chart(near, unit),
+            "passes": charts.curves_chart(first, "passes", unit) if len(first) else None,
+            "seconds": charts.curves_chart(first, "seconds", unit) if len(first) else None,
         },
     }
 
 
-def write_comparison(run_uri: str, comparison_uri: str, target: str) -> None:
-    """Render the comparison at ``comparison_uri`` into the HTML file ``target``."""
+def write_comparison(run_uri: str, comparison_uri: str, target: str, unit: str) -> None:
+    """Render the comparison at ``comparison_uri`` into the HTML file ``target``, with ratings in
+    ``unit``."""
     base = run_uri.rstrip("/")
     ingest = json.loads(files.read_text(f"{base}/ingest.json"))
     html = (
@@ -52,7 +53,7 @@ def write_comparison(run_uri: str, comparison_uri: str, target: str) -> None:
             css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
             name=base.rsplit("/", 1)[-1],
             ingest=ingest,
-            comparison=comparison_section(comparison_uri),
+            comparison=comparison_section(comparison_uri, unit),
         )
     )
     files.write_text(target, html)

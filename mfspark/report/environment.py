@@ -22,6 +22,6 @@ def _number(value: float, digits: int = 0) -> str:
     return f"{value:,.{digits}f}".replace(",", "\u2009")
 
 
-def _signed(value: float) -> str:
-    """Two decimals with a sign, the minus as long as the plus is wide."""
-    return f"{value:+.2f}".replace("-", "\u2212")
+def _signed(value: float, digits: int = 2) -> str:
+    """Decimals with a sign, the minus as long as the plus is wide."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")

@@ -1,7 +1,10 @@
 """Tables of a run → one self-contained HTML file. Reads Parquet and JSON only, no Spark."""
 
 import json
+import math
+import re
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.resources import files as resources
 from typing import Any
 
@@ -12,7 +15,7 @@ from mfspark.report import charts
 from mfspark.report.comparison_page import comparison_section
 from mfspark.report.environment import make_environment
 
-_SLICES = ("user activity", "item popularity", "rating value", "cold start")
+_SLICES = ("user activity", "item popularity", "predicted value", "cold start", "time")
 _N_PANELS = 8
 # Of lists.
 _USUAL_LENGTH = 10
@@ -40,8 +43,12 @@ _TABLES = {
     "history": "model/history",
     "metrics": "evaluation/metrics",
     "histogram": "evaluation/histogram",
-    "ranking": "evaluation/ranking",
-    "ranking_users": "evaluation/ranking_users",
+    **{
+        name: f"evaluation/{name}"
+        for name in (
+            "ranking", "ranking_users", "gains", "slice_gains", "calibration", "alerts",
+        )
+    },
     **{
         name: f"interpretation/{name}"
         for name in (
@@ -67,12 +74,14 @@ def read_run(uri: str) -> RunTables:
     paths = _TABLES | {
         name: path for name, path in _INTERVAL_TABLES.items() if files.exists(f"{base}/{path}")
     }
+    run = document("run.json")
+    compared = f"{base}/comparison"
     return RunTables(
-        document("run.json"),
+        run,
         document("ingest.json"),
         document("model/metadata.json"),
         {name: files.read_pandas(f"{base}/{path}") for name, path in paths.items()},
-        comparison_section(f"{base}/comparison") if files.exists(f"{base}/comparison") else None,
+        comparison_section(compared, _unit(run)) if files.exists(compared) else None,
     )
 
 
@@ -85,7 +94,7 @@ def render(run: RunTables) -> str:
     """The report as HTML. All text from the data is escaped."""
     metrics = run["metrics"]
     overall = metrics[metrics["slice"] == "all"].set_index("predictor", drop=False)
-    best_baseline = overall.drop("model")["rmse"].idxmin()
+    unit = _unit(run.run)
     return (
         make_environment()
         .get_template("report.html")
@@ -96,9 +105,12 @@ def render(run: RunTables) -> str:
             meta=run.metadata,
             overall=overall.sort_values("rmse").to_dict("records"),
             model=overall.loc["model"].to_dict(),
-            best_baseline=overall.loc[best_baseline].to_dict(),
-            gain=1 - overall.loc["model", "rmse"] / overall.loc[best_baseline, "rmse"],
-            slices=_slices(metrics),
+            unit=unit,
+            when=_when(run.ingest),
+            verdict=_verdict(run["gains"], unit),
+            alerts=run["alerts"].to_dict("records"),
+            calibration=run["calibration"].to_dict("records"),
+            slices=_slices(metrics, run["slice_gains"]),
             lists=_lists(run),
             intervals=_intervals(run) if "coverage" in run.tables else None,
             factors=_factor_panels(run),
@@ -109,14 +121,50 @@ def render(run: RunTables) -> str:
             explained=_explained(run),
             comparison=run.comparison,
             charts={
-                "rmse": charts.rmse_chart(overall),
-                "training": charts.training_chart(run["history"], run.metadata["best_iteration"]),
-                "histogram": charts.histogram_chart(run["histogram"]),
+                "rmse": charts.rmse_chart(overall, unit),
+                "training": charts.training_chart(
+                    run["history"], run.metadata["best_iteration"], unit
+                ),
+                "histogram": charts.histogram_chart(run["histogram"], unit),
+                "calibration": charts.calibration_chart(run["calibration"], unit),
                 "share": charts.share_chart(run["factors"]),
                 "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
-                "explanation": charts.explanation_chart(run["explanation"]),
+                "explanation": charts.explanation_chart(run["explanation"], unit),
             },
         )
+    )
+
+
+def _unit(run: Any) -> str:
+    """What ratings are counted in."""
+    return str(run["config"]["data"]["unit"])
+
+
+def _when(ingest: dict[str, Any]) -> str | None:
+    """The days of the first and of the last rating, where they are known."""
+    ends = [ingest.get("first_time"), ingest.get("last_time")]
+    if None in ends:
+        return None
+    days = [datetime.fromtimestamp(int(end or 0), tz=timezone.utc).date() for end in ends]
+    return f"{days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}"
+
+
+def _verdict(gains: pd.DataFrame, unit: str) -> str | None:
+    """What the predictions are worth, in a sentence; None where nothing could be compared."""
+    if not len(gains):
+        return None
+    row = gains.set_index("baseline").loc["bias only"]
+    share, low, high = (row[name] / row["baseline_rmse"] for name in ("gain", "low", "high"))
+    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %".replace("-", "\u2212")
+    if low > 0:
+        verdict = f"{100 * share:.1f} % better than"
+    elif high < 0:
+        verdict = f"{-100 * share:.1f} % worse than"
+    else:
+        verdict = "not clearly better or worse than"
+    return (
+        f"Predictions miss by {row['rmse']:.2g} {unit} (root mean square); that is {verdict} "
+        f"knowing only how strict each user and how liked each item is (paired {interval})."
     )
 
 
@@ -141,9 +189,10 @@ def _lists(run: RunTables) -> dict[str, object]:
     }
 
 
-def _slices(metrics: pd.DataFrame) -> list[dict[str, object]]:
+def _slices(metrics: pd.DataFrame, gains: pd.DataFrame) -> list[dict[str, object]]:
     """Of each way of slicing the test ratings a chart, and the metrics of each value."""
     result: list[dict[str, object]] = []
+    of_class = {(row["slice"], row["value"]): row for row in gains.to_dict("records")}
     for name in _SLICES:
         rows = metrics[metrics["slice"] == name]
         values = sorted(rows["value"].unique(), key=_slice_order)
@@ -154,7 +203,7 @@ def _slices(metrics: pd.DataFrame) -> list[dict[str, object]]:
                 predictor: row.to_dict()
                 for predictor, row in rows[rows["value"] == value].set_index("predictor").iterrows()
             }
-            | {"value": value}
+            | {"value": value, "gain": of_class.get((name, value))}
             for value in values
         ]
         result.append(
@@ -177,9 +226,10 @@ def _intervals(run: RunTables) -> dict[str, object]:
         if key[0] in ("all", "user activity", "item popularity", "cold start")
     ]
     overall = coverage[coverage["slice"] == "all"]
+    unit = _unit(run.run)
     return {
         "coverage": charts.coverage_chart(overall),
-        "reliability": charts.reliability_chart(run["reliability"]),
+        "reliability": charts.reliability_chart(run["reliability"], unit),
         "levels": sorted(_SHOWN_LEVELS),
         "rows": rows,
         "overall": overall.set_index("level")["covered"].to_dict(),
@@ -188,8 +238,9 @@ def _intervals(run: RunTables) -> dict[str, object]:
 
 
 def _slice_order(value: str) -> tuple[float, str]:
-    digits = value.rstrip("+").partition("–")[0]
-    return (float(digits), value) if digits.replace(".", "").isdigit() else (-1.0, value)
+    """Classes by their lower ends, days and words by the alphabet."""
+    number = re.match(r"-?[\d.]+(e[+-]?\d+)?(?=$|\+$|–| to )", value)
+    return (float(number[0]), value) if number else (-math.inf, value)
 
 
 def _factor_panels(run: RunTables) -> list[dict[str, object]]:

@@ -85,13 +85,50 @@ def test_slices_partition_the_test_rows(parts, model):
         assert rows["n"].sum() == len(test)
     cold = metrics[metrics["slice"] == "cold start"].set_index("value")["n"].to_dict()
     assert cold == {"warm": len(test) - 3, "cold user": 1, "cold item": 1, "cold user and item": 1}
-    slices = add_slices(test_table, train_table).where("user = 100 and item = -1").first()["slices"]
+    scored = test_table.withColumn("guess", F.lit(3.0)).withColumn("timestamp", F.lit(86400 * 365))
+    slices = add_slices(scored, train_table, "guess").where("user = 100 and item = -1").first()
     n = (train["user"] == 100).sum()
     assert n >= 10
-    assert {entry["slice"]: entry["value"] for entry in slices} == {
+    assert {entry["slice"]: entry["value"] for entry in slices["slices"]} == {
         "all": "all test ratings", "user activity": "10–49" if n < 50 else "50–199",
-        "item popularity": "0", "rating value": "3", "cold start": "cold item",
+        "item popularity": "0", "predicted value": "3 to 3", "cold start": "cold item",
+        "time": "1971-01-01 to 1971-01-01",
     }  # fmt: skip
+
+
+def test_classes_of_predictions_and_of_time_are_of_equal_size(spark, parts):
+    _, _, train_table, _ = parts
+    rows = spark.range(1000).select(
+        F.lit(1).alias("user"), F.col("id").alias("item"), F.lit(3.0).alias("rating"),
+        F.when(F.col("id") < 900, F.col("id") / 100).otherwise(float("nan")).alias("guess"),
+        (F.col("id") * 86400).alias("timestamp"),
+    )  # fmt: skip
+    members = add_slices(rows, train_table, "guess").select(F.inline("slices"))
+    counts = members.groupBy("slice", "value").count().toPandas()
+    predicted = counts[counts["slice"] == "predicted value"].set_index("value")["count"]
+    assert predicted["unknown"] == 100
+    assert len(predicted) == 11
+    assert predicted.drop("unknown").between(80, 100).all()
+    assert predicted["0 to 0.89"] in range(80, 100)
+    times = counts[counts["slice"] == "time"].set_index("value")["count"]
+    assert times.between(195, 205).all()
+    assert "1970-01-01 to 1970-07-19" in set(times.index)
+    nothing = add_slices(rows.withColumn("guess", F.lit(float("nan"))), train_table, "guess")
+    kinds = {row[0] for row in nothing.select(F.inline("slices")).select("slice").collect()}
+    assert "predicted value" not in kinds
+
+
+def test_calibration_against_pandas(model, parts):
+    _, test, train_table, test_table = parts
+    found = evaluate(model, train_table, test_table).calibration.toPandas()
+    assert len(found) == 10
+    assert found["n"].sum() == len(test)
+    assert found["predicted"].is_monotonic_increasing
+    scored = model.transform(test_table).toPandas()
+    weights = found["n"] / found["n"].sum()
+    assert (weights * found["predicted"]).sum() == pytest.approx(scored["prediction"].mean())
+    assert (weights * found["rating"]).sum() == pytest.approx(scored["rating"].mean())
+    np.testing.assert_allclose(found["bias"], found["predicted"] - found["rating"], atol=1e-12)
 
 
 @pytest.mark.parametrize("strategy", ["nan", "drop"])
@@ -110,3 +147,16 @@ def test_histogram_counts_ratings_and_predictions(model, parts):
     histogram = evaluate(model, train_table, test_table).histogram
     sums = histogram.agg(F.sum("n_test"), F.sum("n_predicted")).first()
     assert tuple(sums) == (len(test), len(test))
+
+
+def test_bars_of_long_scales(spark):
+    """Ratings of 0 to 100 have twenty classes, not two hundred."""
+    rows = spark.range(400).select(
+        (F.col("id") % 20).alias("user"), F.floor(F.col("id") / 20).alias("item"),
+        (F.pmod(F.hash("id"), F.lit(101)) + 0.0).alias("rating"),
+    )  # fmt: skip
+    model = BiasOnly().fit(rows)
+    histogram = evaluate(model, rows, rows).histogram.toPandas()
+    assert len(histogram) <= 21
+    low, high = model.metadata.rating_scale
+    np.testing.assert_allclose(np.diff(histogram["rating"].unique()).min(), (high - low) / 20)
