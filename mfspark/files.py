@@ -152,6 +152,14 @@ def read_bytes(path: str, most: int | None = None) -> bytes:
         return bytes(stream.read(most))
 
 
+def read_beginning(path: str, most: int) -> bytes:
+    """The first ``most`` bytes of a file, decompressed by its name; ``OSError`` where it is
+    damaged."""
+    filesystem, inner = _open(path)
+    with filesystem.open_input_stream(inner, compression="detect") as stream:
+        return bytes(stream.read(most))
+
+
 def read_pandas(path: str) -> Any:
     """A folder of Parquet files as a pandas DataFrame."""
     filesystem, inner = _open(path)

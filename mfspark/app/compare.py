@@ -48,7 +48,10 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
         logger.info("ratings: those of an earlier ingest, %s", run.of("ratings"))
     if not IS_MEASURED:
         logger.info("memory is not measured: psutil is not here (pip install psutil)")
-    with run.step("compare") as facts, run.output("comparison", ("ratings",)) as target:
+    with (
+        run.step("compare", "comparison") as facts,
+        run.output("comparison", ("ratings",)) as target,
+    ):
         parts = f"{target}/parts"
         for number, each in enumerate(_folds(spark, run)):
             if number == 0:

@@ -79,14 +79,8 @@ class DataSettings(RatingsSource, Checks):
 
     def source(self, path: str) -> RatingsSource:
         """How to read the ratings at ``path``."""
-        return RatingsSource(
-            path=path,
-            format=self.format,
-            columns=self.columns,
-            encoding=self.encoding,
-            items_path=self.items_path,
-            users_path=self.users_path,
-        )
+        own = {name: getattr(self, name) for name in RatingsSource.model_fields if name != "path"}
+        return RatingsSource(path=path, **own)
 
 
 class TrainSettings(BaseModel):

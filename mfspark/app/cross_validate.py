@@ -24,7 +24,7 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
     fit runs for ``max_iter`` iterations or until the training objective has converged.
     """
     settings = run.config.cross_validation
-    with run.step("cross_validate") as facts:
+    with run.step("cross_validate", "cross_validation") as facts:
         rows = []
         refuse_unused_features(run.config.train)
         with checked_ratings(spark, run) as (checked, known, origin):

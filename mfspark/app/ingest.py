@@ -26,7 +26,7 @@ logger = logging.getLogger("mfspark")
 
 def ingest(spark: SparkSession, run: RunDirectory) -> None:
     """Read, check and split the ratings: ratings/, quarantine/, users/, items/, ingest.json."""
-    with run.step("ingest") as facts:
+    with run.step("ingest", "ratings", "quarantine") as facts:
         with checked_ratings(spark, run) as (checked, known, origin):
             record = _write_ratings(run, checked, known, origin)
         facts.update(record.model_dump())

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from mfspark import files
 from mfspark.app.config import Config
 from mfspark.data.split import PARTS
-from mfspark.errors import DataError
+from mfspark.errors import DataError, OutputExistsError
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -208,10 +208,22 @@ class RunDirectory:
             self.of(f"{_PROVENANCE}/{name}.json"), provenance.model_dump_json(indent=2) + "\n"
         )
 
+    def refuse_existing(self, *names: str) -> None:
+        """Raise ``OutputExistsError`` for outputs that are there, unless they may be replaced."""
+        if self.config.run.overwrite:
+            return
+        for name in names:
+            if files.exists(self.of(name)):
+                raise OutputExistsError(
+                    f"{self.path}/{name} exists and would be replaced; pass --set "
+                    "run.overwrite=true to allow it, or --set run.name=NAME for another folder"
+                )
+
     @contextmanager
-    def step(self, name: str) -> Iterator[dict[str, object]]:
+    def step(self, name: str, *outputs: str) -> Iterator[dict[str, object]]:
         """Time a step and record its end in ``run.json``; yields a dict for facts about it.
 
+        Before any work, ``outputs`` that are there and may not be replaced are an error.
         A failure is recorded where an earlier step has left something; a run whose first step
         fails leaves nothing.
         """
@@ -220,6 +232,7 @@ class RunDirectory:
         facts: dict[str, Any] = {}
         started = time.time()
         try:
+            self.refuse_existing(*outputs)
             yield facts
         except BaseException as error:
             if files.exists(self.of("run.json")):

@@ -38,7 +38,7 @@ _VALIDATION = "is_validation"
 
 def train(spark: SparkSession, run: RunDirectory) -> None:
     """Fit the model to ratings/train, stopping by ratings/validation: model/."""
-    with run.step("train") as facts:
+    with run.step("train", "model") as facts:
         fitted, validation = run.ratings(spark, "train"), run.ratings(spark, "validation")
         settings = run.config.trained
         indicator = None
@@ -76,7 +76,7 @@ def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
 
 def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
     """Measure the model on ratings/test: evaluation/. Returns the RMSE of each predictor."""
-    with run.step("evaluate") as facts:
+    with run.step("evaluate", "evaluation") as facts:
         model = FactorModel.load(run.require("model", "train"))
         test = run.ratings(spark, "test")
         if test.isEmpty():
@@ -116,7 +116,7 @@ def _print_alerts(alerts: list[Alert]) -> None:
 
 def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
     """Describe factors, biases and neighbours: interpretation/."""
-    with run.step("interpret"):
+    with run.step("interpret", "interpretation"):
         model = FactorModel.load(run.require("model", "train"))
         items = None
         if files.exists(run.of("items")):
@@ -130,7 +130,7 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
 
 def recommend(spark: SparkSession, run: RunDirectory) -> None:
     """Top-N lists: recommendations/; and what they are made of."""
-    with run.step("recommend") as facts:
+    with run.step("recommend", "recommendations") as facts:
         settings = run.config.recommend
         model = FactorModel.load(run.require("model", "train"))
         seen = None
@@ -155,7 +155,7 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
 
 def report(run: RunDirectory) -> str:
     """Write report/index.html from the files of the run; returns its path."""
-    with run.step("report"):
+    with run.step("report", "report"):
         needed = {"model": "train", "evaluation": "evaluate", "interpretation": "interpret"}
         for name, job in needed.items():
             run.require(name, job)
@@ -166,6 +166,7 @@ def report(run: RunDirectory) -> str:
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     """ingest → train → evaluate → interpret → report, and the headline at the end."""
+    run.refuse_existing("ratings", "model", "evaluation", "interpretation", "report")
     with kernels_compiled(spark, "als", run.config.train.model, "predict"):
         ingest(spark, run)
     train(spark, run)

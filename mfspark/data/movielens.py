@@ -60,7 +60,7 @@ def movielens_items(spark: SparkSession, folder: Path) -> DataFrame | None:
     genres = F.when(F.col(GENRES) == _NO_GENRE, F.array().cast("array<string>")).otherwise(
         F.split(GENRES, r"\|")
     )
-    return table.select(ITEM, *_title_and_year(F.col(TITLE)), genres.alias(GENRES))
+    return table.select(ITEM, *title_and_year(F.col(TITLE)), genres.alias(GENRES))
 
 
 def movielens_users(spark: SparkSession, folder: Path) -> DataFrame | None:
@@ -134,11 +134,11 @@ def _items_100k(spark: SparkSession, path: Path) -> DataFrame:
         F.when(F.col(genre) == "1", F.lit(genre)) for genre in GENRES_100K if genre != "unknown"
     ]
     return table.select(
-        ITEM, *_title_and_year(F.col(TITLE)), F.array_compact(F.array(*flagged)).alias(GENRES)
+        ITEM, *title_and_year(F.col(TITLE)), F.array_compact(F.array(*flagged)).alias(GENRES)
     )
 
 
-def _title_and_year(title: Column) -> tuple[Column, Column]:
+def title_and_year(title: Column) -> tuple[Column, Column]:
     """'Toy Story (1995)' → 'Toy Story', 1995; a title without a year keeps all its text."""
     pattern = r"^(.*?)\s*\((\d{4})(?:[-–]\d{0,4})?\)\s*$"
     year = F.regexp_extract(title, pattern, 2)

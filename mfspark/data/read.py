@@ -1,7 +1,9 @@
 """One entry point for ratings and item metadata of every format."""
 
+import logging
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -9,16 +11,26 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StructType
 
 from mfspark import files
-from mfspark.columns import GENRES, ITEM, TITLE, USER, YEAR, Side
+from mfspark.columns import GENRES, ITEM, RATING, TITLE, USER, YEAR, Side
 from mfspark.data import movielens, netflix
-from mfspark.data.source import RAW_COLUMNS, ColumnMapping, Format, RawRatings
+from mfspark.data.dialect import Dialect, dialect_of, guessed_name, has_decimal_comma
+from mfspark.data.source import (
+    RAW_COLUMNS,
+    ColumnMapping,
+    Format,
+    ItemColumns,
+    RawRatings,
+    UserColumns,
+)
 from mfspark.data.text import MALFORMED, file_path, header_of, read_delimited
 from mfspark.errors import DataError, one_line
 from mfspark.ids import column
 from mfspark.spark_errors import SPARK_ERRORS
 
+logger = logging.getLogger("mfspark")
+
 _MOVIELENS_FILES = ("u.data", "ratings.dat")
-_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_TEXT = ("csv", "tsv")
 _SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".json": "json",
     ".jsonl": "json", ".ndjson": "json",
@@ -35,19 +47,32 @@ class RatingsSource(BaseModel):
     path: str = Field(description="file or folder of ratings; a path of this machine or a URI")
     format: Format = Field("auto", description="file format; auto goes by the names of the files")
     columns: ColumnMapping = Field(default_factory=ColumnMapping)
-    encoding: str = Field(
-        "UTF-8", description="character set of CSV, TSV and JSON files, such as ISO-8859-1"
+    encoding: str | None = Field(
+        None,
+        description="character set of CSV, TSV and JSON files; not set: ISO-8859-1 where a file "
+        "begins with what is no UTF-8",
+    )
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        description="what stands between the fields of CSV files; not set: comma, semicolon, tab, "
+        ":: or |, by the first lines",
+    )
+    decimal: Literal[".", ","] | None = Field(
+        None, description="decimal mark of ratings; not set: by the first lines"
     )
     items_path: str | None = Field(
         None,
         description="table of items (CSV, TSV, Parquet, JSON: item, title, year, genres, and more "
         "columns for train.item_features)",
     )
+    item_columns: ItemColumns = Field(default_factory=ItemColumns)
     users_path: str | None = Field(
         None,
         description="table of users (CSV, TSV, Parquet, JSON: user, and columns for "
         "train.user_features)",
     )
+    user_columns: UserColumns = Field(default_factory=UserColumns)
 
 
 def read_ratings(spark: SparkSession, source: RatingsSource) -> RawRatings:
@@ -82,7 +107,7 @@ def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
     """Item metadata: item, title, year int, genres array<string>, and whatever else the table has;
     None without any."""
     if source.items_path:
-        return _read_side_table(spark, source.items_path, ITEM)
+        return _read_side_table(spark, source, source.items_path, ITEM)
     kind = detect_format(source)
     folder = Path(source.path)
     if kind == "movielens":
@@ -97,7 +122,7 @@ def read_items(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
 def read_users(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
     """What is known of users: user, and columns of any kind; None without any."""
     if source.users_path:
-        return _read_side_table(spark, source.users_path, USER)
+        return _read_side_table(spark, source, source.users_path, USER)
     kind = detect_format(source)
     folder = Path(source.path)
     if kind == "movielens":
@@ -109,10 +134,14 @@ def read_users(spark: SparkSession, source: RatingsSource) -> DataFrame | None:
     return None
 
 
-def _read_side_table(spark: SparkSession, path: str, side: Side) -> DataFrame:
+def _read_side_table(
+    spark: SparkSession, source: RatingsSource, path: str, side: Side
+) -> DataFrame:
     """A table of users or items."""
     try:
-        return (_read_item_table if side == ITEM else _read_user_table)(spark, path)
+        if side == ITEM:
+            return _read_item_table(spark, path, source.item_columns)
+        return _read_user_table(spark, path, source.user_columns)
     except SPARK_ERRORS as error:
         wanted = "the columns item and title" if side == ITEM else "the column user"
         raise DataError(
@@ -168,23 +197,46 @@ def _by_name(path: str) -> str | None:
     return _SUFFIXES.get(name.suffix.lower())
 
 
-def _read_table(spark: SparkSession, path: str, kind: str, encoding: str = "UTF-8") -> DataFrame:
-    """Rows of a file of a format, with the column ``malformed``."""
-    if kind in _SEPARATORS:
-        separator = _SEPARATORS[kind]
-        names = header_of(spark, path, separator)
+def _read_table(
+    spark: SparkSession,
+    path: str,
+    kind: str,
+    dialect: Dialect | None,
+    encoding: str | None = None,
+    known: list[str] | None = None,
+) -> DataFrame:
+    """Rows of a file of a format, with the column ``malformed``.
+
+    Delimited text is of ``dialect``; it has a header unless that knows none of the names in
+    ``known`` and fields are separated as in MovieLens' files, which have none.
+    """
+    if dialect is not None:
+        names = header_of(spark, path, dialect.separator, dialect.encoding)
         if not names:
             raise DataError(f"{path} is empty: it has no header line; check how it was written")
+        has_header = dialect.separator != "::" or not known or bool({*known} & {*names})
+        if not has_header:
+            names = [*(known or []), *(f"field{n}" for n in range(len(names)))][: len(names)]
         return read_delimited(
-            spark, path, separator, names, header=True, quoted=True, encoding=encoding
-        )
+            spark, path, dialect.separator, names, header=has_header,
+            quoted=len(dialect.separator) == 1, encoding=dialect.encoding,
+        )  # fmt: skip
     if kind == "parquet":
         table = spark.read.parquet(files.to_read(path))
     else:
         # An array of objects, as pandas writes it, is one value that spans lines.
         reader = spark.read.option("multiLine", _begins_with_bracket(path))
-        table = reader.option("encoding", encoding).json(files.to_read(path))
+        table = reader.option("encoding", encoding or "UTF-8").json(files.to_read(path))
     return table.withColumn(MALFORMED, _malformed_json(table))
+
+
+def _dialect(path: str, kind: str, source: RatingsSource) -> Dialect | None:
+    """How a file of a format is written; None where that is not delimited text."""
+    if kind == "tsv":
+        return dialect_of(path, source.separator or "\t", source.encoding)
+    if kind != "csv":
+        return None
+    return dialect_of(path, source.separator, source.encoding)
 
 
 def _begins_with_bracket(path: str) -> bool:
@@ -198,18 +250,29 @@ def _malformed_json(table: DataFrame) -> Column:
 
 def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRatings:
     """Ratings of any table, whose columns ``data.columns`` names."""
-    table = _read_table(spark, source.path, kind, source.encoding)
+    dialect = _dialect(source.path, kind, source)
+    table = _read_table(spark, source.path, kind, dialect, source.encoding)
     mapping = source.columns.model_dump()
     found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
     columns = {
         role: _column_or_field(table, name) for role, name in mapping.items() if name is not None
     }
-    for role, name in mapping.items():
-        if name is not None and columns[role] is None:
-            raise DataError(
-                f"{source.path} has no column {name!r} for the {role}; it has "
-                f"{', '.join(found) or 'none'}; set data.columns.{role}"
-            )
+    wanted = {role: name for role, name in mapping.items() if name is not None}
+    _require_columns(
+        source.path, {r: n for r, n in wanted.items() if columns[r] is None}, found, "columns"
+    )
+    decimal = source.decimal
+    if dialect is not None:
+        at = found.index(mapping[RATING]) if mapping[RATING] in found else None
+        values = [row[at] for row in dialect.rows[1:] if at is not None and at < len(row)]
+        decimal = decimal or ("," if has_decimal_comma(values) else ".")
+        logger.info(
+            "%s: fields are separated by %r, decimals by %r, characters are %s",
+            source.path, dialect.separator, decimal, dialect.encoding,
+        )  # fmt: skip
+    rating = columns[RATING]
+    if decimal == "," and rating is not None:
+        columns[RATING] = F.replace(rating.cast("string"), F.lit(","), F.lit("."))
     selected = [
         F.lit(None).cast("string").alias(role) if found is None else found.alias(role)
         for role, found in ((role, columns.get(role)) for role in RAW_COLUMNS)
@@ -217,6 +280,23 @@ def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRa
     return RawRatings(
         table.select(*selected, file_path().alias("origin"), MALFORMED),
         has_timestamps=mapping["timestamp"] is not None,
+    )
+
+
+def _require_columns(path: str, missing: dict[str, str], found: list[str], section: str) -> None:
+    """Raise ``DataError`` for columns that a table lacks, by role, with what to type."""
+    if not missing:
+        return
+    free = [name for name in found if name not in missing.values()]
+    settings = []
+    for role in missing:
+        guess = guessed_name(role, free)
+        settings.append(f"--set data.{section}.{role}={guess or 'NAME'}")
+        free = [name for name in free if name != guess]
+    role, name = next(iter(missing.items()))
+    raise DataError(
+        f"{path} has no column {name!r} for the {role}; it has {', '.join(found) or 'none'}; pass "
+        f"{' '.join(settings)}"
     )
 
 
@@ -232,45 +312,54 @@ def _column_or_field(table: DataFrame, name: str) -> Column | None:
     return F.col(".".join(f"`{part}`" for part in name.split(".")))
 
 
-def _read_item_table(spark: SparkSession, path: str) -> DataFrame:
-    """Items of any table with the columns item and title."""
-    table = _read_typed(spark, path, ITEM)
-    if ITEM not in table.columns or TITLE not in table.columns:
-        raise DataError(
-            f"the item table {path} has the columns {', '.join(table.columns)}, but needs at least "
-            f"{ITEM!r} and {TITLE!r} (and may have {YEAR!r}, {GENRES!r}); rename them"
-        )
+def _read_item_table(spark: SparkSession, path: str, columns: ItemColumns) -> DataFrame:
+    """Items of any table that has ids and titles."""
+    table = _read_typed(spark, path, ITEM, columns.model_dump())
+    described = {TITLE, YEAR, GENRES, ITEM}
+    rest = [column(name) for name in table.columns if name not in described]
     genres = F.array().cast("array<string>")
     if GENRES in table.columns:
         is_text = table.schema[GENRES].dataType.simpleString() == "string"
         genres = F.split(GENRES, r"\|") if is_text else F.col(GENRES)
-    year = F.col(YEAR).try_cast("int") if YEAR in table.columns else F.lit(None).cast("int")
-    described = {TITLE, YEAR, GENRES, ITEM}
-    rest = [column(name) for name in table.columns if name not in described]
-    return table.select(ITEM, TITLE, year.alias(YEAR), genres.alias(GENRES), *rest)
+    if YEAR in table.columns:
+        titles = [F.col(TITLE), F.col(YEAR).try_cast("int").alias(YEAR)]
+    else:
+        titles = list(movielens.title_and_year(F.col(TITLE)))
+    return table.select(ITEM, *titles, genres.alias(GENRES), *rest)
 
 
-def _read_user_table(spark: SparkSession, path: str) -> DataFrame:
-    """Users of any table with the column user."""
-    table = _read_typed(spark, path, USER)
-    if USER not in table.columns:
-        raise DataError(
-            f"the user table {path} has the columns {', '.join(table.columns)}, but needs "
-            f"{USER!r} (and columns of features); rename the one of user ids"
-        )
-    return table
+def _read_user_table(spark: SparkSession, path: str, columns: UserColumns) -> DataFrame:
+    """Users of any table that has ids."""
+    return _read_typed(spark, path, USER, columns.model_dump())
 
 
-def _read_typed(spark: SparkSession, path: str, side: Side) -> DataFrame:
-    """A table of any format, without lines that cannot be split into fields."""
+def _read_typed(spark: SparkSession, path: str, side: Side, columns: dict[str, str]) -> DataFrame:
+    """A table of any format under our names, without lines that cannot be split into fields.
+
+    ``columns``: the names that it has for ours; ids, and titles of items, must be there.
+    """
     if not files.exists(path):
         raise DataError(f"there is no {side} table {path}; set data.{side}s_path")
-    kind = _by_name(path) or "parquet"
-    table = _read_table(spark, path, kind)
-    if kind not in _SEPARATORS:
-        return table.drop(MALFORMED, "_corrupt_record")
-    table = table.where(F.col(MALFORMED).isNull()).drop(MALFORMED)
-    return _with_numbers(table, {side, TITLE, YEAR, GENRES})
+    kind = _by_name(path) or ("csv" if path.lower().endswith((".dat", ".txt")) else "parquet")
+    # The ratings' own separator and characters say nothing of another file.
+    dialect = dialect_of(path, "\t" if kind == "tsv" else None, None) if kind in _TEXT else None
+    known = [columns[name] for name in (side, TITLE, GENRES) if name in columns]
+    table = _read_table(spark, path, kind, dialect, None, known)
+    found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
+    needed = {name: columns[name] for name in (side, TITLE) if name in columns}
+    _require_columns(
+        f"the {side} table {path}",
+        {role: name for role, name in needed.items() if name not in found},
+        found,
+        f"{side}_columns",
+    )
+    if dialect is not None:
+        table = table.where(F.col(MALFORMED).isNull())
+    # Of two columns the one that is named goes before one that has our name by chance.
+    taken = {theirs: ours for ours, theirs in columns.items() if theirs in found}
+    kept = [name for name in found if name in taken or name not in columns]
+    table = table.select(*[column(name).alias(taken.get(name, name)) for name in kept])
+    return _with_numbers(table, {side, TITLE, YEAR, GENRES}) if dialect is not None else table
 
 
 def _with_numbers(table: DataFrame, texts: set[str]) -> DataFrame:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import DataFrame
 
-from mfspark.columns import ITEM, RATING, TIMESTAMP, USER
+from mfspark.columns import GENRES, ITEM, RATING, TIMESTAMP, TITLE, USER, YEAR
 
 Format = Literal["auto", "movielens", "netflix", "recbole", "csv", "tsv", "parquet", "json"]
 IdType = Literal["auto", "string", "long"]
@@ -23,6 +23,27 @@ class ColumnMapping(BaseModel):
     timestamp: str | None = Field(
         None, description="column of times (Unix seconds, date or timestamp), if there is one"
     )
+
+
+class ItemColumns(BaseModel):
+    """Names of the columns in a table of items."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item: str = Field(ITEM, description="column of item ids in the table of items")
+    title: str = Field(TITLE, description="column of titles")
+    year: str = Field(
+        YEAR, description="column of years; without it they are taken from titles: Alien (1979)"
+    )
+    genres: str = Field(GENRES, description="column of genres, A|B|C in text")
+
+
+class UserColumns(BaseModel):
+    """Names of the columns in a table of users."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = Field(USER, description="column of user ids in the table of users")
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,10 @@ def read_delimited(
     )
 
 
-def header_of(spark: SparkSession, path: str, separator: str) -> list[str]:
+def header_of(spark: SparkSession, path: str, separator: str, encoding: str) -> list[str]:
     """The column names in the first line of a delimited file."""
-    return (
-        spark.read.option("sep", separator).option("header", True).csv(files.to_read(path)).columns
-    )
+    reader = spark.read.option("sep", separator).option("header", True)
+    return reader.option("encoding", encoding).csv(files.to_read(path)).columns
 
 
 def file_path() -> Column:

@@ -156,7 +156,13 @@ def test_item_table_for_any_format(spark, tmp_path):
     ]
     assert read_items(spark, RatingsSource(path=str(path))) is None
     (tmp_path / "items.csv").write_text("id,name\n2,Two\n")
-    with pytest.raises(DataError, match="needs at least 'item' and 'title'"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"the item table .*items.csv has no column 'item' for the item; it has id, name; "
+            r"pass --set data.item_columns.item=id --set data.item_columns.title=name"
+        ),
+    ):
         items(spark, path, items_path=str(tmp_path / "items.csv"))
 
 
@@ -215,7 +221,10 @@ def test_user_tables_of_any_format(spark, tmp_path):
     (tmp_path / "users.json").write_text('{"user": 5, "tags": ["a", "b"]}\n')
     assert users("users.json").select("user", "tags").collect() == [(5, ["a", "b"])]
     (tmp_path / "users.csv").write_text("id,age\n1,2\n")
-    with pytest.raises(DataError, match=r"user table .* has the columns id, age, but needs 'user'"):
+    with pytest.raises(
+        DataError,
+        match=r"user table .* no column 'user' .* --set data.user_columns.user=id",
+    ):
         users("users.csv")
     with pytest.raises(DataError, match=r"no user table .*set data.users_path"):
         users("nowhere.csv")
@@ -230,7 +239,8 @@ def test_errors_name_the_culprit_and_the_remedy(spark, tmp_path):
     (tmp_path / "ratings.csv").write_text("userId,item,rating\n1,2,3\n")
     with pytest.raises(
         DataError,
-        match=r"no column 'user' for the user; it has userId, item, rating; set data.columns.user",
+        match=r"no column 'user' for the user; it has userId, item, rating; pass --set "
+        r"data.columns.user=userId",
     ):
         rows(spark, tmp_path / "ratings.csv")
     (tmp_path / "odd.bin").write_text("")
@@ -263,7 +273,8 @@ def test_another_character_set(spark, tmp_path):
     path.write_bytes("user,item,rating\nJosé,x,3\nJosè,x,4\n".encode("latin-1"))
     _, found = rows(spark, path, encoding="ISO-8859-1")
     assert [row[0] for row in found] == ["José", "Josè"]
-    raw = read_ratings(spark, RatingsSource(path=str(path)))
+    assert rows(spark, path)[1] == found
+    raw = read_ratings(spark, RatingsSource(path=str(path), encoding="UTF-8"))
     with pytest.raises(DataError, match=r"set data.encoding"):
         check_ratings(raw, Checks())
 
