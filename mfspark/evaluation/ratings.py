@@ -119,7 +119,7 @@ def add_baselines(test: DataFrame, train: DataFrame) -> DataFrame:
     without one. bias only: μ + b_u + b_i, by :class:`BiasOnly` with its defaults.
     """
     means = GlobalMean(predictionCol=GLOBAL_MEAN).fit(train)
-    biases = BiasOnly(predictionCol=BIAS_ONLY).fit(train)
+    biases: FactorModel = BiasOnly(predictionCol=BIAS_ONLY).fit(train)
     # The predictions are computed later, from the tables on the driver.
     biases.unpersist()
     item_means = train.groupBy(ITEM).agg(F.avg(RATING).alias(ITEM_MEAN))

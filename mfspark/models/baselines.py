@@ -17,6 +17,7 @@ from mfspark.engine.training import Fit, objective_of, prepare, summarise
 from mfspark.engine.workspace import materialised
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
+from mfspark.models.frames import FitsFrames, TransformsFrames
 from mfspark.models.params import (
     BiasOnlyArguments,
     BiasOnlyParams,
@@ -30,6 +31,7 @@ _TOL, _MOST_ITERATIONS = 1e-7, 50
 
 
 class GlobalMean(
+    FitsFrames,
     Estimator["MeanModel"],
     PredictorParams,
     DefaultParamsReadable["GlobalMean"],
@@ -46,7 +48,7 @@ class GlobalMean(
         return MeanModel(summary.mean, self.settings().prediction_col)
 
 
-class MeanModel(Model, DefaultParamsReadable["MeanModel"], DefaultParamsWritable):
+class MeanModel(TransformsFrames, Model, DefaultParamsReadable["MeanModel"], DefaultParamsWritable):
     """Predicts the same for every pair."""
 
     mean: Param[float] = Param(Params._dummy(), "mean", "what is predicted")
@@ -67,6 +69,7 @@ class MeanModel(Model, DefaultParamsReadable["MeanModel"], DefaultParamsWritable
 
 
 class BiasOnly(
+    FitsFrames,
     Estimator[FactorModel],
     BiasOnlyParams,
     DefaultParamsReadable["BiasOnly"],

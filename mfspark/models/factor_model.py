@@ -14,6 +14,7 @@ from mfspark.columns import BIAS, COLD_BIAS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
+from mfspark.models.frames import TransformsFrames, spark_frame
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import LEAST_DRAWS, ModelMetadata
 from mfspark.models.params import BayesianMFParams, FactorModelParams
@@ -24,7 +25,7 @@ from mfspark.models.uncertainty import less_uncertainty
 from mfspark.settings import CAUTION, MIN_AGREEMENT, FactorModelSettings
 
 
-class FactorModel(Model, FactorModelParams, Persistent):
+class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
     """r̂(u, i) = μ + b_u + b_i + p_u·q_i, as two tables.
 
     ``user_factors``: user, n_ratings long, bias float, factors array<float>; ``item_factors`` the
@@ -294,7 +295,7 @@ class FactorModel(Model, FactorModelParams, Persistent):
     def _chosen(self, dataset: DataFrame, side: Side) -> DataFrame:
         """The rows of the known ids of a side that are in ``dataset``."""
         name = self.getOrDefault(self.userCol if side == USER else self.itemCol)
-        table = self._known(side)
+        dataset, table = spark_frame(dataset), self._known(side)
         self._check_ids(dataset, name, table, side)
         return table.join(dataset.select(column(name).alias(side)), side, "semi")
 
@@ -322,6 +323,9 @@ class FactorModel(Model, FactorModelParams, Persistent):
         matching = Matching(n, self.rank, offset=self.global_mean, limits=self._limits())
         own = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         if seen is not None:
+            seen = spark_frame(seen)
+            for side in sides:
+                require_column(seen, own[side], f"{side}Col")
             seen = seen.select(*[column(own[side]).alias(side) for side in sides])
         lists = best_matches(queries, candidates, matching, RATING, seen)
         candidate = candidates.schema[sides[1]].dataType.simpleString()

@@ -15,6 +15,7 @@ from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, typed_ids
 from mfspark.kernels.objective import Objective
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.frames import FitsFrames
 from mfspark.models.metadata import (
     SCHEMA_VERSION,
     CoordinateSystem,
@@ -30,7 +31,7 @@ from mfspark.settings import FactorisationSettings, PenalisedSettings, Predictor
 AnySettings = TypeVar("AnySettings", bound=FactorisationSettings)
 
 
-class Factorisation(Estimator[FactorModel], FactorisationParams):
+class Factorisation(FitsFrames, Estimator[FactorModel], FactorisationParams):
     """An estimator of r̂(u, i) = μ + b_u + b_i + p_u·q_i."""
 
     def __init__(self, **arguments: Any) -> None:

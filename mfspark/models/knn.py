@@ -21,6 +21,7 @@ from mfspark.kernels.neighbours import Lists, corrections
 from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import select_ratings
+from mfspark.models.frames import FitsFrames, TransformsFrames
 from mfspark.models.knn_storage import KNNTables, read_knn_tables, write_knn_tables
 from mfspark.models.params import FactorModelParams, KNNArguments, KNNParams
 from mfspark.models.persistence import Persistent
@@ -29,7 +30,7 @@ from mfspark.settings import KNNSettings
 _BASE = "_base"
 
 
-class KNNModel(Model, FactorModelParams, Persistent):
+class KNNModel(TransformsFrames, Model, FactorModelParams, Persistent):
     """r̂(u, i) = base + Σ_j s_ij (r_uj − base_uj) / (δ + Σ_j s_ij) over the k nearest neighbours j
     that were rated.
 
@@ -162,7 +163,9 @@ def _lists(numbers: pa.Array, beside: pa.Array) -> Lists:
     return Lists(starts, np.frombuffer(flat, np.int32), np.frombuffer(others, np.float32))
 
 
-class _KNN(Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], DefaultParamsWritable):
+class _KNN(
+    FitsFrames, Estimator[KNNModel], KNNParams, DefaultParamsReadable["_KNN"], DefaultParamsWritable
+):
     side: ClassVar[Side]
 
     def __init__(self, **arguments: Unpack[KNNArguments]) -> None:

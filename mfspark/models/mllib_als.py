@@ -33,6 +33,7 @@ from mfspark.errors import ConfigError, ModelFormatError
 from mfspark.ids import column
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
+from mfspark.models.frames import FitsFrames, TransformsFrames
 from mfspark.models.persistence import Persistent
 from mfspark.settings import ALSSettings, PredictorSettings
 
@@ -83,6 +84,7 @@ class _Setters:
 
 
 class ALS(
+    FitsFrames,
     _Setters,
     Estimator["ALSModel"],
     _ALSParams,
@@ -331,7 +333,7 @@ def _random_rows(
         )
 
 
-class ALSModel(_Setters, Model, _ALSModelParams, Persistent):
+class ALSModel(TransformsFrames, _Setters, Model, _ALSModelParams, Persistent):
     """What ``ALS.fit`` returns, with the interface of ``pyspark.ml.recommendation.ALSModel``.
 
     One made by ``ALSModel()`` is empty, as in pyspark.ml, and only good for ``load``.

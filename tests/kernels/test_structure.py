@@ -95,7 +95,8 @@ LEAVES = {
     "engine.start_cells", "engine.cells", "engine.factor_cells",
     "engine.compiling", "engine.machine", "engine.plan", "engine.progress", "engine.workspace",
     # What comes before and after: Params, the model and how it predicts.
-    "models.params", "models.factor_model", "models.factor_storage", "models.metadata",
+    "models.params", "models.frames", "models.factor_model", "models.factor_storage",
+    "models.metadata",
     "models.persistence", "models.prediction", "models.matching", "models.broadcast",
     "models.uncertainty", "models.similar",
     "kernels.predict", "kernels.similarity",
