@@ -3,4 +3,4 @@
 from mfspark.app import cli, steps
 
 if __name__ == "__main__":
-    cli.main(lambda _, run: print(f"Report: {steps.report(run)}"), __doc__)
+    cli.main(steps.report, __doc__)

@@ -10,12 +10,20 @@ from collections.abc import Callable
 from pyspark.sql import SparkSession
 
 from mfspark.app.config import load_config
+from mfspark.app.config_reference import plain_reference
 from mfspark.app.run_directory import RunDirectory
 from mfspark.errors import MfsparkError, one_line
 from mfspark.spark_errors import SPARK_ERRORS
 
+_EXAMPLES = """examples:
+  --config conf/demo.toml
+  --config conf/custom.toml --set data.path=ratings.csv --set data.columns.user=customer
+  --config conf/ml-1m.toml --set als.rank=64 --set run.name=rank64 --set run.overwrite=true
 
-def main(step: Callable[[SparkSession, RunDirectory], object], description: str) -> None:
+keys, with their defaults and [allowed values]:"""
+
+
+def main(step: Callable[[SparkSession, RunDirectory], object], description: str | None) -> None:
     """Run ``step`` as a job; exits 1 after an error, which it says in one line."""
     arguments = _parse(description)
     _log_to_stderr()
@@ -46,8 +54,12 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str)
             spark.stop()
 
 
-def _parse(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+def _parse(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{_EXAMPLES}\n{plain_reference()}",
+    )
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, see conf/")
     parser.add_argument(
         "--set",

@@ -54,10 +54,12 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
     ):
         parts = f"{target}/parts"
         for number, each in enumerate(_folds(spark, run)):
+            logger.info("fold %d of %d", number + 1, run.config.compare.folds or 1)
             if number == 0:
                 _warm_up(entries, each)
-            for entry in entries:
+            for place, entry in enumerate(entries, start=1):
                 if entry.reason is None:
+                    logger.info("model %d of %d: %s", place, len(entries), entry.name)
                     run_entry(entry, each, parts)
             each.ratings.unpersist()
         facts["rmse"] = _write_tables(spark, run, target, entries)

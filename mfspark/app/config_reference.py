@@ -4,8 +4,9 @@ python -m mfspark.app.config_reference > docs/configuration.md
 """
 
 import json
+import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -50,10 +51,52 @@ def _keys(model: Any, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
             yield prefix + name, field
 
 
-def _row(name: str, field: FieldInfo) -> str:
+def plain_reference() -> str:
+    """All keys for a console: section.key, default, meaning and what is allowed."""
+    lines = []
+    for section, field in Config.model_fields.items():
+        for name, key in _keys(field.annotation):
+            text = f"{section}.{name} ({_default(key)}): {_meaning(key)}"
+            lines += textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def _default(field: FieldInfo) -> str:
     value = None if field.is_required() else field.get_default(call_default_factory=True)
-    default = "not set" if value is None else f"`{json.dumps(value)}`"
-    meaning = (field.description or "").replace("|", "\\|")
+    return "not set" if value is None else json.dumps(value)
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The description, and the words or the range that are allowed."""
+    allowed = _allowed(field)
+    return f"{field.description or ''}{f' [{allowed}]' if allowed else ''}"
+
+
+def _allowed(field: FieldInfo) -> str:
+    words = list(_words(field.annotation))
+    bounds = [
+        f"{sign} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if hasattr(bound, name)
+    ]
+    is_truth = field.annotation is bool
+    return ", ".join([*words, *bounds, *(["true, false"] if is_truth else [])])
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    """The values of all Literals in a type."""
+    if get_origin(annotation) is Literal:
+        yield from (json.dumps(word) for word in get_args(annotation))
+    else:
+        for part in get_args(annotation):
+            yield from _words(part)
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = _default(field)
+    default = default if default == "not set" else f"`{default}`"
+    meaning = _meaning(field).replace("|", "\\|")
     return f"| `{name}` | {default} | {meaning} |"
 
 

@@ -34,6 +34,8 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
             "ingest: %d of %d rows are good; train %d, validation %d, test %d",
             record.rows_clean, record.rows_read, *[record.split[part] for part in PARTS],
         )  # fmt: skip
+        for reason, n in record.bad_rows.items():
+            logger.info("quarantine: %d rows, %s", n, reason)
 
 
 @contextmanager
@@ -148,9 +150,9 @@ def _write_known(table: DataFrame, side: Side, kind: DataType, target: str) -> N
     rows = table.coalesce(1).select(ids, *[column(n) for n in table.columns if n != side])
     kept = rows.where(F.col(side).isNotNull()).dropDuplicates([side])
     files.write_parquet(kept, target)
-    # Both counts, as Spark will not read a column of malformed lines alone.
-    n_rows = table.agg(F.count("*"), F.count(column(side))).collect()[0][0]
-    n_left_out = n_rows - files.read_parquet(table.sparkSession, target).count()
+    # With the ids, as Spark will not read a column of malformed lines alone.
+    row = table.agg(F.count("*"), F.count_distinct(column(side).try_cast(kind))).collect()[0]
+    n_left_out = row[0] - row[1]
     if n_left_out:
         logger.warning(
             "%d rows of the table of %ss are left out: their id is missing, is no %s as in the "

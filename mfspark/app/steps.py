@@ -153,8 +153,13 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
         print(f"  {line}")
 
 
-def report(run: RunDirectory) -> str:
-    """Write report/index.html from the files of the run; returns its path."""
+def report(spark: SparkSession, run: RunDirectory) -> None:
+    """Write report/index.html from the files that the other jobs left."""
+    print(f"Report: {_write_report(run)}")
+
+
+def _write_report(run: RunDirectory) -> str:
+    """Write the report; returns its path."""
     with run.step("report", "report"):
         needed = {"model": "train", "evaluation": "evaluate", "interpretation": "interpret"}
         for name, job in needed.items():
@@ -167,12 +172,17 @@ def report(run: RunDirectory) -> str:
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
     """ingest → train → evaluate → interpret → report, and the headline at the end."""
     run.refuse_existing("ratings", "model", "evaluation", "interpretation", "report")
+    logger.info("step 1 of 5: ingest")
     with kernels_compiled(spark, "als", run.config.train.model, "predict"):
         ingest(spark, run)
+    logger.info("step 2 of 5: train")
     train(spark, run)
+    logger.info("step 3 of 5: evaluate")
     rmse = evaluate_model(spark, run)
+    logger.info("step 4 of 5: interpret")
     interpret_model(spark, run)
-    path = report(run)
+    logger.info("step 5 of 5: report")
+    path = _write_report(run)
     print(f"\nRMSE on the test ratings ({run.ingested().origin}):")
     for predictor, value in sorted(rmse.items(), key=lambda pair: pair[1]):
         print(f"  {predictor:<12} {value:.4f}")

@@ -69,7 +69,6 @@ class Entry:
 
 def run_entry(entry: Entry, fold: Fold, target: str) -> None:
     """Fit and predict, into folders below ``target``; what goes wrong is noted as the reason."""
-    logger.info("fold %d, %s", fold.number + 1, entry.name)
     try:
         (_run_blend if entry.contender.kind == "blend" else _run_model)(entry, fold, target)
     except Exception as error:
