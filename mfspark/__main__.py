@@ -22,6 +22,7 @@ JOBS = {
     "recommend": (_STEPS, "recommend"),
     "report": (_STEPS, "report"),
     "cross_validate": ("mfspark.app.cross_validate", "cross_validate"),
+    "ranks": ("mfspark.app.rank_study", "rank_study"),
     "compare": ("mfspark.app.compare", "compare_models"),
     "benchmark": ("mfspark.app.benchmark", "benchmark"),
 }

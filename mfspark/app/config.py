@@ -4,7 +4,7 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -128,6 +128,16 @@ class CrossValidationSettings(BaseModel):
 
     folds: int = Field(5, ge=2, description="number of folds")
     seed: int = Field(0, description="seed of the folds")
+
+
+class RankStudySettings(BaseModel):
+    """Which ranks to try."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ranks: list[Annotated[int, Field(ge=0)]] = Field(
+        [0, 1, 2, 4, 8, 16, 32, 64], min_length=1, description="numbers of factors"
+    )
 
 
 ModelKind = Literal[
@@ -282,6 +292,7 @@ class Config(BaseModel):
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
+    ranks: RankStudySettings = Field(default_factory=RankStudySettings)
     compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
 

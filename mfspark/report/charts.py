@@ -109,6 +109,32 @@ def curves_chart(curves: pd.DataFrame, along: str, unit: str) -> str:
     return result[0]
 
 
+def ranks_chart(ranks: pd.DataFrame, unit: str) -> str:
+    """Errors by rank on one axis, agreement of the factors on the other; the chosen rank marked."""
+    places = range(len(ranks))
+    with _figure(10.2, 3.6) as (axes, result):
+        axes.plot(places, ranks["train_rmse"], color=GREY, marker=".", label="training")
+        axes.errorbar(places, ranks["validation_rmse"], yerr=ranks["excess_error"], color=BLUE,
+                      marker="o", ms=4, capsize=3,
+                      label="validation ± error of its difference to the lowest")  # fmt: skip
+        axes.plot(places, ranks["test_rmse"], color=ORANGE, marker=".", ls="--", label="test")
+        axes.axvline(list(ranks["is_chosen"]).index(True), color=INK, lw=0.8, ls=":")
+        axes.set_xticks(list(places), [str(rank) for rank in ranks["rank"]])
+        axes.set_xlabel("rank (dotted: chosen)")
+        axes.set_ylabel(f"RMSE ({unit})")
+        other = axes.twinx()
+        other.plot(places, ranks["agreement"], color=_SERIES[2], marker="s", ms=3, lw=1,
+                   label="agreement of the factors (right)")  # fmt: skip
+        other.set_ylim(0, 1.05)
+        other.set_ylabel("agreement")
+        other.grid(visible=False)
+        lines = [part for both in (axes, other) for part in both.get_legend_handles_labels()[0]]
+        names = [part for both in (axes, other) for part in both.get_legend_handles_labels()[1]]
+        axes.legend(lines, names, frameon=False, ncols=2, loc="lower center",
+                    bbox_to_anchor=(0.5, 1.0))  # fmt: skip
+    return result[0]
+
+
 def training_chart(history: pd.DataFrame, best_iteration: int, unit: str) -> str:
     """RMSE after every pass, with the last iteration that counts."""
     with _figure(6.4, 3.0) as (axes, result):

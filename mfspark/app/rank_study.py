@@ -1,0 +1,209 @@
+"""How many factors the ratings bear: error, size and stability by rank."""
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark import files
+from mfspark.app.configured_features import features_of_run, refuse_unused_features
+from mfspark.app.estimators import make_estimator, mark_validation
+from mfspark.app.ingest import ingest
+from mfspark.app.run_directory import RunDirectory
+from mfspark.columns import IS_VALIDATION, RATING, USER
+from mfspark.data.split import PARTS
+from mfspark.errors import DataError
+from mfspark.evaluation.ratings import MODEL, rating_metrics
+from mfspark.interpretation.agreement import factor_agreement
+from mfspark.kernels.arrays import Float64s
+from mfspark.models.factor_model import FactorModel
+from mfspark.report.rank_page import write_rank_page
+
+logger = logging.getLogger("mfspark")
+
+SCHEMA = (
+    "rank int, parameters double, compression double, train_rmse double, validation_rmse double, "
+    "test_rmse double, test_low double, test_high double, agreement double, iterations int, "
+    "fit_seconds double, excess double, excess_error double, is_chosen boolean"
+)
+
+
+class Trial(NamedTuple):
+    """A row of the table ``ranks``; see ``rank_study``."""
+
+    rank: int
+    parameters: float
+    compression: float
+    train_rmse: float
+    validation_rmse: float
+    test_rmse: float | None
+    test_low: float | None
+    test_high: float | None
+    agreement: float | None
+    iterations: int
+    fit_seconds: float
+
+
+def rank_study(spark: SparkSession, run: RunDirectory) -> None:
+    """Fit the configured model with each rank: ranks/, a table and a page about it.
+
+    parameters: numbers in the model; compression: cells of the rating matrix for each of them;
+    train, validation and test RMSE (test with its 95 % interval); agreement: of the factors of two
+    fits with different seeds; excess: of the validation RMSE over the lowest, with its standard
+    error, users being the units. Chosen is the smallest rank whose excess is within one standard
+    error (the rule of Breiman et al. 1984, section 3.4.3, with errors of paired differences, since
+    the same users rate hard for all ranks); test ratings choose nothing.
+    """
+    if not files.exists(run.of("ratings")):
+        ingest(spark, run)
+    with run.step("ranks", "ranks") as facts:
+        refuse_unused_features(run.config.train)
+        train, validation, test = (run.ratings(spark, part) for part in PARTS)
+        if validation.isEmpty():
+            raise DataError(
+                "there are no validation ratings to choose a rank by; pass --set "
+                "split.validation=0.1 --set run.overwrite=true to the ingest job"
+            )
+        ratings = mark_validation(train, validation, IS_VALIDATION).persist()
+        trials, squares = [], []
+        ranks = sorted(set(run.config.ranks.ranks))
+        for place, rank in enumerate(ranks, start=1):
+            logger.info("rank %d (%d of %d)", rank, place, len(ranks))
+            trial, of_users = _trial(spark, run, rank, ratings, (validation, test))
+            trials.append(trial)
+            squares.append(of_users.persist())
+        excess, error = excess_errors(squares)
+        for table in (ratings, *squares):
+            table.unpersist()
+        chosen = next(t.rank for t, e, s in zip(trials, excess, error, strict=True) if e <= s)
+        rows = [
+            (*trial, float(more), float(unsure), trial.rank == chosen)
+            for trial, more, unsure in zip(trials, excess, error, strict=True)
+        ]
+        with run.output("ranks", ("ratings",)) as target:
+            files.write_parquet(spark.createDataFrame(rows, SCHEMA).coalesce(1), f"{target}/ranks")
+            write_rank_page(run.of(""), f"{target}/ranks", f"{target}/index.html", _titles(run))
+        facts["chosen"] = chosen
+    print(_table(trials, chosen))
+    print(f"\nSmallest rank within one standard error of the lowest validation RMSE: {chosen}")
+    print(f"Report: {run.path}/ranks/index.html")
+
+
+def _titles(run: RunDirectory) -> dict[str, str]:
+    return {"unit": run.config.data.unit, "model": run.config.train.model}
+
+
+def excess_errors(squares: list[DataFrame]) -> tuple[Float64s, Float64s]:
+    """RMSE of each model less the lowest one, and the standard error of that difference, float64
+    [n_models] each.
+
+    ``squares``: user, n, squares (Σ e² of the user's n ratings) of each model on the same ratings.
+    With means M, a user moves RMSE by (squares − M n) / (2 √M Σ n).
+    """
+    table = squares[0].select(USER, "n", F.col("squares").alias("s0"))
+    for number, other in enumerate(squares[1:], start=1):
+        table = table.join(other.select(USER, F.col("squares").alias(f"s{number}")), USER)
+    names = [f"s{number}" for number in range(len(squares))]
+    sums = table.agg(F.sum("n"), *[F.sum(name) for name in names]).collect()[0]
+    n, means = sums[0], np.array(sums[1:]) / sums[0]
+    rmse = np.sqrt(means)
+    best = int(np.argmin(rmse))
+
+    def moved(number: int) -> Column:
+        mean, root = float(means[number]), float(max(rmse[number], 1e-300))
+        part: Column = (F.col(names[number]) - mean * F.col("n")) / (2 * root * n)
+        return part
+
+    variances = table.agg(
+        *[F.sum(F.pow(moved(number) - moved(best), 2)) for number in range(len(squares))]
+    ).collect()[0]
+    return rmse - rmse[best], np.sqrt(np.array(variances, np.float64))
+
+
+def _trial(
+    spark: SparkSession,
+    run: RunDirectory,
+    rank: int,
+    ratings: DataFrame,
+    parts: tuple[DataFrame, DataFrame],
+) -> tuple[Trial, DataFrame]:
+    """Two fits of a rank with different seeds; all figures but the agreement are of the first.
+
+    ``parts``: validation and test ratings. The table has user, n and squares, the sum of the
+    squared errors of the user's n validation ratings.
+    """
+    settings = run.config.trained.model_copy(update={"rank": rank})
+    features = features_of_run(spark, run, ratings)
+    models, seconds = [], []
+    for seed in (settings.seed, settings.seed + 1):
+        own = settings.model_copy(update={"seed": seed})
+        estimator = make_estimator(run.config.train.model, own, IS_VALIDATION, features)
+        started = time.perf_counter()
+        models.append(estimator.fit(ratings))
+        seconds.append(time.perf_counter() - started)
+        if not rank:
+            # Biases have one solution.
+            models *= 2
+            break
+    model = models[0]
+    on_validation, on_test = (_errors(model, part) for part in parts)
+    meta = model.metadata
+    error = F.col("prediction") - F.col(RATING)
+    of_users = model.transform(parts[0]).groupBy(USER).agg(
+        F.count("*").cast("double").alias("n"), F.sum(error * error).alias("squares")
+    )  # fmt: skip
+    trial = Trial(
+        rank=rank,
+        parameters=float(model.n_parameters),
+        compression=meta.n_users * meta.n_items / model.n_parameters,
+        train_rmse=_train_rmse(model),
+        validation_rmse=on_validation["rmse"],
+        test_rmse=on_test and on_test["rmse"],
+        test_low=on_test and on_test["rmse_low"],
+        test_high=on_test and on_test["rmse_high"],
+        agreement=factor_agreement(*models),
+        iterations=meta.best_iteration,
+        fit_seconds=seconds[0],
+    )
+    return trial, of_users
+
+
+def _errors(model: FactorModel, part: DataFrame) -> Any:
+    """Metrics of a part; None without any row."""
+    scored = model.transform(part)
+    return rating_metrics(
+        scored.select(
+            USER, RATING, F.lit("all").alias("slice"), F.lit("all").alias("value"),
+            F.lit(MODEL).alias("predictor"), F.col("prediction").alias("predicted"),
+        )
+    ).first()  # fmt: skip
+
+
+def _train_rmse(model: FactorModel) -> float:
+    """Of the iteration that is kept; of a posterior, whose draws are each worse than their mean,
+    of the last one that was measured."""
+    rows = model.history.where(F.col("train_rmse").isNotNull() & ~F.isnan("train_rmse"))
+    until = rows.where(F.col("iteration") <= model.metadata.best_iteration)
+    # Users come last in an iteration.
+    row = until.orderBy(F.desc("iteration"), F.desc("side")).select("train_rmse").first()
+    return float(row[0]) if row is not None else float("nan")
+
+
+def _table(trials: list[Trial], chosen: int) -> str:
+    lines = [
+        "",
+        f"{'rank':>6} {'parameters':>12} {'compr.':>8} {'train':>8} {'valid.':>8} {'test':>8} "
+        f"{'agreement':>10} {'seconds':>8}",
+    ]
+    for trial in trials:
+        test = f"{trial.test_rmse:.4f}" if trial.test_rmse is not None else "–"
+        agreement = f"{trial.agreement:.2f}" if trial.agreement is not None else "–"
+        lines.append(
+            f"{trial.rank:>6} {trial.parameters:>12,.0f} {trial.compression:>8.1f} "
+            f"{trial.train_rmse:>8.4f} {trial.validation_rmse:>8.4f} {test:>8} {agreement:>10} "
+            f"{trial.fit_seconds:>8.1f}{'  ← chosen' if trial.rank == chosen else ''}"
+        )
+    return "\n".join(lines)
