@@ -232,11 +232,16 @@ def _read_table(
 
 def _dialect(path: str, kind: str, source: RatingsSource) -> Dialect | None:
     """How a file of a format is written; None where that is not delimited text."""
-    if kind == "tsv":
-        return dialect_of(path, source.separator or "\t", source.encoding)
-    if kind != "csv":
+    if kind not in _TEXT:
         return None
-    return dialect_of(path, source.separator, source.encoding)
+    separator = source.separator or ("\t" if kind == "tsv" else None)
+    found = dialect_of(path, separator, source.encoding)
+    if found.encoding == "UTF-16":
+        raise DataError(
+            f"{path} is written in UTF-16, whose lines Spark cannot tell apart; convert it to "
+            "UTF-8, as by iconv -f UTF-16 -t UTF-8"
+        )
+    return found
 
 
 def _begins_with_bracket(path: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,9 @@ class RankingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: list[int] = Field([5, 10, 20], min_length=1, description="lengths of the lists")
+    k: list[Annotated[int, Field(ge=1)]] = Field(
+        [5, 10, 20], min_length=1, description="lengths of the lists"
+    )
     relevance: float | Literal["user_mean", "rated"] = Field(
         "user_mean",
         description="what a list should hold: items of the test part rated at least user_mean (the "
@@ -208,6 +210,8 @@ def _exposure(lists: DataFrame, ks: list[int], n_items: int) -> DataFrame:
 def _concentration(table: pa.Table, ks: list[int], n_items: int) -> pa.Table:
     """Coverage and Gini = Σ_j (2j − N − 1) x_j / (N Σ x), x rising, of the lists of a predictor."""
     predictor, n_users = table["predictor"][0].as_py(), int(pc.sum(table["at_1"]).as_py())
+    # Drawn candidates may be items without training ratings.
+    n_items = max(n_items, table.num_rows)
     rows = []
     for k in ks:
         times = np.zeros(n_items)
@@ -280,24 +284,24 @@ def _of_users(rows: pa.Table, facts: _Catalogue, ks: list[int]) -> dict[tuple[st
 def _lists(rows: pa.Table, facts: _Catalogue, longest: int) -> tuple[Int64s, Float64s, Bools]:
     """Places in the catalogue (−1: none), gains and relevance of the listed items, all
     [n_users, longest]."""
-    user, place, item = _flat(rows[ITEMS].combine_chunks(), facts.ids)
-    shape = rows.num_rows, longest
-    places = np.full(shape, -1, np.int64)
-    gains, hits = np.zeros(shape), np.zeros(shape, np.bool_)
+    tested = rows["test_items"].combine_chunks()
+    # Drawn candidates may be items that are in the test part alone: they come behind the others.
+    ids = pc.unique(pa.concat_arrays([facts.ids, tested.flatten().cast(facts.ids.type)]))
+    user, place, item = _flat(rows[ITEMS].combine_chunks(), ids)
     kept = place < longest
     user, place, item = user[kept], place[kept], item[kept]
-    places[user, place] = item
+    shape = rows.num_rows, longest
+    places = np.full(shape, -1, np.int64)
+    places[user, place] = np.where(item < len(facts.ids), item, -1)
     # Items of the test part by user and item, in order, to be found among the listed ones.
-    n_items = len(facts.ids) + 1
-    test_user, _, test_item = _flat(rows["test_items"].combine_chunks(), facts.ids)
-    keys = test_user * n_items + test_item
-    keys[test_item < 0] = -1
+    test_user, _, test_item = _flat(tested, ids)
+    keys = test_user * len(ids) + test_item
     order = np.argsort(keys, kind="stable")
-    wanted = user * n_items + item
-    wanted[item < 0] = -2
-    at = np.minimum(np.searchsorted(keys[order], wanted), max(len(keys) - 1, 0))
-    is_found = keys[order][at] == wanted if len(keys) else np.zeros(len(wanted), np.bool_)
-    source = order[at[is_found]] if len(keys) else at[is_found]
+    wanted = np.where(item >= 0, user * len(ids) + item, -2)
+    at = np.searchsorted(keys[order], wanted)
+    is_found = np.append(keys[order], -1)[at] == wanted
+    source = order[at[is_found]]
+    gains, hits = np.zeros(shape), np.zeros(shape, np.bool_)
     gains[user[is_found], place[is_found]] = _values(rows["gains"])[source]
     hits[user[is_found], place[is_found]] = _values(rows["is_relevant"])[source]
     return places, gains, hits
@@ -328,7 +332,7 @@ def _flat(lists: pa.ListArray, ids: pa.Array) -> tuple[Int64s, Int64s, Int64s]:
     lengths = pc.list_value_length(lists).to_numpy()
     row = np.repeat(np.arange(len(lists)), lengths)
     place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    found = pc.fill_null(pc.index_in(lists.flatten(), value_set=ids), -1)
+    found = pc.fill_null(pc.index_in(lists.flatten().cast(ids.type), value_set=ids), -1)
     return row, place, np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 

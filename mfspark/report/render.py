@@ -171,12 +171,17 @@ def _verdict(gains: pd.DataFrame, unit: str) -> str | None:
 def _lists(run: RunTables) -> dict[str, object]:
     """Measures of the lists of one length, a row for each way of making them, best first."""
     ranking = run["ranking"]
+    if not len(ranking):
+        # Nobody of the test part has training ratings and something relevant.
+        return {"rows": []}
     lengths = sorted(ranking["k"].unique())
     k = _USUAL_LENGTH if _USUAL_LENGTH in lengths else lengths[-1]
     chosen = ranking[ranking["k"] == k]
     rows = [
         {"predictor": predictor} | {row["measure"]: row for row in rows.to_dict("records")}
         for predictor, rows in chosen.groupby("predictor")
+        # Without any list there is no coverage.
+        if "coverage" in set(rows["measure"])
     ]
     rows.sort(key=lambda row: row["NDCG"]["value"], reverse=True)
     users = run["ranking_users"].set_index("quantity")["value"].to_dict()
@@ -184,8 +189,8 @@ def _lists(run: RunTables) -> dict[str, object]:
         "k": int(k),
         "rows": rows,
         "users": users,
-        "relevance": chosen["relevance"].iloc[0] if len(chosen) else "",
-        "candidates": chosen["candidates"].iloc[0] if len(chosen) else "",
+        "relevance": chosen["relevance"].iloc[0],
+        "candidates": chosen["candidates"].iloc[0],
     }
 
 

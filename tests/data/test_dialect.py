@@ -8,6 +8,7 @@ from mfspark.data.dialect import dialect_of, guessed_name, has_decimal_comma
 from mfspark.data.read import RatingsSource, read_items, read_ratings
 from mfspark.data.source import ItemColumns
 from mfspark.data.validate import Checks, check_ratings
+from mfspark.errors import DataError
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|", "::"])
@@ -107,3 +108,10 @@ def test_items_between_double_colons_without_a_header(spark, tmp_path):
     )
     found = {row["item"]: tuple(row)[1:3] for row in read_items(spark, source).collect()}
     assert found == {"2": ("Heat", 1995), "3": ("Up: A Story", None)}
+
+
+def test_utf_16_is_refused_in_a_sentence(spark, tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_bytes("user;item;rating\nü;b;3\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"written in UTF-16.*convert it to UTF-8"):
+        read_ratings(spark, RatingsSource(path=str(path)))

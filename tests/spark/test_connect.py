@@ -29,6 +29,15 @@ assert abs(sums[0] - sums[1]) < 1e-3, sums
 model.save("model")
 lists = FactorModel.load("model").recommendForAllUsers(3)
 print("users with lists:", lists.count())
+from mfspark.evaluation.ranking import RankingSettings, evaluate_lists
+
+pairs = ratings.dropDuplicates(["user", "item"])
+held_out = F.col("item") % 7 == F.col("user") % 7
+train, test = pairs.where(~held_out), pairs.where(held_out)
+found = evaluate_lists(BiasedALS(rank=2, maxIter=1).fit(train), train, test,
+                       RankingSettings(k=[3]), 1.0, 0)
+print("measures:", found.ranking.count())
+print("similar:", model.similarItems(model.item_factors, 2, minAgreement=0.0).count())
 # Without this the client waits for the server that it started.
 spark.stop()
 """
@@ -53,3 +62,5 @@ def test_fit_save_load_and_recommend_on_connect(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
     assert code == 0, log.read_text()[-3000:]
     assert "users with lists: 50" in log.read_text()
+    assert "measures: 48" in log.read_text()
+    assert "similar: 41" in log.read_text()

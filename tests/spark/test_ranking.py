@@ -200,3 +200,28 @@ def test_lists_in_order_of_a_lower_bound(model, parts):
     taken_off = plain["bias"] - lowered["bias"][plain.index]
     assert (taken_off > 0).all()
     assert np.corrcoef(taken_off, plain["n_ratings"])[0, 1] < 0
+
+
+def test_drawn_candidates_may_be_unknown_to_the_model(spark, model, parts):
+    """As many unknown items as known ones, on lists that are long enough for all."""
+    train, test = parts
+    unknown = spark.range(60).select(
+        (F.col("id") % 20).cast("int").alias("user"),
+        (F.col("id") + 1000).cast("int").alias("item"), F.lit(5.0).alias("rating"),
+    )  # fmt: skip
+    both = test.select("user", "item", "rating").unionByName(unknown)
+    settings = RankingSettings(k=[120], relevance=4.0, candidates=50)
+    rows = evaluate_lists(model, train, both, settings, 0.0, 0).ranking.toPandas()
+    by_measure = rows[rows["predictor"] == "model"].set_index("measure")["value"]
+    assert by_measure["recall"] == pytest.approx(1)
+    assert 0.5 < by_measure["coverage"] <= 1
+
+
+def test_nobody_to_measure(model, parts):
+    train, test = parts
+    strangers = test.withColumn("user", F.col("user") + 10_000)
+    found = evaluate_lists(model, train, strangers, RankingSettings(), 1.0, 0)
+    assert found.ranking.isEmpty()
+    counts = {row[0]: row[1] for row in found.ranking_users.collect()}
+    assert counts["without training ratings"] == counts["users of the test part"] > 0
+    assert counts["measured"] == 0
