@@ -49,7 +49,7 @@ def test_a_model_of_other_ratings_is_not_evaluated(spark, open_run):
     steps.train(spark, other)
     steps.interpret_model(spark, other)
     with pytest.raises(DataError, match=r"evaluation was made from other .* run the evaluate job"):
-        steps.report(other)
+        steps.report(spark, other)
 
 
 def test_rows_add_up_and_lost_ones_are_noticed(spark, open_run):
