@@ -168,13 +168,18 @@ def read_pandas(path: str) -> Any:
 
 def write_text(path: str, text: str) -> None:
     """Write a UTF-8 file; it appears whole, replacing the one before."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file; it appears whole, replacing the one before."""
     filesystem, inner = _open(path)
     parent = inner.rpartition("/")[0]
     staged = f"{parent}/.{uuid.uuid4().hex}"
     try:
         filesystem.create_dir(parent)
         with filesystem.open_output_stream(staged, compression=None) as stream:
-            stream.write(text.encode("utf-8"))
+            stream.write(content)
         filesystem.move(staged, inner)
     except OSError as error:
         raise _refused(path, "written", error) from None

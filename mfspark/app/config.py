@@ -33,6 +33,9 @@ else:
     import tomli as tomllib
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
 class RunSettings(BaseModel):
     """Where a run leaves its files."""
 
@@ -138,6 +141,36 @@ class RankStudySettings(BaseModel):
     ranks: list[Annotated[int, Field(ge=0)]] = Field(
         [0, 1, 2, 4, 8, 16, 32, 64], min_length=1, description="numbers of factors"
     )
+
+
+class TuneSettings(BaseModel):
+    """Which hyper-parameters to try (pip install 'mfspark[tune]')."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trials: int = Field(30, ge=1, description="trials in all, those of earlier sessions included")
+    method: Literal["tpe", "random"] = Field(
+        "tpe", description="tpe goes where earlier trials were good (Optuna), random anywhere"
+    )
+    models: list[Literal["als", "sgd", "bayes"]] = Field(
+        ["als"], min_length=1, description="models to choose from; of bayes the rank alone"
+    )
+    rank: tuple[Annotated[int, Field(ge=1)], int] = Field((4, 64), description="lowest, highest")
+    reg_param: tuple[Positive, Positive] = Field(
+        (0.2, 5.0), description="lowest and highest λ, as they would be at ν = ½"
+    )
+    bias_reg_param: tuple[Positive, Positive] = Field(
+        (0.1, 5.0), description="lowest and highest λ_b, as they would be at ν = ½"
+    )
+    reg_exponent: tuple[float, float] = Field((0.5, 0.5), description="lowest and highest ν")
+    seed: int = Field(0, description="seed of the search")
+
+    @field_validator("rank", "reg_param", "bias_reg_param", "reg_exponent")
+    @classmethod
+    def _is_a_range(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[0] > ends[1]:
+            raise ValueError(f"the lowest value {ends[0]:g} is above the highest, {ends[1]:g}")
+        return ends
 
 
 ModelKind = Literal[
@@ -293,6 +326,7 @@ class Config(BaseModel):
     ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     ranks: RankStudySettings = Field(default_factory=RankStudySettings)
+    tune: TuneSettings = Field(default_factory=TuneSettings)
     compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
 
