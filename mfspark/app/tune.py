@@ -153,13 +153,13 @@ def _done(run: RunDirectory) -> list[TrialRow]:
     folder = run.of("tune/trials")
     if not files.exists(folder):
         return []
-    if run.config.run.overwrite:
-        files.remove(folder)
-        return []
     rows = files.read_pandas(folder).sort_values("number")
     known = rows.astype(object).where(rows.notna(), None).to_dict("records")
     found = [TrialRow(**row) for row in known]
     if any(row.fingerprint != run.identity("ratings") for row in found):
+        if run.config.run.overwrite:
+            files.remove(folder)
+            return []
         raise DataError(
             f"{folder} has trials of other ratings than {run.of('ratings')} holds now; pass --set "
             "run.overwrite=true to begin again, or --set run.name=NAME for another folder"

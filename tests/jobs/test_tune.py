@@ -43,7 +43,8 @@ def test_a_search_goes_on_and_its_best_is_a_configuration(spark, ingested, tmp_p
     first = run_job(spark, "tune", folder / "run.toml", "tune.trials=2")
     assert first.returncode == 0, first.stdout[-3000:]
     two = trials_of(folder)
-    second = run_job(spark, "tune", folder / "run.toml")
+    # Trials of the same ratings are kept, whatever may be replaced.
+    second = run_job(spark, "tune", folder / "run.toml", "run.overwrite=true")
     assert second.returncode == 0, second.stdout[-3000:]
     assert "2 trials are there already" in second.stdout
     assert "trial 3 of 3" in second.stdout
