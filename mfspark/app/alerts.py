@@ -17,8 +17,8 @@ _FEW_TEST_ROWS = 1000
 _MATCHED = 0.5
 # Share of all ratings that one id may have, and how many times its fair share.
 _SKEW, _TIMES_FAIR = 0.05, 20
-# Powers of two by which the search of penalties goes from a weight of one.
 _SHOWN_SLICES = 4
+# As far as the search of penalties goes from where it begins, by powers of two.
 _LOWEST, _HIGHEST = 2.0**-5.5, 2.0**5.5
 
 

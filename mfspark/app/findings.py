@@ -22,11 +22,8 @@ def findings_of(
     n_matched = None
     if files.exists(run.of("items")):
         items = files.read_parquet(spark, run.require("items", "ingest"))
-        rated = model.item_factors.where(F.col(N_RATINGS) > 0).select(
-            F.col(ITEM).cast("string").alias("_id")
-        )
-        known = items.select(F.col(ITEM).cast("string").alias("_id"))
-        n_matched = rated.join(known, "_id", "semi").count()
+        rated = model.item_factors.where(F.col(N_RATINGS) > 0)
+        n_matched = rated.join(items, ITEM, "semi").count()
     overall = files.read_pandas(f"{evaluation}/gains")
     by_slice = files.read_pandas(f"{evaluation}/slice_gains")
     return Findings(

@@ -25,20 +25,19 @@ from mfspark.report.rank_page import write_rank_page
 logger = logging.getLogger("mfspark")
 
 SCHEMA = (
-    "rank int, parameters double, compression double, train_rmse double, validation_rmse double, "
-    "test_rmse double, test_low double, test_high double, agreement double, iterations int, "
-    "fit_seconds double, excess double, excess_error double, is_chosen boolean"
+    "rank int, parameters double, compression double, train_rmse double, test_rmse double, "
+    "test_low double, test_high double, agreement double, iterations int, fit_seconds double, "
+    "validation_rmse double, excess double, excess_error double, is_chosen boolean"
 )
 
 
 class Trial(NamedTuple):
-    """A row of the table ``ranks``; see ``rank_study``."""
+    """What a row of the table ``ranks`` has of a rank alone; see ``rank_study``."""
 
     rank: int
     parameters: float
     compression: float
     train_rmse: float
-    validation_rmse: float
     test_rmse: float | None
     test_low: float | None
     test_high: float | None
@@ -75,29 +74,27 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
             trial, of_users = _trial(spark, run, rank, ratings, (validation, test))
             trials.append(trial)
             squares.append(of_users.persist())
-        excess, error = excess_errors(squares)
+        rmse, error = validation_errors(squares)
+        excess = rmse - rmse.min()
         for table in (ratings, *squares):
             table.unpersist()
         chosen = next(t.rank for t, e, s in zip(trials, excess, error, strict=True) if e <= s)
         rows = [
-            (*trial, float(more), float(unsure), trial.rank == chosen)
-            for trial, more, unsure in zip(trials, excess, error, strict=True)
+            (*trial, *map(float, found), trial.rank == chosen)
+            for trial, *found in zip(trials, rmse, excess, error, strict=True)
         ]
         with run.output("ranks", ("ratings",)) as target:
             files.write_parquet(spark.createDataFrame(rows, SCHEMA).coalesce(1), f"{target}/ranks")
-            write_rank_page(run.of(""), f"{target}/ranks", f"{target}/index.html", _titles(run))
+            unit, model = run.config.data.unit, run.config.train.model
+            write_rank_page(run.of(""), f"{target}/ranks", f"{target}/index.html", unit, model)
         facts["chosen"] = chosen
-    print(_table(trials, chosen))
+    print(_table(trials, rmse, chosen))
     print(f"\nSmallest rank within one standard error of the lowest validation RMSE: {chosen}")
     print(f"Report: {run.path}/ranks/index.html")
 
 
-def _titles(run: RunDirectory) -> dict[str, str]:
-    return {"unit": run.config.data.unit, "model": run.config.train.model}
-
-
-def excess_errors(squares: list[DataFrame]) -> tuple[Float64s, Float64s]:
-    """RMSE of each model less the lowest one, and the standard error of that difference, float64
+def validation_errors(squares: list[DataFrame]) -> tuple[Float64s, Float64s]:
+    """RMSE of each model, and the standard error of its difference to the lowest one, float64
     [n_models] each.
 
     ``squares``: user, n, squares (Σ e² of the user's n ratings) of each model on the same ratings.
@@ -120,7 +117,7 @@ def excess_errors(squares: list[DataFrame]) -> tuple[Float64s, Float64s]:
     variances = table.agg(
         *[F.sum(F.pow(moved(number) - moved(best), 2)) for number in range(len(squares))]
     ).collect()[0]
-    return rmse - rmse[best], np.sqrt(np.array(variances, np.float64))
+    return rmse, np.sqrt(np.array(variances, np.float64))
 
 
 def _trial(
@@ -149,10 +146,11 @@ def _trial(
             models *= 2
             break
     model = models[0]
-    on_validation, on_test = (_errors(model, part) for part in parts)
+    on_test = _errors(model, parts[1], settings.prediction_col)
     meta = model.metadata
-    error = F.col("prediction") - F.col(RATING)
-    of_users = model.transform(parts[0]).groupBy(USER).agg(
+    predicted = F.col(settings.prediction_col)
+    error = predicted - F.col(RATING)
+    of_users = model.transform(parts[0]).where(~F.isnan(predicted)).groupBy(USER).agg(
         F.count("*").cast("double").alias("n"), F.sum(error * error).alias("squares")
     )  # fmt: skip
     trial = Trial(
@@ -160,7 +158,6 @@ def _trial(
         parameters=float(model.n_parameters),
         compression=meta.n_users * meta.n_items / model.n_parameters,
         train_rmse=_train_rmse(model),
-        validation_rmse=on_validation["rmse"],
         test_rmse=on_test and on_test["rmse"],
         test_low=on_test and on_test["rmse_low"],
         test_high=on_test and on_test["rmse_high"],
@@ -171,13 +168,13 @@ def _trial(
     return trial, of_users
 
 
-def _errors(model: FactorModel, part: DataFrame) -> Any:
+def _errors(model: FactorModel, part: DataFrame, predicted: str) -> Any:
     """Metrics of a part; None without any row."""
     scored = model.transform(part)
     return rating_metrics(
         scored.select(
             USER, RATING, F.lit("all").alias("slice"), F.lit("all").alias("value"),
-            F.lit(MODEL).alias("predictor"), F.col("prediction").alias("predicted"),
+            F.lit(MODEL).alias("predictor"), F.col(predicted).alias("predicted"),
         )
     ).first()  # fmt: skip
 
@@ -192,18 +189,18 @@ def _train_rmse(model: FactorModel) -> float:
     return float(row[0]) if row is not None else float("nan")
 
 
-def _table(trials: list[Trial], chosen: int) -> str:
+def _table(trials: list[Trial], validation_rmse: Float64s, chosen: int) -> str:
     lines = [
         "",
         f"{'rank':>6} {'parameters':>12} {'compr.':>8} {'train':>8} {'valid.':>8} {'test':>8} "
         f"{'agreement':>10} {'seconds':>8}",
     ]
-    for trial in trials:
+    for trial, on_validation in zip(trials, validation_rmse, strict=True):
         test = f"{trial.test_rmse:.4f}" if trial.test_rmse is not None else "–"
         agreement = f"{trial.agreement:.2f}" if trial.agreement is not None else "–"
         lines.append(
             f"{trial.rank:>6} {trial.parameters:>12,.0f} {trial.compression:>8.1f} "
-            f"{trial.train_rmse:>8.4f} {trial.validation_rmse:>8.4f} {test:>8} {agreement:>10} "
+            f"{trial.train_rmse:>8.4f} {on_validation:>8.4f} {test:>8} {agreement:>10} "
             f"{trial.fit_seconds:>8.1f}{'  ← chosen' if trial.rank == chosen else ''}"
         )
     return "\n".join(lines)

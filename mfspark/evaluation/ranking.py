@@ -108,7 +108,8 @@ def evaluate_lists(
         F.lit(candidates).alias("candidates"),
     )
     # Some rows for each model, made before what they are made of is let go.
-    result = Ranking(measured.localCheckpoint(), _users(test, truth))
+    rows = test.sparkSession.createDataFrame(measured.collect(), measured.schema)
+    result = Ranking(rows, _users(test, truth))
     for table in (truth, pairs, lists):
         table.unpersist()
     return result

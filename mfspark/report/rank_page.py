@@ -8,9 +8,9 @@ from mfspark.report import charts
 from mfspark.report.environment import make_environment
 
 
-def write_rank_page(run_uri: str, table_uri: str, target: str, titles: dict[str, str]) -> None:
-    """Render the table at ``table_uri`` into the HTML file ``target``; ``titles``: the unit of the
-    ratings and the model."""
+def write_rank_page(run_uri: str, table_uri: str, target: str, unit: str, model: str) -> None:
+    """Render the table at ``table_uri`` into the HTML file ``target``; ratings are counted in
+    ``unit``, and ``model`` was fitted."""
     base = run_uri.rstrip("/")
     ranks = files.read_pandas(table_uri).sort_values("rank")
     html = (
@@ -22,8 +22,8 @@ def write_rank_page(run_uri: str, table_uri: str, target: str, titles: dict[str,
             ingest=json.loads(files.read_text(f"{base}/ingest.json")),
             rows=ranks.to_dict("records"),
             chosen=int(ranks.loc[ranks["is_chosen"], "rank"].iloc[0]),
-            chart=charts.ranks_chart(ranks, titles["unit"]),
-            **titles,
+            chart=charts.ranks_chart(ranks, unit),
+            model=model,
         )
     )
     files.write_text(target, html)

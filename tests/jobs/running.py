@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
+import pandas as pd
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[2]
@@ -77,4 +79,14 @@ def make_ratings(path: Path, n: int = 3000, sep: str = ",", user: str = "user") 
         u, i = (k * 37) % 101, (k * 53 + k // 101) % 61
         lines.append(sep.join([f"u{u}", f"i-{i}", str(1 + ((u * i + k) % 9) / 2)]))
     path.write_bytes(("\r\n".join(dict.fromkeys(lines)) + "\r\n").encode())
+    return path
+
+
+def make_planted_ratings(path: Path, n_users: int, n_items: int) -> Path:
+    """Ratings that two factors explain but for noise."""
+    rng = np.random.default_rng(0)
+    user, item = np.nonzero(rng.random((n_users, n_items)) < 0.35)
+    taste, kind = rng.normal(size=(n_users, 2)), rng.normal(size=(n_items, 2))
+    rating = 3 + 0.7 * (taste[user] * kind[item]).sum(axis=1) + rng.normal(0, 0.5, len(user))
+    pd.DataFrame({"user": user, "item": item, "rating": rating}).to_csv(path, index=False)
     return path

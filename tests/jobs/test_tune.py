@@ -2,10 +2,9 @@
 
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
-from running import run_job
+from running import make_planted_ratings, run_job
 
 from mfspark.app.config import TuneSettings, load_config
 from mfspark.app.search import Search
@@ -15,13 +14,7 @@ from mfspark.app.tune import TrialRow
 @pytest.fixture(scope="module")
 def ingested(spark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune")
-    rng = np.random.default_rng(0)
-    user, item = np.nonzero(rng.random((120, 60)) < 0.4)
-    taste, kind = rng.normal(size=(120, 2)), rng.normal(size=(60, 2))
-    rating = 3 + 0.7 * (taste[user] * kind[item]).sum(axis=1) + rng.normal(0, 0.5, len(user))
-    pd.DataFrame({"user": user, "item": item, "rating": rating}).to_csv(
-        folder / "ratings.csv", index=False
-    )
+    make_planted_ratings(folder / "ratings.csv", n_users=120, n_items=60)
     (folder / "run.toml").write_text(
         '[run]\nname = "r"\n[data]\npath = "ratings.csv"\n[split]\nvalidation = 0.2\n'
         "[als]\nmax_iter = 6\n"
