@@ -16,12 +16,23 @@ from mfspark.app.ingest import ingest
 from mfspark.app.memory import IS_MEASURED
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import kernels_compiled
-from mfspark.app.trial import TEST, VALIDATION, Entry, Fold, run_entry, train_of, warm_up
+from mfspark.app.trial import (
+    CANDIDATES,
+    TEST,
+    VALIDATION,
+    Entry,
+    Fold,
+    run_entry,
+    train_of,
+    warm_up,
+)
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.data.split import PARTS, fold, uniform
 from mfspark.errors import DataError
 from mfspark.evaluation.comparison import compare
+from mfspark.evaluation.ranking import Ranking, candidates_of, evaluate_predictions
 from mfspark.report.comparison_page import write_comparison
+from mfspark.report.list_table import usual_length
 
 logger = logging.getLogger("mfspark")
 
@@ -52,7 +63,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
         run.step("compare", "comparison") as facts,
         run.output("comparison", ("ratings",)) as target,
     ):
-        parts = f"{target}/parts"
+        parts, lists = f"{target}/parts", None
         for number, each in enumerate(_folds(spark, run)):
             logger.info("fold %d of %d", number + 1, run.config.compare.folds or 1)
             if number == 0:
@@ -61,8 +72,11 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
                 if entry.reason is None:
                     logger.info("model %d of %d: %s", place, len(entries), entry.name)
                     run_entry(entry, each, parts)
+            if each.candidates is not None:
+                lists = _lists(run, each, entries, parts)
+                each.candidates.unpersist()
             each.ratings.unpersist()
-        facts["rmse"] = _write_tables(spark, run, target, entries)
+        facts["rmse"] = _write_tables(spark, run, target, entries, lists)
         files.remove(parts)
         unit = run.config.data.unit
         write_comparison(run.of(""), target, f"{target}/index.html", unit)
@@ -89,7 +103,7 @@ def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
     settings = run.config.compare
     if settings.folds is None:
         split = [parts[part].select(USER, ITEM, RATING) for part in PARTS]
-        yield _fold(0, features, *split)
+        yield _fold(run, 0, features, *split)
         return
     everything = parts["train"].unionByName(parts["validation"]).unionByName(parts["test"])
     rows = everything.select(USER, ITEM, RATING, fold(settings.seed, settings.folds).alias("fold"))
@@ -98,10 +112,12 @@ def _folds(spark: SparkSession, run: RunDirectory) -> Iterator[Fold]:
     for number in range(settings.folds):
         rest = rows.where(F.col("fold") != number).drop("fold")
         test = rows.where(F.col("fold") == number).drop("fold")
-        yield _fold(number, features, rest.where(~is_validation), rest.where(is_validation), test)
+        fitted = rest.where(~is_validation), rest.where(is_validation)
+        yield _fold(run, number, features, *fitted, test)
 
 
 def _fold(
+    run: RunDirectory,
     number: int,
     features: dict[Side, DataFrame],
     train: DataFrame,
@@ -117,7 +133,10 @@ def _fold(
             )
     ratings = mark_validation(train, validation, IS_VALIDATION)
     parts = {TEST: test} if validation.isEmpty() else {VALIDATION: validation, TEST: test}
-    return Fold(number, ratings.persist(), features, parts)
+    candidates = None
+    if number == 0:
+        candidates = candidates_of(train, test, run.config.ranking).persist()
+    return Fold(number, ratings.persist(), features, parts, candidates)
 
 
 def _warm_up(entries: list[Entry], each: Fold) -> None:
@@ -128,10 +147,25 @@ def _warm_up(entries: list[Entry], each: Fold) -> None:
     few.unpersist()
 
 
+def _lists(run: RunDirectory, each: Fold, entries: list[Entry], parts: str) -> Ranking | None:
+    """How good lists are that the models' predictions of the candidates put in order; None without
+    any model."""
+    paths = [entry.path(parts, each.number, CANDIDATES) for entry in entries if not entry.reason]
+    if not paths:
+        return None
+    predictions = files.read_parquet(each.ratings.sparkSession, *paths)
+    return evaluate_predictions(predictions, train_of(each), each.parts[TEST], run.config.ranking)
+
+
 def _write_tables(
-    spark: SparkSession, run: RunDirectory, target: str, entries: list[Entry]
+    spark: SparkSession,
+    run: RunDirectory,
+    target: str,
+    entries: list[Entry],
+    lists: Ranking | None,
 ) -> dict[str, float]:
-    """predictions, models, differences, folds, curves, weights; returns the RMSE of each model."""
+    """predictions, models, differences, folds, curves, weights, and those of the lists; returns the
+    RMSE of each model."""
     settings = run.config.compare
     alive = [entry for entry in entries if entry.reason is None]
     if not alive:
@@ -156,7 +190,7 @@ def _write_tables(
         "curves": rows(_CURVES_SCHEMA, lambda entry: entry.curves),
         "weights": rows(_WEIGHTS_SCHEMA, lambda entry: entry.weights),
     }
-    for name, table in tables.items():
+    for name, table in (tables | (lists.tables() if lists else {})).items():
         files.write_parquet(table.coalesce(1), f"{target}/{name}")
     found = files.read_parquet(spark, f"{target}/models").where("state = 'succeeded'")
     return {row["predictor"]: row["rmse"] for row in found.collect()}
@@ -183,6 +217,9 @@ def _table(run: RunDirectory) -> str:
     models: Any = files.read_pandas(run.of("comparison/models")).sort_values("rmse")
     differences = files.read_pandas(run.of("comparison/differences"))
     succeeded = models[models["state"] == "succeeded"]
+    lists: Any = files.read_pandas(run.of("comparison/ranking"))
+    k = usual_length(lists)
+    ndcg = lists[(lists["measure"] == "NDCG") & (lists["k"] == k)].set_index("predictor")["value"]
     shown = pd.DataFrame(
         {
             "model": succeeded["predictor"],
@@ -192,6 +229,7 @@ def _table(run: RunDirectory) -> str:
                 for low, high in zip(succeeded["rmse_low"], succeeded["rmse_high"], strict=True)
             ],
             "MAE": succeeded["mae"].map("{:.4f}".format),
+            f"NDCG@{k}": succeeded["predictor"].map(ndcg).map("{:.3f}".format),
             "unscored": succeeded["n_unscored"].map("{:.0f}".format),
             "fit s": succeeded["fit_seconds"].map("{:.2f}".format),
             "parameters": succeeded["parameters"].map("{:,.0f}".format),

@@ -21,6 +21,7 @@ from mfspark.app.package_estimator import PackageEstimator
 from mfspark.app.packages import require_package
 from mfspark.columns import ITEM, RATING, USER, Side
 from mfspark.errors import ConfigError
+from mfspark.evaluation.top_lists import BY_POPULARITY
 from mfspark.models.baselines import BiasOnly, GlobalMean
 from mfspark.models.bayesian_mf import BayesianMF
 from mfspark.models.biased_als import BiasedALS
@@ -91,6 +92,11 @@ def contenders(config: Config) -> list[Contender]:
             raise ConfigError(
                 f"compare.models has {name!r} more than once; give one of them another name"
             )
+    if BY_POPULARITY in names:
+        raise ConfigError(
+            f"compare.models has a model with the name {BY_POPULARITY!r}, which tables of lists "
+            "have for lists by popularity; give it another name"
+        )
     return found
 
 

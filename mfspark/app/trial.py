@@ -24,7 +24,7 @@ from mfspark.models.knn import KNNModel
 
 logger = logging.getLogger("mfspark")
 
-VALIDATION, TEST = "validation", "test"
+VALIDATION, TEST, CANDIDATES = "validation", "test", "candidates"
 _PREDICTED = "predicted"
 # Kinds that learn from validation ratings when to stop, and have a history.
 _ITERATIVE = "als", "sgd", "bayes"
@@ -33,12 +33,14 @@ _ITERATIVE = "als", "sgd", "bayes"
 @dataclass(frozen=True)
 class Fold:
     """Ratings to fit (user, item, rating, is_validation), features by side, and what to predict:
-    the test part, and the validation part where there is one."""
+    the test part, and the validation part where there is one; and of the first fold candidates of
+    lists (user, item)."""
 
     number: int
     ratings: DataFrame
     features: dict[Side, DataFrame]
     parts: dict[str, DataFrame]
+    candidates: DataFrame | None
 
 
 @dataclass
@@ -113,6 +115,13 @@ def _run_model(entry: Entry, fold: Fold, target: str) -> None:
         _write(entry, fold, part, model.transform(rows), target)
     entry.fit_seconds.append(fitted - started)
     entry.predict_seconds.append(time.perf_counter() - fitted)
+    if fold.candidates is not None:
+        # Candidates that are all clipped to the best rating could not be put in order.
+        unclipped = model
+        if model.hasParam("clipPredictions"):
+            unclipped = model.copy({model.getParam("clipPredictions"): False})
+        rows = fold.candidates.withColumn(RATING, F.lit(None).cast("double"))
+        _write(entry, fold, CANDIDATES, unclipped.transform(rows), target)
     # What the libraries of other peers take is memory of this process, which is not looked at.
     entry.memory.append(Memory() if isinstance(model, PackageModel) else memory)
     entry.parameters.append(_n_parameters(model))
@@ -185,6 +194,8 @@ def _run_blend(entry: Entry, fold: Fold, target: str) -> None:
     # To use a blend is to fit and to use its members.
     entry.fit_seconds.append(fitted - started + sum(m.fit_seconds[-1] for m in alive))
     own = time.perf_counter() - fitted
+    if fold.candidates is not None:
+        _write(entry, fold, CANDIDATES, blend.predict(predictions(CANDIDATES)), target)
     entry.predict_seconds.append(own + sum(m.predict_seconds[-1] for m in alive))
     entry.parameters.append(sum(m.parameters[-1] for m in alive) + len(alive) + 1)
     entry.weights += [

@@ -68,16 +68,23 @@ def lists_of_unseen(
 
 def lists_of_sampled(models: dict[str, FactorModel], candidates: DataFrame, n: int) -> DataFrame:
     """As ``lists_of_unseen``, the best of ``candidates`` (user, item)."""
-    parts = []
-    for name, model in models.items():
-        score = F.col(model.getOrDefault(model.predictionCol))
-        # Ties by item, whatever the partitions.
-        entries = F.array_sort(F.collect_list(F.struct((-score).alias("order"), F.col(ITEM))))
-        lists = model.transform(candidates).groupBy(USER).agg(F.slice(entries, 1, n).alias("best"))
-        parts.append(
-            lists.select(F.lit(name).alias("predictor"), USER, F.col("best")[ITEM].alias(ITEMS))
+    parts = [
+        model.transform(candidates).select(
+            F.lit(name).alias("predictor"), USER, ITEM,
+            F.col(model.getOrDefault(model.predictionCol)).cast("double").alias("predicted"),
         )
-    return reduce(DataFrame.unionByName, parts)
+        for name, model in models.items()
+    ]  # fmt: skip
+    return lists_of_scored(reduce(DataFrame.unionByName, parts), n)
+
+
+def lists_of_scored(scored: DataFrame, n: int) -> DataFrame:
+    """predictor, user, items array (best first): the ``n`` best of each predictor and user by
+    ``predicted``; null and NaN come last, and ties are put in order of the items."""
+    order = F.coalesce(-F.col("predicted"), F.lit(float("nan"))).alias("order")
+    entries = F.array_sort(F.collect_list(F.struct(order, F.col(ITEM))))
+    lists = scored.groupBy("predictor", USER).agg(F.slice(entries, 1, n).alias("best"))
+    return lists.select("predictor", USER, F.col("best")[ITEM].alias(ITEMS))
 
 
 def sampled_candidates(

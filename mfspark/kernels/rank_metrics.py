@@ -63,7 +63,8 @@ def ranking_metrics(lists: RankedLists, k: int) -> Float64s:
 
 
 def diversity(unit: Float32s, is_listed: Bools) -> Float64s:
-    """Mean of 1 − cosine over the pairs of each list, float64 [n_users]; NaN below two items.
+    """Mean of 1 − cosine over the pairs of each list, float64 [n_users]; NaN below two items, and
+    where vectors have no elements.
 
     ``unit`` float32 [n_users, n, rank]: vectors of length 1 of the listed items; others are not
     looked at.
@@ -74,4 +75,4 @@ def diversity(unit: Float32s, is_listed: Bools) -> Float64s:
     n = is_listed.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = ((total**2).sum(axis=1) - squares) / (n * (n - 1))
-    return np.asarray(np.where(n > 1, 1 - cosine, np.nan))
+    return np.asarray(np.where((n > 1) & (unit.shape[2] > 0), 1 - cosine, np.nan))

@@ -53,21 +53,27 @@ def rmse_chart(metrics: pd.DataFrame, unit: str) -> str:
     return result[0]
 
 
-def models_chart(models: pd.DataFrame, unit: str) -> str:
-    """RMSE of every model with its 95 % interval; the axis does not begin at zero."""
+def models_chart(models: pd.DataFrame, differences: pd.DataFrame, unit: str) -> str:
+    """By how much the RMSE of every model is above the best one's, with the interval of that paired
+    difference."""
     rows = models.sort_values("rmse", ascending=False)
+    best = rows["predictor"].iloc[-1]
+    known = differences[differences["better"] == best].set_index("worse")
     with _figure(6.4, 0.36 * len(rows) + 0.8) as (axes, result):
-        places = range(len(rows))
-        spans = [rows["rmse"] - rows["rmse_low"], rows["rmse_high"] - rows["rmse"]]
-        axes.errorbar(rows["rmse"], places, xerr=spans, fmt="none", ecolor=GREY, capsize=3, lw=1.4)
-        colors = [*[GREY] * (len(rows) - 1), BLUE]
-        axes.scatter(rows["rmse"], places, color=colors, zorder=3, s=34)
-        for place, value in zip(places, rows["rmse"], strict=True):
-            axes.text(value, place + 0.2, f"{value:.4f}", ha="center", fontsize=8)
-        axes.set_yticks(list(places), [_plain(name) for name in rows["predictor"]])
-        axes.set_ylim(-0.6, len(rows) - 0.2)
+        for place, row in enumerate(rows.itertuples()):
+            if row.predictor == best:
+                axes.scatter([0], [place], color=BLUE, zorder=3, s=34)
+                continue
+            pair = known.loc[row.predictor]
+            color = INK if pair["is_clear"] else GREY
+            axes.plot([pair["low"], pair["high"]], [place, place], color=color, lw=1.4)
+            axes.scatter([pair["difference"]], [place], color=color, zorder=3, s=34)
+        axes.axvline(0, color=BLUE, lw=0.8, ls=":")
+        names = [f"{_plain(row.predictor)}  {row.rmse:.4f}" for row in rows.itertuples()]
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.margins(x=0.08)
-        axes.set_xlabel(f"RMSE ({unit}; lower is better)")
+        axes.set_xlabel(f"RMSE above the best ({unit}; grey: no clear difference)")
     return result[0]
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 from mfspark import files
 from mfspark.report import charts
 from mfspark.report.environment import make_environment
+from mfspark.report.list_table import list_table
 
-_TABLES = ("models", "differences", "folds", "curves", "weights")
+_TABLES = ("models", "differences", "folds", "curves", "weights", "ranking", "ranking_users")
 # A model with so much more error than the best would press the others together in a picture.
 _FAR = 1.12
 
@@ -30,10 +31,11 @@ def comparison_section(uri: str, unit: str) -> dict[str, object]:
         "folds": _folds(tables["folds"], succeeded),
         "weights": _weights(tables["weights"]),
         "far": succeeded.drop(near.index).to_dict("records"),
+        "lists": list_table(tables["ranking"], tables["ranking_users"]),
         "knows_memory": bool(succeeded["workers_mib"].notna().any()),
         "curve_part": first["part"].iloc[0] if len(first) else None,
         "charts": {
-            "models": charts.models_chart(near, unit),
+            "models": charts.models_chart(near, tables["differences"], unit),
             "cost": charts.cost_chart(near, unit),
             "passes": charts.curves_chart(first, "passes", unit) if len(first) else None,
             "seconds": charts.curves_chart(first, "seconds", unit) if len(first) else None,

@@ -14,11 +14,10 @@ from mfspark import files
 from mfspark.report import charts
 from mfspark.report.comparison_page import comparison_section
 from mfspark.report.environment import make_environment
+from mfspark.report.list_table import list_table
 
 _SLICES = ("user activity", "item popularity", "predicted value", "cold start", "time")
 _N_PANELS = 8
-# Of lists.
-_USUAL_LENGTH = 10
 _N_CORRELATIONS = 6
 # Of so many ratings the share in an interval is known to some two per cent.
 _LEAST_COVERED = 500
@@ -111,7 +110,7 @@ def render(run: RunTables) -> str:
             alerts=run["alerts"].to_dict("records"),
             calibration=run["calibration"].to_dict("records"),
             slices=_slices(metrics, run["slice_gains"]),
-            lists=_lists(run),
+            lists=list_table(run["ranking"], run["ranking_users"]),
             intervals=_intervals(run) if "coverage" in run.tables else None,
             factors=_factor_panels(run),
             share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
@@ -166,32 +165,6 @@ def _verdict(gains: pd.DataFrame, unit: str) -> str | None:
         f"Predictions miss by {row['rmse']:.2g} {unit} (root mean square); that is {verdict} "
         f"knowing only how strict each user and how liked each item is (paired {interval})."
     )
-
-
-def _lists(run: RunTables) -> dict[str, object]:
-    """Measures of the lists of one length, a row for each way of making them, best first."""
-    ranking = run["ranking"]
-    if not len(ranking):
-        # Nobody of the test part has training ratings and something relevant.
-        return {"rows": []}
-    lengths = sorted(ranking["k"].unique())
-    k = _USUAL_LENGTH if _USUAL_LENGTH in lengths else lengths[-1]
-    chosen = ranking[ranking["k"] == k]
-    rows = [
-        {"predictor": predictor} | {row["measure"]: row for row in rows.to_dict("records")}
-        for predictor, rows in chosen.groupby("predictor")
-        # Without any list there is no coverage.
-        if "coverage" in set(rows["measure"])
-    ]
-    rows.sort(key=lambda row: row["NDCG"]["value"], reverse=True)
-    users = run["ranking_users"].set_index("quantity")["value"].to_dict()
-    return {
-        "k": int(k),
-        "rows": rows,
-        "users": users,
-        "relevance": chosen["relevance"].iloc[0],
-        "candidates": chosen["candidates"].iloc[0],
-    }
 
 
 def _slices(metrics: pd.DataFrame, gains: pd.DataFrame) -> list[dict[str, object]]:

@@ -51,7 +51,8 @@ def test_tables_and_headline(compared):
     comparison = folder / "runs/mine/comparison"
     left = {entry.name for entry in comparison.iterdir()}
     assert left == {
-        "predictions", "models", "differences", "folds", "curves", "weights", "index.html",
+        "predictions", "models", "differences", "folds", "curves", "weights", "ranking",
+        "ranking_users", "index.html",
     }  # fmt: skip
     models = pd.read_parquet(comparison / "models").set_index("predictor")
     alive = models[models["state"] == "succeeded"]
@@ -69,6 +70,22 @@ def test_tables_and_headline(compared):
     # The ratings have no structure that a model could find: a verdict for each pair of neighbours.
     verdicts = re.findall(r" is better than |no clear difference between ", result.stdout)
     assert len(verdicts) == len(alive) - 1
+
+
+def test_lists_of_all_models_are_measured(compared):
+    folder, result = compared
+    ranking = pd.read_parquet(folder / "runs/mine/comparison/ranking")
+    models = pd.read_parquet(folder / "runs/mine/comparison/models")
+    alive = set(models.loc[models["state"] == "succeeded", "predictor"])
+    assert set(ranking["predictor"]) == alive | {"popularity"}
+    ndcg = ranking[(ranking["measure"] == "NDCG") & (ranking["k"] == 10)]
+    assert ndcg.set_index("predictor").loc["ALS", ["low", "value", "high"]].is_monotonic_increasing
+    assert ranking.loc[ranking["measure"] == "diversity", "value"].isna().all()
+    assert "NDCG@10" in result.stdout
+    assert set(ranking["candidates"]) == {"items of the test part and 100 others"}
+    page = (folder / "runs/mine/comparison/index.html").read_text()
+    assert "Lists of 10" in page
+    assert "<td>popularity</td>" in page
 
 
 def test_a_model_that_fails_says_why_and_takes_no_other_along(compared):
@@ -108,6 +125,7 @@ def test_curves_count_passes_over_the_ratings(compared):
         ('["blend","als"]', None),
         ('[{kind="alls"}]', "compare.models[0] has the kind 'alls'; known are als, sgd"),
         ('[{kind="als",rnk=3}]', "unknown key 'compare.models[0].rnk'; did you mean 'rank'?"),
+        ('[{kind="als",name="popularity"}]', "a model with the name 'popularity'"),
         ('["blend","bias_only"]', "none of the members of 'blend'"),
     ],
 )

@@ -92,3 +92,5 @@ def test_diversity_is_the_mean_over_pairs(rng):
         ]  # fmt: skip
         assert found[user] == pytest.approx(np.mean(pairs), abs=1e-6)
     assert np.isnan(found[2])
+    # Without factors nothing tells how alike items are.
+    assert np.isnan(diversity(np.zeros((3, 5, 0), np.float32), is_listed)).all()

@@ -1,5 +1,7 @@
 """Comparisons against numpy: paired bootstrap, common rows, verdicts, the blend."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +78,14 @@ def test_verdicts(spark, wide):
     assert (equal.difference, equal.low, equal.high) == pytest.approx((0, 0, 0), abs=1e-12)
     assert not equal.is_clear
     assert equal.verdict.startswith("no clear difference between ")
+    # All six pairs together: 1.35 times as wide as that of one pair would be.
+    squares = (wide[["good", "bad, with a comma"]].sub(wide["rating"], axis=0)) ** 2
+    sums, n = squares.groupby(wide["user"]).sum(), wide.groupby("user").size()
+    means = squares.mean()
+    moved = (sums - np.outer(n, means)) / (2 * len(wide) * np.sqrt(means))
+    alone = np.sqrt(((moved.iloc[:, 1] - moved.iloc[:, 0]) ** 2).sum())
+    z = NormalDist().inv_cdf(1 - 0.025 / 6)
+    assert clear.high - clear.low == pytest.approx(2 * z * alone, rel=0.15)
     # Paired: far narrower than the intervals of both models alone.
     near = pairs[frozenset(("good", "near"))]
     alone = metrics.loc["good", "rmse_high"] - metrics.loc["good", "rmse_low"]

@@ -1,12 +1,20 @@
 """Measures of top-N lists against plain Python over all users and items."""
 
+from functools import reduce
+
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark import BiasedALS
-from mfspark.evaluation.ranking import RankingSettings, evaluate_lists
+from mfspark.evaluation.ranking import (
+    RankingSettings,
+    candidates_of,
+    evaluate_lists,
+    evaluate_predictions,
+)
 from mfspark.evaluation.top_lists import sampled_candidates, scorers
 from mfspark.kernels.rank_metrics import METRICS
 
@@ -215,6 +223,46 @@ def test_drawn_candidates_may_be_unknown_to_the_model(spark, model, parts):
     by_measure = rows[rows["predictor"] == "model"].set_index("measure")["value"]
     assert by_measure["recall"] == pytest.approx(1)
     assert 0.5 < by_measure["coverage"] <= 1
+
+
+def test_lists_in_order_of_given_predictions(spark, parts, settings):
+    """Those of a comparison: what the ratings were, their reverse, and no score for most."""
+    train, test = parts
+    candidates = candidates_of(train, test, settings)
+    known = test.withColumnRenamed("rating", "true")
+    pairs = candidates.join(known, ["user", "item"], "left")
+    true = F.coalesce("true", F.lit(0.0))
+    predictors = {
+        "best": true, "worst": -true, "hardly": F.when(F.col("true") == 5, F.lit(0.1)),
+        "equal": F.lit(1.0),
+    }  # fmt: skip
+    predictions = reduce(
+        DataFrame.unionByName,
+        [
+            pairs.select(F.lit(name).alias("predictor"), "user", "item", score.alias("predicted"))
+            for name, score in predictors.items()
+        ],
+    )
+    found = evaluate_predictions(predictions, train, test, settings)
+    rows = found.ranking.where("k = 3").toPandas()
+    rows = rows.pivot_table(index="predictor", columns="measure", values="value")
+    assert set(rows.index) == {*predictors, "popularity"}
+    assert rows.loc["best", "NDCG"] == pytest.approx(1)
+    assert rows.loc["best", "MRR"] == pytest.approx(1)
+    assert rows.loc["worst", "NDCG"] < 0.1
+    assert 0.2 < rows.loc["hardly", "NDCG"] < 1
+    assert rows["popularity"].idxmax() == "popularity"
+    # By hand: most ratings first, then the lower item, of candidates with a rating in training.
+    counts = train.toPandas()["item"].value_counts()
+    truth = test.toPandas()
+    hits = []
+    for user, rows_of_user in candidates.toPandas().groupby("user"):
+        items = sorted(rows_of_user["item"], key=lambda item: (-counts.get(item, -1), item))[:3]
+        liked = set(truth.loc[(truth["user"] == user) & (truth["rating"] >= 4), "item"])
+        hits.append(len(liked & set(items)) / 3)
+    assert rows.loc["popularity", "precision"] == pytest.approx(np.mean(hits))
+    n_measured = {row[0]: row[1] for row in found.ranking_users.collect()}["measured"]
+    assert n_measured == len(hits)
 
 
 def test_nobody_to_measure(model, parts):
