@@ -80,9 +80,10 @@ def lists_of_sampled(models: dict[str, FactorModel], candidates: DataFrame, n: i
 
 def lists_of_scored(scored: DataFrame, n: int) -> DataFrame:
     """predictor, user, items array (best first): the ``n`` best of each predictor and user by
-    ``predicted``; null and NaN come last, and ties are put in order of the items."""
+    ``predicted``; null and NaN come last. Ties are in an order that tells nothing (a hash): ids
+    are often given to the best known items first."""
     order = F.coalesce(-F.col("predicted"), F.lit(float("nan"))).alias("order")
-    entries = F.array_sort(F.collect_list(F.struct(order, F.col(ITEM))))
+    entries = F.array_sort(F.collect_list(F.struct(order, F.xxhash64(USER, ITEM), F.col(ITEM))))
     lists = scored.groupBy("predictor", USER).agg(F.slice(entries, 1, n).alias("best"))
     return lists.select("predictor", USER, F.col("best")[ITEM].alias(ITEMS))
 
