@@ -11,6 +11,7 @@ from pyspark.sql.types import DataType
 from mfspark import files
 from mfspark.app.run_directory import IngestRecord, RunDirectory
 from mfspark.columns import ITEM, RATING, TIMESTAMP, USER, Side
+from mfspark.data.description import describe
 from mfspark.data.fetch import fetch
 from mfspark.data.read import RatingsSource, read_items, read_ratings, read_users
 from mfspark.data.source import RawRatings
@@ -20,12 +21,14 @@ from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
 from mfspark.errors import DataError
 from mfspark.ids import column
+from mfspark.report.description_page import write_description
 
 logger = logging.getLogger("mfspark")
 
 
 def ingest(spark: SparkSession, run: RunDirectory) -> None:
-    """Read, check and split the ratings: ratings/, quarantine/, users/, items/, ingest.json."""
+    """Read, check and split the ratings: ratings/, quarantine/, users/, items/, description/,
+    ingest.json."""
     with run.step("ingest", "ratings", "quarantine") as facts:
         with checked_ratings(spark, run) as (checked, known, origin):
             record = _write_ratings(run, checked, known, origin)
@@ -36,6 +39,7 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
         )  # fmt: skip
         for reason, n in record.bad_rows.items():
             logger.info("quarantine: %d rows, %s", n, reason)
+        logger.info("what ratings there are: %s/index.html", run.of("description"))
 
 
 @contextmanager
@@ -109,11 +113,32 @@ def _write_ratings(
         assert row is not None
         fingerprint = row[0]
         _check_sum(checked, counts)
-        n_users, n_items = (split.select(side).distinct().count() for side in (USER, ITEM))
         with run.output("ratings", identity=fingerprint) as target:
             for part in PARTS:
                 rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
                 files.write_parquet(rows, f"{target}/{part}")
+        with run.output("description", ("ratings",)) as target:
+            for name, table in describe(split).tables().items():
+                files.write_parquet(table.coalesce(1), f"{target}/{name}")
+            n_ids = files.read_pandas(f"{target}/activity").groupby("side")["n_ids"].sum()
+            record = IngestRecord(
+                origin=origin,
+                rows_read=checked.n_read,
+                rows_clean=sum(counts.values()),
+                users=int(n_ids[USER]),
+                items=int(n_ids[ITEM]),
+                rows_merged=checked.n_merged,
+                bad_rows=checked.bad_rows,
+                split={part: counts.get(part, 0) for part in PARTS},
+                fingerprint=fingerprint,
+                first_time=row[1],
+                last_time=row[2],
+                scale=checked.scale,
+            )
+            unit = run.config.data.unit
+            write_description(
+                run.config.run.name, record.model_dump(), target, f"{target}/index.html", unit
+            )
     finally:
         split.unpersist()
     with run.output("quarantine", ("ratings",)) as target:
@@ -125,20 +150,6 @@ def _write_ratings(
         elif run.config.run.overwrite:
             # Those of an earlier source.
             files.remove(run.of(f"{side}s"))
-    record = IngestRecord(
-        origin=origin,
-        rows_read=checked.n_read,
-        rows_clean=sum(counts.values()),
-        users=n_users,
-        items=n_items,
-        rows_merged=checked.n_merged,
-        bad_rows=checked.bad_rows,
-        split={part: counts.get(part, 0) for part in PARTS},
-        fingerprint=fingerprint,
-        first_time=row[1],
-        last_time=row[2],
-        scale=checked.scale,
-    )
     files.write_text(run.of("ingest.json"), record.model_dump_json(indent=2) + "\n")
     return record
 

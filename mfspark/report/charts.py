@@ -12,8 +12,17 @@ import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    ScalarFormatter,
+)
+
+from mfspark.kernels.arrays import Float64s
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
 _SERIES = BLUE, ORANGE, "#4b8b5b", "#7a5195", GREY
@@ -211,6 +220,81 @@ def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str
         axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
         axes.grid(visible=False, axis="x")
+    return result[0]
+
+
+def values_chart(values: pd.DataFrame, unit: str) -> str:
+    """Share of the ratings that have each value, or are in each class."""
+    places = np.sort(values["rating"])
+    width = np.diff(places).min() if len(places) > 1 else 1.0
+    with _figure(5.2, 2.7) as (axes, result):
+        share = 100 * values["n"] / values["n"].sum()
+        axes.bar(values["rating"], share, width=0.8 * width, color=BLUE)
+        axes.set_title("values", fontsize=10, loc="left")
+        axes.set_xlabel(f"rating ({unit})")
+        axes.set_ylabel("share of the ratings (%)")
+        axes.grid(visible=False, axis="x")
+    return result[0]
+
+
+def tails_chart(tails: dict[str, tuple[Float64s, Float64s]]) -> str:
+    """Of users and items, most rated first, the share of all ratings that a share of them has."""
+    with _figure(5.2, 2.7) as (axes, result):
+        for (side, (ids, ratings)), color in zip(tails.items(), (ORANGE, BLUE), strict=True):
+            axes.plot(100 * ids, 100 * ratings, color=color, label=f"{side}s")
+        axes.axhline(50, color=GREY, lw=0.8, ls=":")
+        axes.set_title("long tails", fontsize=10, loc="left")
+        axes.set_xlabel("users or items, most rated first (%)")
+        axes.set_ylabel("share of the ratings (%)")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 102)
+        axes.legend(frameon=False, loc="lower right")
+    return result[0]
+
+
+def activity_chart(sides: dict[str, pd.DataFrame]) -> str:
+    """Shares of users and of items by their number of ratings, in classes that double."""
+    highest = max(counts["n_ratings"].max() for counts in sides.values())
+    lows = 2 ** np.arange(int(np.log2(highest)) + 1)
+    with _figure(5.2, 2.7) as (axes, result):
+        for (side, counts), color, shift in zip(
+            sides.items(), (ORANGE, BLUE), (-0.2, 0.2), strict=True
+        ):
+            classes = np.searchsorted(lows, counts["n_ratings"], side="right") - 1
+            n = np.bincount(classes, counts["n_ids"], len(lows))
+            axes.bar(np.arange(len(lows)) + shift, 100 * n / n.sum(), width=0.38, color=color,
+                     label=f"{side}s")  # fmt: skip
+        # Labels of all classes would run into each other where there are many.
+        step = 1 + len(lows) // 12
+        axes.set_xticks(range(0, len(lows), step), [_short(int(low)) for low in lows[::step]])
+        axes.set_title("ratings of one", fontsize=10, loc="left")
+        axes.set_xlabel("number of ratings, from … to twice as many")
+        axes.set_ylabel("share of users or items (%)")
+        axes.legend(frameon=False, loc="upper right")
+        axes.grid(visible=False, axis="x")
+    return result[0]
+
+
+def time_chart(over_time: pd.DataFrame, unit: str) -> str:
+    """Ratings of each period as bars, and their mean as a line."""
+    length = over_time["length"].iloc[0]
+    days = {"day": 1, "week": 7, "month": 30, "quarter": 91, "year": 365}[length]
+    with _figure(5.2, 2.7) as (axes, result):
+        periods = pd.to_datetime(over_time["period"])
+        axes.bar(periods, over_time["n"], width=0.85 * days, align="edge", color=GREY)
+        axes.set_title(f"over time, by {length}", fontsize=10, loc="left")
+        axes.set_ylabel("ratings")
+        axes.grid(visible=False)
+        locator: Any = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        dates: Any = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_formatter(dates)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        other = axes.twinx()
+        middle = periods + pd.Timedelta(days=0.43 * days)
+        other.plot(middle, over_time["mean_rating"], color=BLUE, marker=".", lw=1)
+        other.set_ylabel(f"mean ({unit})", color=BLUE)
+        other.spines["right"].set_visible(False)
     return result[0]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from mfspark import files
 from mfspark.report import charts
 from mfspark.report.comparison_page import comparison_section
+from mfspark.report.description_page import description_section
 from mfspark.report.environment import make_environment
 from mfspark.report.list_table import list_table
 
@@ -32,6 +33,7 @@ class RunTables:
     ingest: dict[str, Any]
     metadata: dict[str, Any]
     tables: dict[str, pd.DataFrame]
+    description: dict[str, Any]
     comparison: dict[str, Any] | None
 
     def __getitem__(self, name: str) -> pd.DataFrame:
@@ -75,11 +77,13 @@ def read_run(uri: str) -> RunTables:
     }
     run = document("run.json")
     compared = f"{base}/comparison"
+    ingest = document("ingest.json")
     return RunTables(
         run,
-        document("ingest.json"),
+        ingest,
         document("model/metadata.json"),
         {name: files.read_pandas(f"{base}/{path}") for name, path in paths.items()},
+        description_section(f"{base}/description", ingest, _unit(run)),
         comparison_section(compared, _unit(run)) if files.exists(compared) else None,
     )
 
@@ -118,6 +122,7 @@ def render(run: RunTables) -> str:
             similar=_similar(run["similar_items"]),
             storage=run["storage"].set_index("quantity")["value"].to_dict(),
             explained=_explained(run),
+            description=run.description,
             comparison=run.comparison,
             charts={
                 "rmse": charts.rmse_chart(overall, unit),

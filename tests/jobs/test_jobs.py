@@ -19,7 +19,7 @@ def test_pipeline_ends_with_headline_and_report(finished):
     left = {entry.name for entry in (folder / "runs/mine").iterdir()}
     assert left == {
         "run.json", "ingest.json", "ratings", "quarantine", "users", "items", "model",
-        "evaluation", "interpretation", "report", "provenance",
+        "description", "evaluation", "interpretation", "report", "provenance",
     }  # fmt: skip
 
 
@@ -33,6 +33,20 @@ def test_run_json_tells_the_story(finished):
     ingest = json.loads((folder / "runs/mine/ingest.json").read_text())
     assert len(ingest["fingerprint"]) == 16
     assert sum(ingest["split"].values()) == ingest["rows_clean"]
+    assert (ingest["users"], ingest["items"]) == (101, 61)
+
+
+def test_what_ratings_there_are_is_a_page_and_in_the_report(finished):
+    folder, result = finished
+    assert "what ratings there are: runs/mine/description/index.html" in result.stdout
+    ingest = json.loads((folder / "runs/mine/ingest.json").read_text())
+    density = f"{100 * ingest['rows_clean'] / (101 * 61):.3g} % of all pairs"
+    for page in ("description", "report"):
+        text = (folder / f"runs/mine/{page}/index.html").read_text(encoding="utf-8")
+        assert density in text
+        assert text.count("<h2>The ratings</h2>") == 1
+    values = pd.read_parquet(folder / "runs/mine/description/rating_values")
+    assert values["n"].sum() == ingest["rows_clean"]
 
 
 def test_report_is_one_file_and_escapes_titles(finished):
