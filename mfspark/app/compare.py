@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.app.configured_features import features_of_run
+from mfspark.app.configured_columns import features_of_run
 from mfspark.app.estimators import contenders, mark_validation, members
 from mfspark.app.ingest import ingest
 from mfspark.app.memory import IS_MEASURED

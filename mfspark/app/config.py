@@ -106,6 +106,26 @@ class TrainSettings(BaseModel):
         return self.user_features if side == USER else self.item_features
 
 
+class EvaluateSettings(BaseModel):
+    """By which metadata the evaluation tells test ratings apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_columns: list[str] | None = Field(
+        None,
+        description="columns of the user table, such as age; not set: all that divide users into "
+        "classes",
+    )
+    item_columns: list[str] | None = Field(
+        None,
+        description="columns of the item table, such as genres and year; not set: as user_columns",
+    )
+
+    def columns(self, side: Side) -> list[str] | None:
+        """The columns of a side."""
+        return self.user_columns if side == USER else self.item_columns
+
+
 class RecommendSettings(BaseModel):
     """Top-N lists of the recommend job."""
 
@@ -322,6 +342,7 @@ class Config(BaseModel):
     surprise: SurpriseSettings = Field(default_factory=SurpriseSettings)
     blend: BlendSettings = Field(default_factory=BlendSettings)
     interpret: InterpretSettings = Field(default_factory=InterpretSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)

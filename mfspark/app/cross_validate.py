@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.app.configured_features import features_of, refuse_unused_features
+from mfspark.app.configured_columns import features_of, refuse_unused_features
 from mfspark.app.estimators import make_estimator
 from mfspark.app.ingest import checked_ratings
 from mfspark.app.run_directory import RunDirectory

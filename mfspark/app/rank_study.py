@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import files
-from mfspark.app.configured_features import features_of_run, refuse_unused_features
+from mfspark.app.configured_columns import features_of_run, refuse_unused_features
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.ingest import ingest
 from mfspark.app.run_directory import RunDirectory

@@ -12,7 +12,11 @@ from pyspark.sql import functions as F
 
 from mfspark import files
 from mfspark.app.alerts import Alert, alerts_of
-from mfspark.app.configured_features import features_of_run, refuse_unused_features
+from mfspark.app.configured_columns import (
+    features_of_run,
+    refuse_unused_features,
+    slicing_columns_of_run,
+)
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.findings import findings_of
 from mfspark.app.ingest import ingest
@@ -28,6 +32,7 @@ from mfspark.evaluation.ratings import evaluate
 from mfspark.interpretation.explain import most_rated_explained
 from mfspark.interpretation.tables import interpret
 from mfspark.kernels.warm import Part
+from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.report.render import write_report
 from mfspark.settings import BayesianSettings, SGDSettings
@@ -82,14 +87,17 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
         if test.isEmpty():
             raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
         fitted, settings = run.ratings(spark, "train"), run.config.recommend
-        result = evaluate(model, fitted, test)
+        biases: FactorModel = BiasOnly().fit(fitted)
+        known = slicing_columns_of_run(spark, run, fitted)
+        result = evaluate(model, biases, fitted, test, known)
         lists = evaluate_lists(
-            model, fitted, test, run.config.ranking, settings.caution, settings.min_ratings
+            model, biases, fitted, test, run.config.ranking, settings.caution, settings.min_ratings
         )
         with run.output("evaluation", ("ratings", "model")) as target:
             for name, table in (result.tables() | lists.tables()).items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
             result.release()
+            biases.unpersist()
             alerts = alerts_of(findings_of(spark, run, model, target))
             rows = [tuple(alert.model_dump().values()) for alert in alerts]
             table = spark.createDataFrame(

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
 from mfspark.app.config import Config
-from mfspark.app.configured_features import features_of_run, refuse_unused_features
+from mfspark.app.configured_columns import features_of_run, refuse_unused_features
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.search import Search

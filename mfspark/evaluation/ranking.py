@@ -70,6 +70,7 @@ class Ranking:
 
 def evaluate_lists(
     model: FactorModel,
+    biases: FactorModel,
     train: DataFrame,
     test: DataFrame,
     settings: RankingSettings,
@@ -78,11 +79,12 @@ def evaluate_lists(
 ) -> Ranking:
     """Measure the lists of ``model`` and of the baselines on ``test`` (user, item, rating).
 
+    ``biases``: those of ``train`` alone, as :class:`mfspark.BiasOnly` fits them.
     Lists are made for users with training ratings and at least one relevant item in the test part;
     the others are counted.
     """
     longest = max(settings.k)
-    models = scorers(model, train, caution)
+    models = scorers(model, biases, caution)
     truth = _truth(model.metadata.rating_scale, train, test, settings).persist()
     users = truth.where(F.col("n_relevant") > 0).select(USER)
     if settings.candidates is None:

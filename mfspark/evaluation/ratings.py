@@ -1,15 +1,18 @@
 """RMSE and MAE of several predictors on the same test rows, overall and by slice."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import ITEM, PREDICTION, RATING, TIMESTAMP, USER
+from mfspark.columns import ITEM, PREDICTION, RATING, TIMESTAMP, USER, Side
 from mfspark.evaluation.gains import gains_by_slice, overall_gains
 from mfspark.evaluation.intervals import STD, Intervals, intervals_of
+from mfspark.evaluation.metadata_slices import add_metadata_slices
 from mfspark.evaluation.slices import ALL, add_slices
-from mfspark.models.baselines import BiasOnly, GlobalMean
+from mfspark.models.baselines import GlobalMean
 from mfspark.models.factor_model import FactorModel
 
 MODEL = "model"
@@ -19,6 +22,8 @@ PREDICTORS = (MODEL, BIAS_ONLY, ITEM_MEAN, GLOBAL_MEAN)
 _SHORT_SCALE, _N_BARS = 10, 20
 # The 97.5 % quantile of the normal distribution.
 _Z = 1.959964
+# Shares of the ratings whose misses are told.
+_SHARES, _ACCURACY = (0.5, 0.8, 0.9, 0.95), 10_000
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,17 @@ class Evaluation:
     ``metrics``: predictor, slice, value, n, n_unscored, rmse, rmse_low, rmse_high, mae, mae_low,
     mae_high. ``histogram``: rating (the middle of a class), n_test, n_predicted. ``calibration``:
     value (a tenth of the predictions), n, predicted, rating (their means), bias (predicted −
-    rating), residual_std. ``gains``, ``slice_gains``: see :mod:`mfspark.evaluation.gains`.
-    ``intervals``: of models that know how sure they are.
+    rating), residual_std. ``residuals``: predictor (model, bias only), residual (predicted −
+    rating, the middle of a class), n. ``misses``: predictor, share, within (the predictor misses
+    that share of the ratings by no more than that). ``gains``, ``slice_gains``: see
+    :mod:`mfspark.evaluation.gains`. ``intervals``: of models that know how sure they are.
     """
 
     metrics: DataFrame
     histogram: DataFrame
     calibration: DataFrame
+    residuals: DataFrame
+    misses: DataFrame
     gains: DataFrame
     slice_gains: DataFrame
     intervals: Intervals | None
@@ -51,6 +60,8 @@ class Evaluation:
             "metrics": self.metrics,
             "histogram": self.histogram,
             "calibration": self.calibration,
+            "residuals": self.residuals,
+            "misses": self.misses,
             "gains": self.gains,
             "slice_gains": self.slice_gains,
         }
@@ -61,14 +72,25 @@ class Evaluation:
         }  # fmt: skip
 
 
-def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluation:
+def evaluate(
+    model: FactorModel,
+    biases: FactorModel,
+    train: DataFrame,
+    test: DataFrame,
+    known: Mapping[Side, DataFrame] = MappingProxyType({}),
+) -> Evaluation:
     """Measure ``model`` and the baselines on ``test`` (user, item, rating, and maybe timestamp).
 
-    Every test row counts: one without a prediction is in ``n_unscored``, never dropped in silence.
+    ``biases``: of ``train`` alone, as :class:`mfspark.BiasOnly` fits them. ``known``: columns of
+    users and items by which rows are sliced. Every test row counts: one without a prediction is in
+    ``n_unscored``, never dropped in silence.
     """
     # Several tables are made of them.
-    predictions = predict(model, train, test).persist()
-    sliced = add_slices(predictions, train, MODEL).persist()
+    predictions = predict(model, biases, train, test).persist()
+    sliced = add_slices(predictions, train, MODEL)
+    if known:
+        sliced = add_metadata_slices(sliced, predictions.select(USER, ITEM), known)
+    sliced = sliced.persist()
     by_slice = sliced.withColumn("member", F.explode("slices")).select(
         USER, RATING, "member.slice", "member.value", *PREDICTORS
     )
@@ -85,6 +107,8 @@ def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluatio
         rating_metrics(long),
         _histogram(predictions, model.metadata.rating_scale),
         _calibration(sliced),
+        _residuals(predictions, model.metadata.rating_scale),
+        _misses(predictions),
         overall_gains(predictions, MODEL, others),
         gains_by_slice(by_slice.where(F.col("slice") != ALL), MODEL, BIAS_ONLY),
         intervals,
@@ -92,7 +116,9 @@ def evaluate(model: FactorModel, train: DataFrame, test: DataFrame) -> Evaluatio
     )
 
 
-def predict(model: FactorModel, train: DataFrame, test: DataFrame) -> DataFrame:
+def predict(
+    model: FactorModel, biases: FactorModel, train: DataFrame, test: DataFrame
+) -> DataFrame:
     """Test rows (user, item, rating) with one column of predictions per predictor, and that of
     standard deviations where the model has draws."""
     # A model told to drop cold rows would hide them from the count of unscored rows.
@@ -109,19 +135,17 @@ def predict(model: FactorModel, train: DataFrame, test: DataFrame) -> DataFrame:
     )
     kept = [name for name in (USER, ITEM, RATING, TIMESTAMP) if name in test.columns]
     scored = keeps_rows.transform(test.select(*kept))
-    return add_baselines(scored, train).withColumnRenamed(PREDICTION, MODEL)
+    return add_baselines(scored, train, biases).withColumnRenamed(PREDICTION, MODEL)
 
 
-def add_baselines(test: DataFrame, train: DataFrame) -> DataFrame:
+def add_baselines(test: DataFrame, train: DataFrame, biases: FactorModel) -> DataFrame:
     """Add the columns ``global mean``, ``item mean`` and ``bias only`` to the test rows.
 
     global mean: μ, by :class:`GlobalMean`. item mean: the mean rating of the item, μ for items
-    without one. bias only: μ + b_u + b_i, by :class:`BiasOnly` with its defaults.
+    without one. bias only: μ + b_u + b_i, by ``biases``.
     """
     means = GlobalMean(predictionCol=GLOBAL_MEAN).fit(train)
-    biases: FactorModel = BiasOnly(predictionCol=BIAS_ONLY).fit(train)
-    # The predictions are computed later, from the tables on the driver.
-    biases.unpersist()
+    biases = biases.copy({biases.predictionCol: BIAS_ONLY, biases.clipPredictions: True})
     item_means = train.groupBy(ITEM).agg(F.avg(RATING).alias(ITEM_MEAN))
     return (
         biases.transform(means.transform(test))
@@ -188,8 +212,7 @@ def _mean_and_variance(sums: str, name: str) -> list[Column]:
 def _histogram(predictions: DataFrame, scale: tuple[float, float]) -> DataFrame:
     """How often each rating is given and predicted: by half points on short scales, by twentieths
     of long ones."""
-    span = scale[1] - scale[0]
-    width = 0.5 if span <= _SHORT_SCALE else span / _N_BARS
+    width = _bar(scale)
 
     def counts(column: str, name: str) -> DataFrame:
         nearest = (F.round(F.col(column) / width) * width).alias(RATING)
@@ -198,6 +221,41 @@ def _histogram(predictions: DataFrame, scale: tuple[float, float]) -> DataFrame:
 
     joined = counts(RATING, "n_test").join(counts(MODEL, "n_predicted"), RATING, "full")
     return joined.fillna(0).orderBy(RATING)
+
+
+def _bar(scale: tuple[float, float]) -> float:
+    span = scale[1] - scale[0]
+    return 0.5 if span <= _SHORT_SCALE else span / _N_BARS
+
+
+def _residuals(predictions: DataFrame, scale: tuple[float, float]) -> DataFrame:
+    """How often the model, and biases, miss by how much: by half of the bars of a histogram."""
+    width = _bar(scale) / 2
+    nearest = F.round(F.col("residual") / width) * width
+    return (
+        _of_both(predictions)
+        .groupBy("predictor", nearest.alias("residual"))
+        .agg(F.count("*").alias("n"))
+        .orderBy("predictor", "residual")
+    )
+
+
+def _misses(predictions: DataFrame) -> DataFrame:
+    within = F.percentile_approx(F.abs("residual"), list(_SHARES), _ACCURACY)
+    pairs = F.arrays_zip(F.lit(list(_SHARES)).alias("share"), within.alias("within"))
+    return _of_both(predictions).groupBy("predictor").agg(pairs.alias("pairs")).select(
+        "predictor", F.inline("pairs")
+    )  # fmt: skip
+
+
+def _of_both(predictions: DataFrame) -> DataFrame:
+    """predictor, residual of the model and of biases alone, where they have one."""
+    columns = [F.col(name) - F.col(RATING) for name in (MODEL, BIAS_ONLY)]
+    both = predictions.select(
+        *[each.alias(name) for each, name in zip(columns, (MODEL, BIAS_ONLY), strict=True)]
+    )
+    long = both.unpivot([], [MODEL, BIAS_ONLY], "predictor", "residual")
+    return long.where(F.col("residual").isNotNull() & ~F.isnan("residual"))
 
 
 def _calibration(sliced: DataFrame) -> DataFrame:

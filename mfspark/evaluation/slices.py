@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, TIMESTAMP, USER
 
-ALL = "all"
+ALL, UNKNOWN = "all", "unknown"
 # Lower ends of the classes of training ratings per user or item.
 _ACTIVITY = (0, 1, 10, 50, 200)
 
@@ -40,37 +40,48 @@ def add_slices(test: DataFrame, train: DataFrame, predicted: str) -> DataFrame:
         ALL: F.lit("all test ratings"),
         "user activity": _activity(n_user),
         "item popularity": _activity(n_item),
-        "predicted value": _classes(test, predicted, _N_PREDICTED, "{:.4g}".format),
         "cold start": cold,
     }
+    numbers = {"predicted value": F.col(predicted).cast("double")}
+    members |= classes_of_equal_size(test, numbers, _N_PREDICTED, "{:.4g}".format)
     if TIMESTAMP in test.columns:
-        members["time"] = _classes(test, TIMESTAMP, _N_TIMES, _day)
+        times = {"time": F.col(TIMESTAMP).cast("double")}
+        members |= classes_of_equal_size(test, times, _N_TIMES, _day)
     slices = F.array(
         *[
             F.struct(F.lit(name).alias("slice"), value.alias("value"))
             for name, value in members.items()
-            if value is not None
         ]
     )
     return counted.select(*[counted[name] for name in test.columns], slices.alias("slices"))
 
 
-def _classes(test: DataFrame, name: str, n: int, show: Callable[[float], str]) -> Column | None:
-    """The class of equal size of a column's value, by its bounds; None without any value."""
-    value = F.col(name).cast("double")
-    known = test.where(value.isNotNull() & ~F.isnan(value))
+def classes_of_equal_size(
+    rows: DataFrame, numbers: dict[str, Column], n: int, show: Callable[[float], str]
+) -> dict[str, Column]:
+    """The class of each row by each of the ``numbers``: ``n`` classes of about equal size, called
+    by their bounds, and ``unknown``; without those of which there is no value at all."""
+    if not numbers:
+        return {}
+    known = {name: F.when(~F.isnan(number), number) for name, number in numbers.items()}
     shares = [part / n for part in range(n + 1)]
-    row = known.agg(F.percentile_approx(value, shares, _ACCURACY)).first()
-    if row is None or row[0] is None:
-        return None
-    bounds = sorted(set(row[0]))
-    label = F.lit("unknown")
+    found = rows.agg(
+        *[F.percentile_approx(number, shares, _ACCURACY) for number in known.values()]
+    ).collect()[0]
+    return {
+        name: _by_bounds(number, sorted(set(bounds)), show)
+        for (name, number), bounds in zip(known.items(), found, strict=True)
+        if bounds is not None
+    }
+
+
+def _by_bounds(value: Column, bounds: list[float], show: Callable[[float], str]) -> Column:
+    label = F.lit(UNKNOWN)
     for low, high in zip(bounds, bounds[1:] or bounds, strict=False):
         label = F.when(value >= low, f"{show(low)} to {show(high)}").otherwise(label)
     # What lies below the lowest bound of an approximation belongs to the first class.
     first = f"{show(bounds[0])} to {show(bounds[min(1, len(bounds) - 1)])}"
-    label = F.when(value < bounds[0], first).otherwise(label)
-    return F.when(value.isNull() | F.isnan(value), "unknown").otherwise(label)
+    return F.when(value < bounds[0], first).otherwise(label)
 
 
 def _day(seconds: float) -> str:

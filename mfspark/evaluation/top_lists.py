@@ -13,7 +13,6 @@ from mfspark.algorithms.start import start_keys
 from mfspark.columns import BIAS, ITEM, N_RATINGS, USER
 from mfspark.kernels.arrays import Int64s, UInt64s
 from mfspark.kernels.random import uniform
-from mfspark.models.baselines import BiasOnly
 from mfspark.models.broadcast import read, with_tables
 from mfspark.models.factor_model import FactorModel
 
@@ -25,10 +24,10 @@ AS_RECOMMENDED, BY_PREDICTION, BY_BIASES, BY_POPULARITY = (
 _SPARE = 2.0
 
 
-def scorers(model: FactorModel, train: DataFrame, caution: float) -> dict[str, FactorModel]:
+def scorers(model: FactorModel, biases: FactorModel, caution: float) -> dict[str, FactorModel]:
     """Models whose predictions put items in order, by name: as the recommend job lists them with
-    ``caution``, by plain predictions, by biases alone with the same caution, and by the number of
-    training ratings."""
+    ``caution``, by plain predictions, by ``biases`` alone with the same caution, and by the number
+    of training ratings."""
     plain = model.copy(
         {
             model.userCol: USER,
@@ -38,7 +37,7 @@ def scorers(model: FactorModel, train: DataFrame, caution: float) -> dict[str, F
             model.coldStartStrategy: "baseline",
         }
     )
-    biases = BiasOnly(clipPredictions=False).fit(train)
+    biases = biases.copy({biases.clipPredictions: False})
     same_for_all = biases.user_factors.withColumn(BIAS, F.lit(0.0).cast("float"))
     counts = biases.item_factors.withColumn(BIAS, F.col(N_RATINGS).cast("float"))
     popularity = FactorModel(same_for_all, counts, biases.history, biases.metadata)

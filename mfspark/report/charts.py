@@ -25,6 +25,8 @@ from matplotlib.ticker import (
 from mfspark.kernels.arrays import Float64s
 
 BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
+# Names of so many classes stand side by side.
+_UPRIGHT = 10
 _SERIES = BLUE, ORANGE, "#4b8b5b", "#7a5195", GREY
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -202,19 +204,44 @@ def calibration_chart(calibration: pd.DataFrame, unit: str) -> str:
     return result[0]
 
 
+def residuals_chart(residuals: pd.DataFrame, unit: str) -> str:
+    """Shares of the test ratings by how far the model, and biases alone, are off."""
+    with _figure(5.2, 2.7) as (axes, result):
+        for predictor, color in (("bias only", GREY), ("model", BLUE)):
+            rows = residuals[residuals["predictor"] == predictor].sort_values("residual")
+            share = 100 * rows["n"] / max(rows["n"].sum(), 1)
+            axes.plot(rows["residual"], share, color=color, marker=".", ms=4, lw=1.2,
+                      drawstyle="steps-mid", label=predictor)  # fmt: skip
+        axes.axvline(0, color=INK, lw=0.8, ls=":")
+        axes.set_title("residuals", fontsize=10, loc="left")
+        axes.set_xlabel(f"prediction − rating ({unit})")
+        axes.set_ylabel("share of the test ratings (%)")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return result[0]
+
+
 def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str:
-    """RMSE of the model and of biases alone, for each value of a slice."""
+    """RMSE of the model and of biases alone with 95 % intervals, for each value of a slice."""
     with _figure(5.2, 2.7) as (axes, result):
         for predictor, color, shift in (("bias only", GREY, -0.2), ("model", BLUE, 0.2)):
             rows = metrics[metrics["predictor"] == predictor].set_index("value").loc[order]
+            spans = [
+                (rows["rmse"] - rows["rmse_low"]).clip(lower=0),
+                (rows["rmse_high"] - rows["rmse"]).clip(lower=0),
+            ]
             axes.bar([n + shift for n in range(len(order))], rows["rmse"], width=0.38, color=color,
-                     label=predictor)  # fmt: skip
+                     label=predictor, yerr=spans, ecolor=INK, error_kw={"lw": 0.7})  # fmt: skip
         counts = metrics[metrics["predictor"] == "model"].set_index("value")["n"]
         # Bounds of classes one below the other.
-        names = [v.replace(" to ", "\nto ") if len(order) > 4 else v for v in order]
-        size = 8 if len(order) < 8 else 6.5
-        labels = [f"{name}\n{_short(counts[v])}" for name, v in zip(names, order, strict=True)]
-        axes.set_xticks(range(len(order)), labels, fontsize=size)
+        if len(order) <= _UPRIGHT:
+            names = [v.replace(" to ", "\nto ") if len(order) > 4 else v for v in order]
+            labels = [
+                f"{_plain(n)}\n{_short(counts[v])}" for n, v in zip(names, order, strict=True)
+            ]
+            axes.set_xticks(range(len(order)), labels, fontsize=8 if len(order) < 8 else 6.5)
+        else:
+            labels = [f"{_plain(value, 16)} {_short(counts[value])}" for value in order]
+            axes.set_xticks(range(len(order)), labels, fontsize=6.5, rotation=90)
         axes.set_title(slice_name, fontsize=10, loc="left")
         axes.set_ylabel("RMSE")
         axes.set_ylim(0, axes.get_ylim()[1] * 1.18)

@@ -17,6 +17,7 @@ from mfspark.report.description_page import description_section
 from mfspark.report.environment import make_environment
 from mfspark.report.list_table import list_table
 
+# Those by metadata come behind.
 _SLICES = ("user activity", "item popularity", "predicted value", "cold start", "time")
 _N_PANELS = 8
 _N_CORRELATIONS = 6
@@ -47,7 +48,8 @@ _TABLES = {
     **{
         name: f"evaluation/{name}"
         for name in (
-            "ranking", "ranking_users", "gains", "slice_gains", "calibration", "alerts",
+            "ranking", "ranking_users", "gains", "slice_gains", "calibration", "residuals",
+            "misses", "alerts",
         )
     },
     **{
@@ -114,6 +116,7 @@ def render(run: RunTables) -> str:
             alerts=run["alerts"].to_dict("records"),
             calibration=run["calibration"].to_dict("records"),
             slices=_slices(metrics, run["slice_gains"]),
+            misses=_misses(run["misses"]),
             lists=list_table(run["ranking"], run["ranking_users"]),
             intervals=_intervals(run) if "coverage" in run.tables else None,
             factors=_factor_panels(run),
@@ -131,6 +134,7 @@ def render(run: RunTables) -> str:
                 ),
                 "histogram": charts.histogram_chart(run["histogram"], unit),
                 "calibration": charts.calibration_chart(run["calibration"], unit),
+                "residuals": charts.residuals_chart(run["residuals"], unit),
                 "share": charts.share_chart(run["factors"]),
                 "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
                 "explanation": charts.explanation_chart(run["explanation"], unit),
@@ -176,7 +180,8 @@ def _slices(metrics: pd.DataFrame, gains: pd.DataFrame) -> list[dict[str, object
     """Of each way of slicing the test ratings a chart, and the metrics of each value."""
     result: list[dict[str, object]] = []
     of_class = {(row["slice"], row["value"]): row for row in gains.to_dict("records")}
-    for name in _SLICES:
+    by_metadata = sorted(set(metrics["slice"]) - {"all", *_SLICES})
+    for name in (*_SLICES, *by_metadata):
         rows = metrics[metrics["slice"] == name]
         values = sorted(rows["value"].unique(), key=_slice_order)
         if len(values) < 2:
@@ -193,6 +198,12 @@ def _slices(metrics: pd.DataFrame, gains: pd.DataFrame) -> list[dict[str, object
             {"name": name, "chart": charts.slice_chart(rows, name, values), "rows": table}
         )
     return result
+
+
+def _misses(misses: pd.DataFrame) -> dict[float, float]:
+    """By how much the model misses at most, for shares of the test ratings."""
+    rows = misses[misses["predictor"] == "model"]
+    return dict(zip(rows["share"].tolist(), rows["within"].tolist(), strict=True))
 
 
 def _intervals(run: RunTables) -> dict[str, object]:
@@ -221,7 +232,9 @@ def _intervals(run: RunTables) -> dict[str, object]:
 
 
 def _slice_order(value: str) -> tuple[float, str]:
-    """Classes by their lower ends, days and words by the alphabet."""
+    """Classes by their lower ends, days and words by the alphabet, and what is unknown last."""
+    if value in ("other", "unknown"):
+        return math.inf, value
     number = re.match(r"-?[\d.]+(e[+-]?\d+)?(?=$|\+$|–| to )", value)
     return (float(number[0]), value) if number else (-math.inf, value)
 

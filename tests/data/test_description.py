@@ -38,7 +38,7 @@ def test_counts(spark, rng):
 
 def test_continuous_ratings_are_counted_in_classes(spark, rng):
     rating = rng.uniform(-10, 30, 800)
-    frame, table = rows(spark, rng, rating=rating)
+    _, table = rows(spark, rng, rating=rating)
     values = describe(table).rating_values.toPandas()
     n, edges = np.histogram(rating, 20)
     np.testing.assert_allclose(values["rating"], (edges[1:] + edges[:-1]) / 2, atol=1e-9)

@@ -15,7 +15,7 @@ spark = (
     .getOrCreate()
 )
 assert "connect" in type(spark).__module__
-from mfspark import BiasedALS, FactorModel
+from mfspark import BiasedALS, BiasOnly, FactorModel
 
 ratings = spark.range(2000).select(
     (F.col("id") % 50).alias("user"), (F.col("id") % 41).alias("item"),
@@ -34,8 +34,8 @@ from mfspark.evaluation.ranking import RankingSettings, evaluate_lists
 pairs = ratings.dropDuplicates(["user", "item"])
 held_out = F.col("item") % 7 == F.col("user") % 7
 train, test = pairs.where(~held_out), pairs.where(held_out)
-found = evaluate_lists(BiasedALS(rank=2, maxIter=1).fit(train), train, test,
-                       RankingSettings(k=[3]), 1.0, 0)
+found = evaluate_lists(BiasedALS(rank=2, maxIter=1).fit(train), BiasOnly().fit(train), train,
+                       test, RankingSettings(k=[3]), 1.0, 0)
 print("measures:", found.ranking.count())
 print("similar:", model.similarItems(model.item_factors, 2, minAgreement=0.0).count())
 # Without this the client waits for the server that it started.

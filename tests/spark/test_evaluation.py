@@ -6,6 +6,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from mfspark import BiasOnly
+from mfspark.columns import Side
+from mfspark.evaluation.metadata_slices import has_classes
 from mfspark.evaluation.ratings import add_baselines, evaluate, rating_metrics
 from mfspark.evaluation.slices import add_slices
 
@@ -20,9 +22,17 @@ def parts(spark, ratings_frame):
     return train, test, spark.createDataFrame(train), spark.createDataFrame(test)
 
 
+def measured(model, train, test, **known):
+    return evaluate(model, BiasOnly().fit(train), train, test, **known)
+
+
 def test_baselines_against_pandas(parts):
     train, test, train_table, test_table = parts
-    found = add_baselines(test_table, train_table).toPandas().set_index(["user", "item"])
+    found = (
+        add_baselines(test_table, train_table, BiasOnly().fit(train_table))
+        .toPandas()
+        .set_index(["user", "item"])
+    )
     mean = train["rating"].mean()
     by_item = train.groupby("item")["rating"]
     users, items = pd.get_dummies(train["user"]), pd.get_dummies(train["item"])
@@ -42,7 +52,7 @@ def test_baselines_against_pandas(parts):
 
 def test_overall_figures_against_pandas(model, parts):
     _, test, train_table, test_table = parts
-    metrics = evaluate(model, train_table, test_table).metrics.toPandas()
+    metrics = measured(model, train_table, test_table).metrics.toPandas()
     scored = model.transform(test_table).toPandas()
     error = scored["prediction"] - scored["rating"]
     row = metrics.query("predictor == 'model' and slice == 'all'").iloc[0]
@@ -79,7 +89,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(spark):
 def test_slices_partition_the_test_rows(parts, model):
     train, test, train_table, test_table = parts
     metrics = (
-        evaluate(model, train_table, test_table).metrics.where("predictor = 'model'").toPandas()
+        measured(model, train_table, test_table).metrics.where("predictor = 'model'").toPandas()
     )
     for _, rows in metrics.groupby("slice"):
         assert rows["n"].sum() == len(test)
@@ -120,7 +130,7 @@ def test_classes_of_predictions_and_of_time_are_of_equal_size(spark, parts):
 
 def test_calibration_against_pandas(model, parts):
     _, test, train_table, test_table = parts
-    found = evaluate(model, train_table, test_table).calibration.toPandas()
+    found = measured(model, train_table, test_table).calibration.toPandas()
     assert len(found) == 10
     assert found["n"].sum() == len(test)
     assert found["predicted"].is_monotonic_increasing
@@ -131,11 +141,89 @@ def test_calibration_against_pandas(model, parts):
     np.testing.assert_allclose(found["bias"], found["predicted"] - found["rating"], atol=1e-12)
 
 
+def test_residuals_against_pandas(model, parts):
+    _, _, train_table, test_table = parts
+    found = measured(model, train_table, test_table)
+    scored = model.transform(test_table).toPandas()
+    residual = scored["prediction"] - scored["rating"]
+    counts = found.residuals.where("predictor = 'model'").toPandas().set_index("residual")["n"]
+    expected = (residual / 0.25).round().mul(0.25).value_counts()
+    assert counts.sum() == len(residual)
+    # Halves may be rounded either way.
+    assert abs(counts.sub(expected, fill_value=0)).sum() <= 0.02 * len(residual)
+    misses = found.misses.toPandas().set_index(["predictor", "share"])["within"]
+    assert set(misses.index.get_level_values(0)) == {"model", "bias only"}
+    for share in (0.5, 0.8, 0.9, 0.95):
+        covered = (residual.abs() <= misses["model", share]).mean()
+        assert covered == pytest.approx(share, abs=0.02)
+
+
+def test_slices_by_metadata(spark, parts, model):
+    _, test, train_table, test_table = parts
+    frame = pd.DataFrame({"item": sorted(set(test["item"]))})
+    places = list(frame.index)
+    frame["genres"] = [["odd", "all"] if n % 2 else ["all"] if n % 3 else None for n in places]
+    frame["year"] = [1950 + n for n in places]
+    frame["half.price"] = [n % 4 / 2 for n in places]
+    frame["kind"] = [f"k{n % 3}" if n % 5 else None for n in places]
+    frame["is_new"] = [n > 10 for n in places]
+    frame["poster"] = [b"x" for _ in places]
+    items = spark.createDataFrame(
+        frame,
+        "item long, genres array<string>, year int, `half.price` double, kind string, "
+        "is_new boolean, poster binary",
+    )
+    stranger = test["user"].iloc[0]
+    users = spark.createDataFrame(
+        [(int(u), f"town {u}") for u in set(test["user"]) if u != stranger],
+        "user long, town string",
+    )
+    known = {Side.ITEM: items, Side.USER: users}
+    metrics = measured(model, train_table, test_table, known=known).metrics
+    rows = metrics.where("predictor = 'model'").toPandas()
+    found = {name: part.set_index("value") for name, part in rows.groupby("slice")}
+    names = {"item genres", "item year", "item half.price", "item kind", "item is_new"}
+    assert {name for name in found if name.startswith("item ")} == names | {"item popularity"}
+    scored = model.transform(test_table).toPandas()
+    place = scored["item"].map({item: n for n, item in enumerate(frame["item"])})
+    squares = (scored["prediction"] - scored["rating"]) ** 2
+
+    def holds(name, value, chosen):
+        assert found[name].loc[value, "n"] == chosen.sum()
+        rmse = np.sqrt(squares[chosen].mean())
+        assert found[name].loc[value, "rmse"] == pytest.approx(rmse)
+
+    holds("item genres", "odd", place % 2 == 1)
+    holds("item genres", "all", (place % 2 == 1) | (place % 3 != 0))
+    holds("item genres", "unknown", (place % 2 == 0) & (place % 3 == 0))
+    holds("item half.price", "1.5", place % 4 == 3)
+    holds("item kind", "k1", (place % 3 == 1) & (place % 5 != 0))
+    holds("item is_new", "true", place > 10)
+    assert found["item year"]["n"].sum() == len(scored)
+    assert len(found["item year"]) == 5
+    # As many towns as users: the most frequent ones, the others together, and one unknown.
+    assert len(found["user town"]) == 22
+    assert found["user town"]["n"].sum() == len(test)
+    assert found["user town"].loc["unknown", "n"] == (test["user"] == stranger).sum()
+
+
+def test_which_columns_divide_items_into_classes(spark):
+    rows = [
+        (n, f"title {n}", f"kind {n % 7}", "same", [f"tag {n}"], float(n), b"x") for n in range(99)
+    ]
+    table = spark.createDataFrame(
+        rows, "item long, title string, kind string, same string, tags array<string>, n double, "
+        "raw binary",
+    )  # fmt: skip
+    chosen = [name for name in table.columns if has_classes(table, name)]
+    assert chosen == ["item", "kind", "tags", "n"]
+
+
 @pytest.mark.parametrize("strategy", ["nan", "drop"])
 def test_unscored_rows_are_counted_not_dropped(model, parts, strategy):
     _, test, train_table, test_table = parts
     stern = model.copy({model.coldStartStrategy: strategy})
-    metrics = evaluate(stern, train_table, test_table).metrics
+    metrics = measured(stern, train_table, test_table).metrics
     row = metrics.where("predictor = 'model' and slice = 'all'").first()
     assert (row["n"], row["n_unscored"]) == (len(test) - 3, 3)
     cold = metrics.where("predictor = 'model' and value = 'cold user'").first()
@@ -144,7 +232,7 @@ def test_unscored_rows_are_counted_not_dropped(model, parts, strategy):
 
 def test_histogram_counts_ratings_and_predictions(model, parts):
     _, test, train_table, test_table = parts
-    histogram = evaluate(model, train_table, test_table).histogram
+    histogram = measured(model, train_table, test_table).histogram
     sums = histogram.agg(F.sum("n_test"), F.sum("n_predicted")).first()
     assert tuple(sums) == (len(test), len(test))
 
@@ -156,7 +244,7 @@ def test_bars_of_long_scales(spark):
         (F.pmod(F.hash("id"), F.lit(101)) + 0.0).alias("rating"),
     )  # fmt: skip
     model = BiasOnly().fit(rows)
-    histogram = evaluate(model, rows, rows).histogram.toPandas()
+    histogram = measured(model, rows, rows).histogram.toPandas()
     assert len(histogram) <= 21
     low, high = model.metadata.rating_scale
     np.testing.assert_allclose(np.diff(histogram["rating"].unique()).min(), (high - low) / 20)

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark import BiasedALS
+from mfspark import BiasedALS, BiasOnly
 from mfspark.evaluation.ranking import (
     RankingSettings,
     candidates_of,
@@ -48,7 +48,11 @@ def settings():
 
 @pytest.fixture(scope="module")
 def found(model, parts, settings):
-    return evaluate_lists(model, *parts, settings, caution=1.0, min_ratings=0)
+    return lists_of(model, *parts, settings, caution=1.0, min_ratings=0)
+
+
+def lists_of(model, train, test, *arguments, **named):
+    return evaluate_lists(model, BiasOnly().fit(train), train, test, *arguments, **named)
 
 
 def expected_lists(model, train, caution):
@@ -149,13 +153,13 @@ def test_relevance_by_the_users_own_mean(model, parts):
     means = train.groupby("user")["rating"].mean()
     liked = test[test["rating"] >= test["user"].map(means)]
     settings = RankingSettings(k=[N_ITEMS])
-    found = evaluate_lists(model, *parts, settings, 0.0, 0).ranking
+    found = lists_of(model, *parts, settings, 0.0, 0).ranking
     row = found.where("predictor = 'model' and measure = 'recall'").first()
     # Everything is on such lists but the unknown item.
     shares = liked.groupby("user")["item"].agg(lambda items: (items != 9).mean())
     assert row["value"] == pytest.approx(shares.mean())
     everything = RankingSettings(k=[N_ITEMS], relevance="rated")
-    found = evaluate_lists(model, *parts, everything, 0.0, 0).ranking
+    found = lists_of(model, *parts, everything, 0.0, 0).ranking
     row = found.where("predictor = 'model' and measure = 'recall'").first()
     shares = test[test["user"] != 7].groupby("user")["item"].agg(lambda items: (items != 9).mean())
     assert row["value"] == pytest.approx(shares.mean())
@@ -186,10 +190,8 @@ def test_among_sampled_candidates_all_of_them_are_as_all_unseen(model, parts, fo
     train, test = parts
     settings = RankingSettings(k=[3], relevance=4.0, candidates=N_ITEMS)
     known = test.where("item != 9")
-    sampled = evaluate_lists(model, train, known, settings, 1.0, 0).ranking
-    whole = evaluate_lists(
-        model, train, known, RankingSettings(k=[3], relevance=4.0), 1.0, 0
-    ).ranking
+    sampled = lists_of(model, train, known, settings, 1.0, 0).ranking
+    whole = lists_of(model, train, known, RankingSettings(k=[3], relevance=4.0), 1.0, 0).ranking
     assert {row[0] for row in sampled.select("candidates").distinct().collect()} == {
         f"items of the test part and {N_ITEMS} others"
     }
@@ -203,7 +205,11 @@ def test_among_sampled_candidates_all_of_them_are_as_all_unseen(model, parts, fo
 
 
 def test_lists_in_order_of_a_lower_bound(model, parts):
-    lowered = scorers(model, parts[0], 1.0)["model"].item_factors.toPandas().set_index("item")
+    lowered = (
+        scorers(model, BiasOnly().fit(parts[0]), 1.0)["model"]
+        .item_factors.toPandas()
+        .set_index("item")
+    )
     plain = model.item_factors.toPandas().set_index("item")
     taken_off = plain["bias"] - lowered["bias"][plain.index]
     assert (taken_off > 0).all()
@@ -219,7 +225,7 @@ def test_drawn_candidates_may_be_unknown_to_the_model(spark, model, parts):
     )  # fmt: skip
     both = test.select("user", "item", "rating").unionByName(unknown)
     settings = RankingSettings(k=[120], relevance=4.0, candidates=50)
-    rows = evaluate_lists(model, train, both, settings, 0.0, 0).ranking.toPandas()
+    rows = lists_of(model, train, both, settings, 0.0, 0).ranking.toPandas()
     by_measure = rows[rows["predictor"] == "model"].set_index("measure")["value"]
     assert by_measure["recall"] == pytest.approx(1)
     assert 0.5 < by_measure["coverage"] <= 1
@@ -269,7 +275,7 @@ def test_lists_in_order_of_given_predictions(spark, parts, settings):
 def test_nobody_to_measure(model, parts):
     train, test = parts
     strangers = test.withColumn("user", F.col("user") + 10_000)
-    found = evaluate_lists(model, train, strangers, RankingSettings(), 1.0, 0)
+    found = lists_of(model, train, strangers, RankingSettings(), 1.0, 0)
     assert found.ranking.isEmpty()
     counts = {row[0]: row[1] for row in found.ranking_users.collect()}
     assert counts["without training ratings"] == counts["users of the test part"] > 0
