@@ -23,6 +23,7 @@ JOBS = {
     "report": (_STEPS, "report"),
     "cross_validate": ("mfspark.app.cross_validate", "cross_validate"),
     "ranks": ("mfspark.app.rank_study", "rank_study"),
+    "learning_curve": ("mfspark.app.learning_curve", "learning_curve"),
     "tune": ("mfspark.app.tune", "tune"),
     "compare": ("mfspark.app.compare", "compare_models"),
     "benchmark": ("mfspark.app.benchmark", "benchmark"),

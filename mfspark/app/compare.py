@@ -78,8 +78,10 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
             each.ratings.unpersist()
         facts["rmse"] = _write_tables(spark, run, target, entries, lists)
         files.remove(parts)
-        unit = run.config.data.unit
-        write_comparison(run.of(""), target, f"{target}/index.html", unit)
+        facts_of_ratings, unit = run.ingested().model_dump(), run.config.data.unit
+        write_comparison(
+            run.config.run.name, facts_of_ratings, target, f"{target}/index.html", unit
+        )
     print(_table(run))
     print(f"Report: {run.path}/comparison/index.html")
 

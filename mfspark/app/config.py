@@ -163,6 +163,17 @@ class RankStudySettings(BaseModel):
     )
 
 
+class LearningCurveSettings(BaseModel):
+    """Which shares of the training ratings to learn from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.1, 0.2, 0.4, 0.7], min_length=1, description="shares beside the whole"
+    )
+    seed: int = Field(0, description="seed of the shares")
+
+
 class TuneSettings(BaseModel):
     """Which hyper-parameters to try (pip install 'mfspark[tune]')."""
 
@@ -347,6 +358,7 @@ class Config(BaseModel):
     ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     ranks: RankStudySettings = Field(default_factory=RankStudySettings)
+    learning_curve: LearningCurveSettings = Field(default_factory=LearningCurveSettings)
     tune: TuneSettings = Field(default_factory=TuneSettings)
     compare: CompareSettings = Field(default_factory=CompareSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)

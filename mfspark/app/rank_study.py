@@ -85,8 +85,10 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
         ]
         with run.output("ranks", ("ratings",)) as target:
             files.write_parquet(spark.createDataFrame(rows, SCHEMA).coalesce(1), f"{target}/ranks")
-            unit, model = run.config.data.unit, run.config.train.model
-            write_rank_page(run.of(""), f"{target}/ranks", f"{target}/index.html", unit, model)
+            write_rank_page(
+                run.config.run.name, run.ingested().model_dump(), f"{target}/ranks",
+                f"{target}/index.html", run.config.data.unit, run.config.train.model,
+            )  # fmt: skip
         facts["chosen"] = chosen
     print(_table(trials, rmse, chosen))
     print(f"\nSmallest rank within one standard error of the lowest validation RMSE: {chosen}")

@@ -152,6 +152,23 @@ def ranks_chart(ranks: pd.DataFrame, unit: str) -> str:
     return result[0]
 
 
+def learning_chart(curve: pd.DataFrame, unit: str) -> str:
+    """Test error of the model, and of biases alone, against the number of training ratings."""
+    with _figure(10.2, 3.4) as (axes, result):
+        spans = [curve["rmse"] - curve["rmse_low"], curve["rmse_high"] - curve["rmse"]]
+        axes.plot(curve["n_ratings"], curve["bias_only_rmse"], color=GREY, marker=".",
+                  label="biases alone")  # fmt: skip
+        axes.errorbar(curve["n_ratings"], curve["rmse"], yerr=spans, color=BLUE, marker="o", ms=4,
+                      capsize=3, label="model")  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(curve["n_ratings"], [_short(int(n)) for n in curve["n_ratings"]])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("training ratings (logarithmic)")
+        axes.set_ylabel(f"test RMSE ({unit})")
+        axes.legend(frameon=False)
+    return result[0]
+
+
 def training_chart(history: pd.DataFrame, best_iteration: int, unit: str) -> str:
     """RMSE after every pass, with the last iteration that counts."""
     with _figure(6.4, 3.0) as (axes, result):

@@ -1,15 +1,13 @@
 """Tables of a comparison → a page of its own, and a section of the run's report."""
 
-import json
-from importlib.resources import files as resources
 from typing import Any
 
 import pandas as pd
 
 from mfspark import files
 from mfspark.report import charts
-from mfspark.report.environment import make_environment
 from mfspark.report.list_table import list_table
+from mfspark.report.page import write_page
 
 _TABLES = ("models", "differences", "folds", "curves", "weights", "ranking", "ranking_users")
 # A model with so much more error than the best would press the others together in a picture.
@@ -43,22 +41,9 @@ def comparison_section(uri: str, unit: str) -> dict[str, object]:
     }
 
 
-def write_comparison(run_uri: str, comparison_uri: str, target: str, unit: str) -> None:
-    """Render the comparison at ``comparison_uri`` into the HTML file ``target``, with ratings in
-    ``unit``."""
-    base = run_uri.rstrip("/")
-    ingest = json.loads(files.read_text(f"{base}/ingest.json"))
-    html = (
-        make_environment()
-        .get_template("comparison.html")
-        .render(
-            css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
-            name=base.rsplit("/", 1)[-1],
-            ingest=ingest,
-            comparison=comparison_section(comparison_uri, unit),
-        )
-    )
-    files.write_text(target, html)
+def write_comparison(name: str, ingest: dict[str, Any], uri: str, target: str, unit: str) -> None:
+    """Render the comparison at ``uri`` into the HTML file ``target``, with ratings in ``unit``."""
+    write_page("comparison.html", target, name, ingest, comparison=comparison_section(uri, unit))
 
 
 def _headline(models: pd.DataFrame, differences: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """Tables of what ratings there are → a page of its own, and a section of the run's report."""
 
-from importlib.resources import files as resources
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 from mfspark import files
 from mfspark.kernels.arrays import Float64s
 from mfspark.report import charts
-from mfspark.report.environment import make_environment
+from mfspark.report.page import write_page
 
 _FEW = 5
 
@@ -53,17 +52,8 @@ def description_section(uri: str, ingest: dict[str, Any], unit: str) -> dict[str
 def write_description(name: str, ingest: dict[str, Any], uri: str, target: str, unit: str) -> None:
     """Render the tables at ``uri`` into the HTML file ``target``; ``ingest``: as ingest.json has
     it."""
-    html = (
-        make_environment()
-        .get_template("description.html")
-        .render(
-            css=resources("mfspark.report").joinpath("report.css").read_text(encoding="utf-8"),
-            name=name,
-            ingest=ingest,
-            description=description_section(uri, ingest, unit),
-        )
-    )
-    files.write_text(target, html)
+    section = description_section(uri, ingest, unit)
+    write_page("description.html", target, name, ingest, description=section)
 
 
 def cumulative(counts: pd.DataFrame) -> tuple[Float64s, Float64s]:
