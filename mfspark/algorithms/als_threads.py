@@ -40,12 +40,14 @@ class ALSState(NamedTuple):
 class ThreadedALS:
     """A whole fit of ratings that lie in memory; travels to a task by pickling.
 
-    ``scale``: what a unit of the ratings is in the unit of the user's.
+    ``scale``: what a unit of the ratings is in the unit of the user's. ``journal``:
+    see :class:`mfspark.algorithms.history.History`.
     """
 
     objective: Objective
     settings: ALSSettings
     scale: float = 1.0
+    journal: str | None = None
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The rows of the best iteration. Results depend on the seed, not on the threads (to
@@ -53,7 +55,9 @@ class ThreadedALS:
         settings, objective = self.settings, self.objective
         items = ratings.start(ITEM, settings.rank, settings.seed)
         penalty = objective.items.total(ratings.n_ratings[ITEM], items)
-        history = History(settings.max_iter, settings.tol, self.scale, {ITEM: penalty})
+        history = History(
+            settings.max_iter, settings.tol, self.scale, {ITEM: penalty}, journal=self.journal
+        )
         with ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             state = start_als(blocks, items, objective)

@@ -84,18 +84,20 @@ class ThreadedGibbs:
     """A whole fit of ratings that lie in memory; travels to a task by pickling.
 
     ``objective``: of the iterations of ALS before the first draw. ``scale``: what a unit of the
-    ratings is in the unit of the user's.
+    ratings is in the unit of the user's. ``journal``:
+    see :class:`mfspark.algorithms.history.History`.
     """
 
     objective: Objective
     settings: BayesianSettings
     scale: float = 1.0
+    journal: str | None = None
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The mean over all draws after burn-in, of all chains; those after the first are as long
         as it was. Results depend on the seed, not on the threads (to float32 rounding)."""
         settings = self.settings
-        history = History(settings.max_iter, settings.tol, self.scale)
+        history = History(settings.max_iter, settings.tol, self.scale, journal=self.journal)
         features = {
             side: encode_features(table, side, ratings.ids[side])
             for side, table in ratings.features.items()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -48,7 +49,9 @@ class History:
     ``best_iteration`` is the one to keep.
 
     ``scale``: what a unit of the fitted ratings is in the unit of the user's. ``penalties``: that
-    of each side which the first pass does not change.
+    of each side which the first pass does not change. ``journal``: a file to which the rows of each
+    iteration are added when it ends, as a line of JSON; where it is not there (a task on another
+    machine than the driver), nothing is written.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class History:
         scale: float,
         penalties: Mapping[str, float] | None = None,
         patience: int = 1,
+        journal: str | None = None,
     ) -> None:
         self.rows: list[HistoryRow] = []
         self.best_iteration = 0
@@ -69,6 +73,7 @@ class History:
         self._best = math.inf
         self._in_vain = 0
         self._errors: list[float] = []
+        self._journal, self._n_written = journal, 0
 
     @property
     def reason(self) -> StopReason:
@@ -82,8 +87,17 @@ class History:
             self._iteration += 1
             self._started = time.perf_counter()
             yield self._iteration
+            self._write_journal()
             if self.stopped is None and self._iteration == self._max_iter:
                 self.stopped = "max_iter"
+
+    def _write_journal(self) -> None:
+        new = self.rows[self._n_written :]
+        if self._journal is None or not new or not os.path.isfile(self._journal):
+            return
+        with open(self._journal, "a", encoding="utf-8") as file:
+            file.write(json.dumps(new) + "\n")
+        self._n_written = len(self.rows)
 
     def repeat_iteration(self) -> None:
         """Have the next iteration bear the number of this one, which is undone."""

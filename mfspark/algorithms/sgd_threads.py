@@ -61,12 +61,14 @@ class ThreadedSGD:
     """A whole fit of ratings that lie in memory, of mean square deviation 1 from μ; travels to a
     task by pickling.
 
-    ``scale``: what a unit of the ratings is in the unit of the user's.
+    ``scale``: what a unit of the ratings is in the unit of the user's. ``journal``:
+    see :class:`mfspark.algorithms.history.History`.
     """
 
     objective: Objective
     settings: SGDSettings
     scale: float = 1.0
+    journal: str | None = None
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The rows of the best epoch. The errors that an epoch reports are those it met on its way,
@@ -87,7 +89,9 @@ class ThreadedSGD:
             links = start_links(blocks, self.objective, settings.rank)
         state = State(users, items, links)
         learning_rate = LearningRate(settings, null_error=float(block.train.n_entries))
-        history = History(settings.max_iter, settings.tol, self.scale, patience=PATIENCE)
+        history = History(
+            settings.max_iter, settings.tol, self.scale, patience=PATIENCE, journal=self.journal
+        )
         with ThreadPoolExecutor(n_threads) as pool:
             for epoch in history.iterations():
                 rate = learning_rate.of(epoch)

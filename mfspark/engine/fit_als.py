@@ -94,7 +94,7 @@ def _als_on_blocks(
             workspace.forget(0, workspace.n_kept - _RECENT)
             if history.end_iteration():
                 best = {USER: users, ITEM: items}
-            progress.report(history.rows[-1])
+            progress.report(history.rows)
     tables, singular_values = factor_tables(workspace, best, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,

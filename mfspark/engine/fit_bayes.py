@@ -116,7 +116,7 @@ def _chains_on_blocks(
                 history.add("both", told, bytes_shipped)
                 if error is not None:
                     history.end_draws(error)
-                progress.report(history.rows[-1])
+                progress.report(history.rows)
     cells = mean.final()
     tables, singular_values = factor_tables(
         workspace, cells, indices, settings.rank, training.scale

@@ -84,7 +84,7 @@ def _sgd_on_strata(
             history.add("both", sums, descent.bytes_shipped, rate)
             if history.end_iteration():
                 best = state
-            progress.report(history.rows[-1])
+            progress.report(history.rows)
     cells = {side: factor_cells_of(best, side, settings.rank) for side in Side}
     tables, singular_values = factor_tables(
         workspace, cells, indices, settings.rank, training.scale

@@ -5,6 +5,7 @@ loop and history are those of the distributed fit, there is just nothing to ship
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -39,7 +40,7 @@ from mfspark.columns import (
 )
 from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.factor_tables import factor_batches, table_bytes
-from mfspark.engine.progress import log_features, log_history
+from mfspark.engine.progress import TaskProgress, log_features
 from mfspark.engine.training import Fit, Training
 from mfspark.engine.workspace import Workspace, materialised
 from mfspark.errors import DivergenceError
@@ -72,15 +73,16 @@ def fit_in_one_task(
             StructField(_DIVERGENCE, StringType()),
         ]
     )
-    learn = partial(learn_tables, learner=learner, n_threads=n_threads)
-    result = workspace.persist(cells.repartition(1).mapInArrow(learn, schema))
-    said = result.where(F.coalesce(_LEARNT, _DIVERGENCE).isNotNull())
-    text, divergence = said.select(_LEARNT, _DIVERGENCE).collect()[0]
-    if divergence is not None:
-        raise DivergenceError(divergence)
-    learnt = Learnt.from_json(text)
-    if name is not None:
-        log_history(learnt.history, name)
+    with TaskProgress(learner.settings.max_iter, name) as progress:
+        learner = replace(learner, journal=progress.journal)
+        learn = partial(learn_tables, learner=learner, n_threads=n_threads)
+        result = workspace.persist(cells.repartition(1).mapInArrow(learn, schema))
+        said = result.where(F.coalesce(_LEARNT, _DIVERGENCE).isNotNull())
+        text, divergence = said.select(_LEARNT, _DIVERGENCE).collect()[0]
+        if divergence is not None:
+            raise DivergenceError(divergence)
+        learnt = Learnt.from_json(text)
+        progress.report_rest(learnt.history)
     n_rows = {USER: learnt.n_users, ITEM: learnt.n_items}
     for side, counts in learnt.features.items():
         n_rows[side] += counts.n_unrated

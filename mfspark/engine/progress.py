@@ -1,8 +1,11 @@
 """One line per iteration: a bar on a terminal, log lines elsewhere."""
 
+import json
 import logging
+import os
 import sys
-import time
+import tempfile
+import threading
 from itertools import groupby
 from types import TracebackType
 
@@ -13,6 +16,7 @@ from mfspark.columns import Side
 
 logger = logging.getLogger("mfspark")
 
+_SECONDS_BETWEEN_LOOKS = 0.2
 _FIGURES = ("objective", "train_rmse", "validation_rmse")
 
 
@@ -22,7 +26,6 @@ class Progress:
     def __init__(self, n_iterations: int, title: str | None) -> None:
         self._n_iterations = n_iterations
         self._title = title
-        self._started = time.perf_counter()
         self._bar = tqdm(
             total=n_iterations,
             desc=title,
@@ -41,34 +44,89 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def report(self, row: HistoryRow) -> None:
-        """Report the end of an iteration, by its last row of the history."""
-        number = row.iteration
+    def report(self, rows: list[HistoryRow]) -> None:
+        """Report the end of an iteration, by all rows of the history up to it."""
         if self._title is None:
             return
+        last = rows[-1]
         if not self._bar.disable:
-            self._bar.set_postfix(_figures(row), refresh=False)
+            self._bar.set_postfix(_figures(last), refresh=False)
             self._bar.update()
             return
-        elapsed = time.perf_counter() - self._started
-        left = elapsed / number * (self._n_iterations - number)
+        elapsed = sum(row.seconds for row in rows)
+        left = elapsed / last.iteration * (self._n_iterations - last.iteration)
         logger.info(
-            "%s %d/%d: %s; %.1f s, at most %.0f s left",
+            "%s %d/%d: %s; %.3g s, at most %.2g s left",
             self._title,
-            number,
+            last.iteration,
             self._n_iterations,
-            _described(row),
+            _described(last),
             elapsed,
             left,
         )
 
 
-def log_history(history: list[HistoryRow], title: str) -> None:
-    """Report the iterations of a fit that has ended, from its history."""
-    for iteration, rows in groupby(history, lambda row: row.iteration):
-        halves = list(rows)
-        seconds = sum(row.seconds for row in halves)
-        logger.info("%s %d: %s; %.2g s", title, iteration, _described(halves[-1]), seconds)
+class TaskProgress:
+    """Reports the iterations of a fit in one task as they happen, from a journal that the task
+    keeps (see :class:`mfspark.algorithms.history.History`), and those that did not come through
+    when it has ended: a task on another machine does not see the file."""
+
+    def __init__(self, n_iterations: int, title: str | None) -> None:
+        self.journal: str | None = None
+        self._progress = Progress(n_iterations, title)
+        self._title = title
+        self._rows: list[HistoryRow] = []
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "TaskProgress":
+        if self._title is not None:
+            handle, self.journal = tempfile.mkstemp(prefix="mfspark-journal-")
+            os.close(handle)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+        self._progress.__exit__(kind, error, trace)
+
+    def report_rest(self, history: list[HistoryRow]) -> None:
+        """Report the iterations of the whole history that have not been reported."""
+        self._stop()
+        for _, rows in groupby(history[len(self._rows) :], lambda row: row.iteration):
+            self._rows += rows
+            self._progress.report(self._rows)
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._has_ended.set()
+            self._thread.join()
+        if self.journal is not None and os.path.exists(self.journal):
+            os.unlink(self.journal)
+
+    def _follow(self) -> None:
+        assert self.journal is not None
+        with open(self.journal, encoding="utf-8") as file:
+            text = ""
+            while True:
+                # What is there after the end is the last of it.
+                has_ended = self._has_ended.wait(_SECONDS_BETWEEN_LOOKS)
+                *lines, text = (text + file.read()).split("\n")
+                for line in lines:
+                    self._take([HistoryRow(*row) for row in json.loads(line)])
+                if has_ended:
+                    return
+
+    def _take(self, rows: list[HistoryRow]) -> None:
+        """Report an iteration, unless it was reported: a task that failed is begun anew."""
+        if not self._rows or rows[0].iteration > self._rows[-1].iteration:
+            self._rows += rows
+            self._progress.report(self._rows)
 
 
 def log_features(counts: FeatureCounts, side: Side, n_rows: int, title: str) -> None:

@@ -1,10 +1,11 @@
 """When a fit stops, which iteration it keeps, and what is told of it."""
 
+import json
 import math
 
 import pytest
 
-from mfspark.algorithms.history import History, Learnt
+from mfspark.algorithms.history import History, HistoryRow, Learnt
 from mfspark.columns import ITEM, USER
 from mfspark.errors import DivergenceError
 from mfspark.kernels.objective import PassSums
@@ -103,3 +104,21 @@ def test_what_was_learnt_comes_back_from_json():
         exchange={USER: "routed", ITEM: "broadcast"},
     )
     assert Learnt.from_json(learnt.to_json()) == learnt
+
+
+def test_a_journal_has_a_line_for_each_iteration(tmp_path):
+    journal = tmp_path / "journal"
+    journal.touch()
+    history = History(max_iter=3, tol=0.0, scale=1.0, journal=str(journal))
+    for iteration in history.iterations():
+        assert len(journal.read_text().splitlines()) == iteration - 1
+        for side in (USER, ITEM):
+            history.add(side, PassSums(9.0 - iteration, 10, 0.0, 0.0, 0), 0)
+        history.end_iteration()
+    lines = [[HistoryRow(*row) for row in json.loads(line)] for line in journal.open()]
+    assert [len(rows) for rows in lines] == [2, 2, 2]
+    assert [row for rows in lines for row in rows] == history.rows
+    # A task that does not see the driver's file makes none.
+    elsewhere = tmp_path / "elsewhere"
+    run(History(max_iter=2, tol=0.0, scale=1.0, journal=str(elsewhere)), [2.0, 1.0])
+    assert not elsewhere.exists()
