@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from mfspark import files
 from mfspark.columns import ITEM, RATING, TIMESTAMP, USER
+from mfspark.data.text import UNQUOTED, Quoting
 
 _SAMPLE_BYTES, _SAMPLE_LINES = 256 * 1024, 50
 # The first of equals is taken.
 _SEPARATORS = (",", ";", "\t", "::", "|")
+# Between the tags of a text, the first that occurs.
+TAG_SEPARATORS = ("|", ";", ",")
 _DECIMAL_COMMA, _DECIMAL_POINT = r"\s*[-+]?\d+,\d+\s*", r"\s*[-+]?\d*\.\d+\s*"
 # Parts of names that people give to columns, in English and a few neighbours.
 _USUAL_NAMES = {
@@ -26,15 +29,18 @@ _USUAL_NAMES = {
 
 
 class Dialect(NamedTuple):
-    """Between fields, in the text's bytes, and its first rows (the header first, if there is
-    one)."""
+    """What stands between fields and around them, the character set, and the first rows (the header
+    first, if there is one)."""
 
     separator: str
+    quoting: Quoting
     encoding: str
     rows: list[list[str]]
 
 
-def dialect_of(path: str, separator: str | None, encoding: str | None) -> Dialect:
+def dialect_of(
+    path: str, separator: str | None, encoding: str | None, quote: str | None = None
+) -> Dialect:
     """The dialect of the file, or of the first file of the folder, at ``path``; what is given is
     taken as it is."""
     content = _beginning(path)
@@ -44,8 +50,12 @@ def dialect_of(path: str, separator: str | None, encoding: str | None) -> Dialec
         # The last one may be cut.
         lines = lines[:-1]
     lines = [line for line in lines if line.strip()][:_SAMPLE_LINES]
-    separator = separator or _separator(lines)
-    return Dialect(separator, encoding, [_fields(line, separator) for line in lines])
+    quoting = _quoting(lines, quote)
+    separator = separator or _separator(lines, quoting)
+    if len(separator) > 1:
+        quoting = UNQUOTED
+    rows = [_fields(line, separator, quoting) for line in lines]
+    return Dialect(separator, quoting, encoding, rows)
 
 
 def has_decimal_comma(values: list[str]) -> bool:
@@ -93,11 +103,32 @@ def _encoding(content: bytes) -> str:
     return "UTF-8"
 
 
-def _separator(lines: list[str]) -> str:
+def _quoting(lines: list[str], mark: str | None) -> Quoting:
+    """Double marks, unless single ones stand around fields and no double ones do; with a backslash
+    before those inside of fields, where that occurs and no doubled mark does."""
+    if mark is None:
+        around = {each: sum(_is_around_fields(line, each) for line in lines) for each in "\"'"}
+        mark = "'" if around["'"] > len(lines) / 2 and not around['"'] else '"'
+    if not mark:
+        return UNQUOTED
+    inside = re.compile(rf"[^,;\t|]{mark}{mark}[^,;\t|]")
+    is_escaped = any(f"\\{mark}" in line for line in lines)
+    is_doubled = any(inside.search(line) for line in lines)
+    return Quoting(mark, "\\" if is_escaped and not is_doubled else mark)
+
+
+def _is_around_fields(line: str, mark: str) -> bool:
+    """Whether as many fields begin as end with the mark, and some do."""
+    begins = re.findall(rf"(?:^|[,;\t|])\s*{mark}", line)
+    ends = re.findall(rf"{mark}\s*(?=$|[,;\t|])", line)
+    return 0 < len(begins) == len(ends)
+
+
+def _separator(lines: list[str], quoting: Quoting) -> str:
     """The one that cuts most lines into as many fields as the first."""
     best, best_score = _SEPARATORS[0], (0.0, 0)
     for separator in _SEPARATORS:
-        counts = [len(_fields(line, separator)) for line in lines]
+        counts = [len(_fields(line, separator, quoting)) for line in lines]
         if not counts or counts[0] < 2:
             continue
         score = (sum(n == counts[0] for n in counts) / len(counts), counts[0])
@@ -106,7 +137,17 @@ def _separator(lines: list[str]) -> str:
     return best
 
 
-def _fields(line: str, separator: str) -> list[str]:
+def _fields(line: str, separator: str, quoting: Quoting) -> list[str]:
     if len(separator) > 1:
         return line.split(separator)
-    return next(csv.reader([line], delimiter=separator), [])
+    if not quoting.mark:
+        return next(csv.reader([line], delimiter=separator, quoting=csv.QUOTE_NONE), [])
+    is_doubled = quoting.escape == quoting.mark
+    reader = csv.reader(
+        [line],
+        delimiter=separator,
+        quotechar=quoting.mark,
+        doublequote=is_doubled,
+        escapechar=None if is_doubled else quoting.escape,
+    )
+    return next(reader, [])

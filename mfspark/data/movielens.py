@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import GENRES, ITEM, RATING, TIMESTAMP, TITLE, USER, YEAR
 from mfspark.data.source import RawRatings
-from mfspark.data.text import MALFORMED, file_path, read_delimited
+from mfspark.data.text import DOUBLED, MALFORMED, file_path, read_delimited
 
 GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
@@ -36,7 +36,7 @@ def movielens_ratings(spark: SparkSession, folder: Path) -> RawRatings:
     else:
         names = ["userId", "movieId", "rating", "timestamp"]
         table = read_delimited(
-            spark, str(folder / "ratings.csv"), ",", names, header=True, quoted=True
+            spark, str(folder / "ratings.csv"), ",", names, header=True, quoting=DOUBLED
         ).withColumnsRenamed(dict(zip(names, columns, strict=True)))
         scale = _HALF_STARS
     return RawRatings(table.select(*columns, file_path().alias("origin"), MALFORMED), True, scale)
@@ -53,7 +53,7 @@ def movielens_items(spark: SparkSession, folder: Path) -> DataFrame | None:
     elif (folder / "movies.csv").exists():
         table = read_delimited(
             spark, str(folder / "movies.csv"), ",", ["movieId", "title", "genres"],
-            header=True, quoted=True,
+            header=True, quoting=DOUBLED,
         ).withColumnRenamed("movieId", ITEM)  # fmt: skip
     else:
         return None

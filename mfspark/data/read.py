@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,13 @@ from pyspark.sql.types import DataType, StructType
 from mfspark import files
 from mfspark.columns import GENRES, ITEM, RATING, TITLE, USER, YEAR, Side
 from mfspark.data import movielens, netflix
-from mfspark.data.dialect import Dialect, dialect_of, guessed_name, has_decimal_comma
+from mfspark.data.dialect import (
+    TAG_SEPARATORS,
+    Dialect,
+    dialect_of,
+    guessed_name,
+    has_decimal_comma,
+)
 from mfspark.data.source import (
     RAW_COLUMNS,
     ColumnMapping,
@@ -57,6 +64,12 @@ class RatingsSource(BaseModel):
         min_length=1,
         description="what stands between the fields of CSV files; not set: comma, semicolon, tab, "
         ":: or |, by the first lines",
+    )
+    quote: str | None = Field(
+        None,
+        max_length=1,
+        description="what fields of CSV files may stand in; not set: \" or ', by the first lines; "
+        "empty: nothing",
     )
     decimal: Literal[".", ","] | None = Field(
         None, description="decimal mark of ratings; not set: by the first lines"
@@ -211,7 +224,7 @@ def _read_table(
     ``known`` and fields are separated as in MovieLens' files, which have none.
     """
     if dialect is not None:
-        names = header_of(spark, path, dialect.separator, dialect.encoding)
+        names = header_of(spark, path, dialect.separator, dialect.quoting, dialect.encoding)
         if not names:
             raise DataError(f"{path} is empty: it has no header line; check how it was written")
         has_header = dialect.separator != "::" or not known or bool({*known} & {*names})
@@ -219,7 +232,7 @@ def _read_table(
             names = [*(known or []), *(f"field{n}" for n in range(len(names)))][: len(names)]
         return read_delimited(
             spark, path, dialect.separator, names, header=has_header,
-            quoted=len(dialect.separator) == 1, encoding=dialect.encoding,
+            quoting=dialect.quoting, encoding=dialect.encoding,
         )  # fmt: skip
     if kind == "parquet":
         table = spark.read.parquet(files.to_read(path))
@@ -235,7 +248,7 @@ def _dialect(path: str, kind: str, source: RatingsSource) -> Dialect | None:
     if kind not in _TEXT:
         return None
     separator = source.separator or ("\t" if kind == "tsv" else None)
-    found = dialect_of(path, separator, source.encoding)
+    found = dialect_of(path, separator, source.encoding, source.quote)
     if found.encoding == "UTF-16":
         raise DataError(
             f"{path} is written in UTF-16, whose lines Spark cannot tell apart; convert it to "
@@ -272,8 +285,9 @@ def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRa
         values = [row[at] for row in dialect.rows[1:] if at is not None and at < len(row)]
         decimal = decimal or ("," if has_decimal_comma(values) else ".")
         logger.info(
-            "%s: fields are separated by %r, decimals by %r, characters are %s",
-            source.path, dialect.separator, decimal, dialect.encoding,
+            "%s: fields are separated by %r and quoted by %s, decimals by %r, characters are %s",
+            source.path, dialect.separator, dialect.quoting.mark or "nothing", decimal,
+            dialect.encoding,
         )  # fmt: skip
     rating = columns[RATING]
     if decimal == "," and rating is not None:
@@ -325,12 +339,26 @@ def _read_item_table(spark: SparkSession, path: str, columns: ItemColumns) -> Da
     genres = F.array().cast("array<string>")
     if GENRES in table.columns:
         is_text = table.schema[GENRES].dataType.simpleString() == "string"
-        genres = F.split(GENRES, r"\|") if is_text else F.col(GENRES)
+        genres = _tags(table, GENRES) if is_text else F.col(GENRES)
     if YEAR in table.columns:
         titles = [F.col(TITLE), F.col(YEAR).try_cast("int").alias(YEAR)]
     else:
         titles = list(movielens.title_and_year(F.col(TITLE)))
     return table.select(ITEM, *titles, genres.alias(GENRES), *rest)
+
+
+def _tags(table: DataFrame, name: str) -> Column:
+    """Text like A|B, A; B, A, B or ['A', 'B'] as a list, without spaces around its elements."""
+    text = F.regexp_replace(F.col(name), r"^\s*\[|\]\s*$", "")
+    separators = [F.max(F.col(name).contains(each)) for each in TAG_SEPARATORS]
+    row = table.agg(*separators).collect()[0]
+    occurring = [each for each, occurs in zip(TAG_SEPARATORS, row, strict=True) if occurs]
+    if not occurring:
+        return F.array_compact(F.array(F.nullif(F.trim(text), F.lit(""))))
+    logger.info("the table of items: genres are separated by %r", occurring[0])
+    parts = F.split(text, re.escape(occurring[0]))
+    trimmed = F.transform(parts, lambda part: F.regexp_replace(part, r"^[\s'\"]+|[\s'\"]+$", ""))
+    return F.filter(trimmed, lambda part: part != "")
 
 
 def _read_user_table(spark: SparkSession, path: str, columns: UserColumns) -> DataFrame:
@@ -364,21 +392,33 @@ def _read_typed(spark: SparkSession, path: str, side: Side, columns: dict[str, s
     taken = {theirs: ours for ours, theirs in columns.items() if theirs in found}
     kept = [name for name in found if name in taken or name not in columns]
     table = table.select(*[column(name).alias(taken.get(name, name)) for name in kept])
-    return _with_numbers(table, {side, TITLE, YEAR, GENRES}) if dialect is not None else table
+    if dialect is None:
+        return table
+    # Between commas 1,234 is more likely a thousand.
+    return _with_numbers(table, {side, TITLE, YEAR, GENRES}, dialect.separator != ",")
 
 
-def _with_numbers(table: DataFrame, texts: set[str]) -> DataFrame:
-    """``table``, columns of text in which every value is a number as doubles; but for ``texts``."""
+def _with_numbers(table: DataFrame, texts: set[str], has_decimal_commas: bool = False) -> DataFrame:
+    """``table``, columns of text in which every value is a number as doubles; but for ``texts``.
+
+    With ``has_decimal_commas``, 3,5 is a number in columns in which no value is written as 3.5.
+    """
     names = [name for name in table.columns if name not in texts]
-    numbers = {name: column(name).try_cast("double") for name in names}
     if not names:
         return table
-    counts = table.agg(
-        *[F.count(column(name)) for name in names], *[F.count(numbers[name]) for name in names]
-    ).collect()[0]
-    for name, known, numeric in zip(names, counts[: len(names)], counts[len(names) :], strict=True):
-        if known == numeric:
-            table = table.withColumn(name, numbers[name])
+    written = {name: [column(name).try_cast("double")] for name in names}
+    if has_decimal_commas:
+        for name in names:
+            with_point = F.replace(column(name), F.lit(","), F.lit("."))
+            is_plain = column(name).rlike(r"^\s*[-+]?\d+(,\d+)?\s*$")
+            written[name].append(F.when(is_plain, with_point.try_cast("double")))
+    counted = [F.count(number) for name in names for number in (column(name), *written[name])]
+    counts = iter(table.agg(*counted).collect()[0])
+    for name in names:
+        known = next(counts)
+        numbers = [number for number in written[name] if next(counts) == known]
+        if numbers:
+            table = table.withColumn(name, numbers[0])
     return table
 
 

@@ -35,7 +35,11 @@ class ItemColumns(BaseModel):
     year: str = Field(
         YEAR, description="column of years; without it they are taken from titles: Alien (1979)"
     )
-    genres: str = Field(GENRES, description="column of genres, A|B|C in text")
+    genres: str = Field(
+        GENRES,
+        description="column of genres; in text A|B|C, or with semicolons or commas where there is "
+        "no | in the column",
+    )
 
 
 class UserColumns(BaseModel):

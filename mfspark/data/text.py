@@ -1,5 +1,7 @@
 """Delimited text as string columns, keeping the lines that cannot be split."""
 
+from typing import NamedTuple
+
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
@@ -9,6 +11,17 @@ from mfspark import files
 MALFORMED = "malformed"
 
 
+class Quoting(NamedTuple):
+    """What fields may stand in, and what goes before such a mark inside of one."""
+
+    mark: str
+    escape: str
+
+
+DOUBLED = Quoting('"', '"')
+UNQUOTED = Quoting("", "\\")
+
+
 def read_delimited(
     spark: SparkSession,
     path: str,
@@ -16,7 +29,7 @@ def read_delimited(
     columns: list[str],
     *,
     header: bool = False,
-    quoted: bool = False,
+    quoting: Quoting = UNQUOTED,
     encoding: str = "UTF-8",
 ) -> DataFrame:
     """Columns as strings, plus ``malformed`` (the line) where the number of fields is wrong.
@@ -30,8 +43,8 @@ def read_delimited(
         .option("sep", separator)
         .option("header", header)
         .option("enforceSchema", not header)
-        .option("quote", '"' if quoted else "")
-        .option("escape", '"' if quoted else "\\")
+        .option("quote", quoting.mark)
+        .option("escape", quoting.escape)
         .option("encoding", encoding)
         .option("mode", "PERMISSIVE")
         .option("columnNameOfCorruptRecord", MALFORMED)
@@ -39,9 +52,12 @@ def read_delimited(
     )
 
 
-def header_of(spark: SparkSession, path: str, separator: str, encoding: str) -> list[str]:
+def header_of(
+    spark: SparkSession, path: str, separator: str, quoting: Quoting, encoding: str
+) -> list[str]:
     """The column names in the first line of a delimited file."""
     reader = spark.read.option("sep", separator).option("header", True)
+    reader = reader.option("quote", quoting.mark).option("escape", quoting.escape)
     return reader.option("encoding", encoding).csv(files.to_read(path)).columns
 
 

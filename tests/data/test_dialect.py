@@ -85,7 +85,10 @@ def test_own_files_are_read_without_a_word(spark, tmp_path, caplog):
     )
     with caplog.at_level("INFO", "mfspark"):
         checked = check_ratings(read_ratings(spark, source), Checks())
-    assert "separated by ';', decimals by ',', characters are ISO-8859-1" in caplog.text
+    assert (
+        "separated by ';' and quoted by \", decimals by ',', characters are ISO-8859-1"
+        in caplog.text
+    )
     rows = sorted(tuple(row)[:3] for row in checked.clean.collect())
     assert rows == [("José", "b-1", 3.5), ("Zoë", "b-1", 0.5), ("Zoë", "b-2", 4.0)]
     items = {row[0]: tuple(row)[1:] for row in read_items(spark, source).collect()}
@@ -115,3 +118,83 @@ def test_utf_16_is_refused_in_a_sentence(spark, tmp_path):
     path.write_bytes("user;item;rating\nü;b;3\n".encode("utf-16"))
     with pytest.raises(DataError, match=r"written in UTF-16.*convert it to UTF-8"):
         read_ratings(spark, RatingsSource(path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "mark", "escape"),
+    [
+        (["'u1';'it''s'", "'u2';'b'"], "'", "'"),
+        (['"u1";"say \\"hi\\""', '"u2";"b"'], '"', "\\"),
+        (['"u1";"say ""hi"""', '"u2";"a\\b"'], '"', '"'),
+        (["u1,'Til There Was You", "u2,'Round Midnight"], '"', '"'),
+        (["'a','b'", "\"c\",'d'", "'e','f'"], '"', '"'),
+        (["u1,3", "u2,4"], '"', '"'),
+    ],
+)
+def test_quoting_is_found(tmp_path, lines, mark, escape):
+    path = tmp_path / "some.csv"
+    path.write_text("\n".join(lines * 5))
+    found = dialect_of(str(path), None, None)
+    assert (found.quoting.mark, found.quoting.escape) == (mark, escape)
+    assert {len(row) for row in found.rows} == {2}
+
+
+def ratings_as_read(spark, path, **given):
+    table = read_ratings(spark, RatingsSource(path=str(path), **given)).table
+    return sorted((row["user"], row["item"], row["rating"]) for row in table.collect())
+
+
+def test_quoted_ratings_are_read(spark, tmp_path, caplog):
+    single = tmp_path / "single.csv"
+    single.write_text("'user';'item';'rating'\n'Ann';'it''s; this';'4'\n'Bob';'b';'3'\n")
+    with caplog.at_level("INFO", "mfspark"):
+        assert ratings_as_read(spark, single) == [("Ann", "it's; this", "4"), ("Bob", "b", "3")]
+    assert "separated by ';' and quoted by '," in caplog.text
+    escaped = tmp_path / "escaped.csv"
+    escaped.write_text('"user";"item";"rating"\n"Ann";"say \\"hi\\"; now";"4"\n')
+    assert ratings_as_read(spark, escaped) == [("Ann", 'say "hi"; now', "4")]
+    # Nothing is a quotation mark where that is set.
+    bare = tmp_path / "bare.csv"
+    bare.write_text('user,item,rating\nAnn,"b,4\nBob,"c",3\n')
+    assert ratings_as_read(spark, bare, quote="") == [("Ann", '"b', "4"), ("Bob", '"c"', "3")]
+
+
+@pytest.mark.parametrize(
+    ("genres", "expected"),
+    [
+        (["Drama|Sci-Fi, hard", "War"], [["Drama", "Sci-Fi, hard"], ["War"]]),
+        (["Drama; War ", "", "War"], [["Drama", "War"], [], ["War"]]),
+        (['"Drama, War"', "War"], [["Drama", "War"], ["War"]]),
+        (["\"['Drama', 'War']\"", "[]"], [["Drama", "War"], []]),
+        (["Drama", ""], [["Drama"], []]),
+    ],
+)
+def test_genres_are_separated_as_people_do(spark, tmp_path, genres, expected):
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+    lines = [f"{n}\tTitle {n}\t{text}" for n, text in enumerate(genres)]
+    (tmp_path / "items.tsv").write_text("item\ttitle\tgenres\n" + "\n".join(lines) + "\n")
+    source = RatingsSource(
+        path=str(tmp_path / "ratings.csv"), items_path=str(tmp_path / "items.tsv")
+    )
+    found = {row["item"]: row["genres"] or [] for row in read_items(spark, source).collect()}
+    assert [found[str(n)] for n in range(len(genres))] == expected
+
+
+def test_decimal_commas_of_item_tables(spark, tmp_path):
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+    table = "item;title;preis;gewicht;text\n1;A;3,50;1.5;1,2\n2;B;4;2;1.2\n3;C;;7;x\n"
+    (tmp_path / "semicolons.csv").write_text(table)
+    (tmp_path / "commas.csv").write_text('item,title,sold\n1,A,"1,234"\n2,B,17\n')
+
+    def items(name):
+        path = str(tmp_path / name)
+        source = RatingsSource(path=str(tmp_path / "ratings.csv"), items_path=path)
+        return read_items(spark, source).orderBy("item").collect()
+
+    rows = items("semicolons.csv")
+    assert [row["preis"] for row in rows] == [3.5, 4.0, None]
+    assert [row["gewicht"] for row in rows] == [1.5, 2.0, 7.0]
+    # Written in both ways, so not known to be a number.
+    assert [row["text"] for row in rows] == ["1,2", "1.2", "x"]
+    # A thousand, more likely than one and a bit.
+    assert [row["sold"] for row in items("commas.csv")] == ["1,234", "17"]

@@ -46,7 +46,10 @@ def test_from_the_first_error_to_the_report(spark, tmp_path):
     settings += [*more, "data.item_columns.genres=Sparte", "data.rating_scale=[1, 5]"]
     third = run_job(spark, "pipeline", tmp_path / "own.toml", *settings)
     assert third.returncode == 0, third.stdout[-3000:]
-    assert "fields are separated by ';', decimals by ',', characters are ISO-8859-1" in third.stdout
+    assert (
+        "fields are separated by ';' and quoted by \", decimals by ',', characters are ISO-8859-1"
+        in third.stdout
+    )
     run = tmp_path / "runs/custom"
     ratings = pd.concat([pd.read_parquet(run / f"ratings/{p}") for p in ("train", "test")])
     assert ratings["user"].str.fullmatch(r"Köln \d+").all()
