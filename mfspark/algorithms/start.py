@@ -15,17 +15,14 @@ from mfspark.kernels.random import random_rows
 def start_rows(ids: pa.Array, known: pa.Table | None, side: Side, rank: int, seed: int) -> Float32s:
     """Rows [factors, bias] to start from, float32 [n, rank + 1].
 
-    ``known`` (bias, factors of this rank or fewer; a row per id) goes before what is drawn, where
-    it is not null.
+    ``known`` (bias, factors; a row per id) goes before what is drawn, where it is not null.
     """
     rows = random_rows(start_keys(ids, side, seed), rank)
     if known is None:
         return rows
     assert known.num_rows == len(ids)
     is_known = known[BIAS].is_valid().to_numpy()
-    if is_known.any():
-        factors = _flat(known[FACTORS]).reshape(int(is_known.sum()), -1)
-        rows[is_known, : factors.shape[1]] = factors
+    rows[is_known, :rank] = _flat(known[FACTORS]).reshape(-1, rank)
     rows[is_known, rank] = known[BIAS].drop_null().to_numpy()
     return rows
 
