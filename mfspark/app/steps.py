@@ -23,6 +23,7 @@ from mfspark.app.ingest import ingest
 from mfspark.app.lists import facts_of, with_titles
 from mfspark.app.run_directory import RunDirectory
 from mfspark.columns import ITEM, TITLE, USER, Side
+from mfspark.data.split import PARTS
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
@@ -30,7 +31,9 @@ from mfspark.errors import DataError
 from mfspark.evaluation.ranking import evaluate_lists
 from mfspark.evaluation.ratings import evaluate
 from mfspark.interpretation.explain import most_rated_explained
+from mfspark.interpretation.stability import factor_stability
 from mfspark.interpretation.tables import interpret
+from mfspark.interpretation.worth import worth_of_parts
 from mfspark.kernels.warm import Part
 from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
@@ -129,9 +132,18 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
         items = None
         if files.exists(run.of("items")):
             items = files.read_parquet(spark, run.require("items", "ingest"))
-        result = interpret(model, items, run.config.interpret)
+        settings = run.config.interpret
+        result = interpret(model, items, settings)
+        train, validation, test = (run.ratings(spark, part) for part in PARTS)
+        worth = worth_of_parts(model, train, test)
+        fitted = train
+        if not validation.isEmpty():
+            fitted = mark_validation(train, validation, _VALIDATION)
+        logger.info("stability of the factors: %d refits on resampled users", settings.refits)
+        stability = factor_stability(model, fitted, settings.refits, settings.min_ratings)
+        tables = result.tables() | worth.tables() | stability.tables()
         with run.output("interpretation", ("model",)) as target:
-            for name, table in result.tables().items():
+            for name, table in tables.items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
             files.write_parquet(most_rated_explained(model).coalesce(1), f"{target}/explanation")
 

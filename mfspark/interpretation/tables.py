@@ -27,6 +27,11 @@ class InterpretSettings(BaseModel):
         default_factory=list, description="items to find neighbours of; empty: the most rated ones"
     )
     n_similar: int = Field(5, ge=1, description="neighbours per item")
+    refits: int = Field(
+        4,
+        ge=0,
+        description="fits to resampled users that say which factors would be found again; 0: none",
+    )
 
 
 @dataclass(frozen=True)

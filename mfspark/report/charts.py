@@ -371,14 +371,59 @@ def reliability_chart(reliability: pd.DataFrame, unit: str) -> str:
     return result[0]
 
 
-def share_chart(factors: pd.DataFrame) -> str:
-    """Share of the interaction variance per factor."""
-    with _figure(10.2, 2.3) as (axes, result):
-        axes.bar(factors["factor"], 100 * factors["share"], color=BLUE, width=0.7)
-        axes.set_xlabel("factor")
+def share_chart(factors: pd.DataFrame, stability: pd.DataFrame) -> str:
+    """Share of the interaction variance per factor; in colour those that are stable."""
+    is_stable = stability.set_index("factor")["is_stable"].to_dict()
+    colors = [BLUE if is_stable.get(factor, True) else GREY for factor in factors["factor"]]
+    with _figure(6.4, 3.0) as (axes, result):
+        axes.bar(factors["factor"], 100 * factors["share"], color=colors, width=0.7)
+        axes.set_xlabel("factor (grey: not stable)" if len(stability) else "factor")
         axes.set_ylabel("share of interaction\nvariance (%)")
         axes.grid(visible=False, axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return result[0]
+
+
+def factor_gains_chart(gains: pd.DataFrame, unit: str) -> str:
+    """Test error with none, one, two, … of the factors."""
+    with _figure(6.4, 3.0) as (axes, result):
+        axes.plot(gains["n_factors"], gains["rmse"], color=BLUE, marker=".")
+        axes.set_xlabel("factors kept (0: biases alone)")
+        axes.set_ylabel(f"test RMSE ({unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return result[0]
+
+
+def variance_chart(variance: pd.DataFrame) -> str:
+    """Shares of the ratings' variance."""
+    rows = variance.iloc[::-1]
+    with _figure(4.2, 3.0) as (axes, result):
+        axes.barh(range(len(rows)), 100 * rows["share"], height=0.62,
+                  color=[GREY if part == "rest" else BLUE for part in rows["part"]])  # fmt: skip
+        for place, share in enumerate(rows["share"]):
+            axes.text(100 * max(share, 0) + 1, place, f"{100 * share:.1f} %", va="center")
+        axes.set_yticks(range(len(rows)), rows["part"])
+        axes.set_xlabel("share of the variance of training ratings (%)")
+        axes.set_xlim(right=min(110, 100 * rows["share"].max() + 16))
+        axes.grid(visible=False, axis="y")
+    return result[0]
+
+
+def agreement_chart(agreement: pd.DataFrame) -> str:
+    """|r| of each factor with the factors of refits, put in the order of their matches."""
+    table = agreement.pivot_table(index="factor", columns="matched", values="r")
+    with _figure(4.2, 3.4) as (axes, result):
+        image = axes.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1)
+        size = len(table)
+        step = max(1, size // 8)
+        places = range(0, size, step)
+        axes.set_xticks(places, [str(place + 1) for place in places])
+        axes.set_yticks(places, [str(place + 1) for place in places])
+        axes.set_xlabel("factor of a refit, by its match")
+        axes.set_ylabel("factor")
+        axes.grid(visible=False)
+        bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
+        bar.set_label("mean |r|")
     return result[0]
 
 

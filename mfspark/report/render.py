@@ -55,8 +55,9 @@ _TABLES = {
     **{
         name: f"interpretation/{name}"
         for name in (
-            "factors", "factor_items", "factor_metadata", "biases", "similar_items", "storage",
-            "item_map", "explanation",
+            "factors", "factor_items", "factor_metadata", "factor_stability", "factor_agreement",
+            "factor_gains", "variance", "biases", "similar_items", "storage", "item_map",
+            "explanation",
         )
     },
 }  # fmt: skip
@@ -120,7 +121,9 @@ def render(run: RunTables) -> str:
             lists=list_table(run["ranking"], run["ranking_users"]),
             intervals=_intervals(run) if "coverage" in run.tables else None,
             factors=_factor_panels(run),
-            share_of_panels=run["factors"]["share"].head(_N_PANELS).sum(),
+            unread=_unread(run),
+            variance=run["variance"].set_index("part")["share"].to_dict(),
+            n_refits=run.run["config"]["interpret"]["refits"],
             biases=_bias_lists(run["biases"]),
             similar=_similar(run["similar_items"]),
             storage=run["storage"].set_index("quantity")["value"].to_dict(),
@@ -135,7 +138,14 @@ def render(run: RunTables) -> str:
                 "histogram": charts.histogram_chart(run["histogram"], unit),
                 "calibration": charts.calibration_chart(run["calibration"], unit),
                 "residuals": charts.residuals_chart(run["residuals"], unit),
-                "share": charts.share_chart(run["factors"]),
+                "share": charts.share_chart(run["factors"], run["factor_stability"]),
+                "gains": charts.factor_gains_chart(run["factor_gains"], unit)
+                if len(run["factor_gains"]) > 1
+                else None,
+                "variance": charts.variance_chart(run["variance"]),
+                "agreement": charts.agreement_chart(run["factor_agreement"])
+                if len(run["factor_agreement"])
+                else None,
                 "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
                 "explanation": charts.explanation_chart(run["explanation"], unit),
             },
@@ -239,11 +249,33 @@ def _slice_order(value: str) -> tuple[float, str]:
     return (float(number[0]), value) if number else (-math.inf, value)
 
 
+def _with_stability(run: RunTables) -> pd.DataFrame:
+    """Factors and whether they are stable; without refits nobody knows, and all are shown."""
+    factors = run["factors"].merge(run["factor_stability"], on="factor", how="left")
+    is_shown = factors["is_stable"].astype("boolean").fillna(True) & (factors["share"] > 0)
+    return factors.assign(is_shown=is_shown.astype(bool) & (is_shown.cumsum() <= _N_PANELS))
+
+
+def _unread(run: RunTables) -> dict[str, object] | None:
+    """What is said of the factors that have no panel; None where all have one."""
+    factors = _with_stability(run)
+    rest = factors[~factors["is_shown"]]
+    if not len(rest):
+        return None
+    return {
+        "n": len(rest),
+        "share": rest["share"].sum(),
+        "highest": rest["stability"].max() if rest["stability"].notna().any() else None,
+    }
+
+
 def _factor_panels(run: RunTables) -> list[dict[str, object]]:
-    """Of each factor its share, the items at its ends, and what it goes along with."""
+    """Of each factor that may be read its share, stability, the items at its ends, and what it goes
+    along with."""
     panels = []
     items, metadata = run["factor_items"], run["factor_metadata"]
-    for factor in run["factors"].head(_N_PANELS).to_dict("records"):
+    factors = _with_stability(run)
+    for factor in factors[factors["is_shown"]].to_dict("records"):
         own = items[items["factor"] == factor["factor"]]
         correlations = metadata[metadata["factor"] == factor["factor"]].head(_N_CORRELATIONS)
         ends = {
