@@ -66,6 +66,8 @@ def item_moments(first: FactorModel, second: FactorModel, min_ratings: int = 0) 
 
 
 def _moments(both: DataFrame) -> DataFrame:
+    """Of the factors ``first`` and ``second`` of each item, a row for each batch of them."""
+
     def of_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             n = batch.num_rows

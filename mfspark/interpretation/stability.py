@@ -21,6 +21,7 @@ from mfspark.ids import column
 from mfspark.interpretation.agreement import factor_correlations, match
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.metadata import PenaltyFacts
 
 # |r| from which a factor may be read.
 STABLE = 0.8
@@ -61,10 +62,10 @@ def factor_stability(
     ]
     matched = [correlations[:, match(correlations)] for correlations in found]
     mean = np.mean(matched, axis=0) if matched else np.zeros((0, 0))
-    own = np.array([np.diag(each) for each in matched]).reshape(len(matched), -1)
+    own = [np.array([each[n, n] for each in matched]) for n in range(len(mean))]
     rows = [
-        (n + 1, float(each.mean()), float(each.min()), bool(each.mean() >= STABLE))
-        for n, each in enumerate(own.T)
+        (n, float(each.mean()), float(each.min()), bool(each.mean() >= STABLE))
+        for n, each in enumerate(own, start=1)
     ]
     pairs = [(i + 1, j + 1, float(r)) for (i, j), r in np.ndenumerate(mean)]
     return Stability(
@@ -91,16 +92,28 @@ def resampled_users(ratings: DataFrame, user: str, seed: int) -> DataFrame:
     return rows.withColumn(user, own).drop("_copies", "_copy")
 
 
+def _penalties(found: PenaltyFacts) -> dict[str, float]:
+    """Those of the model. Chosen anew they would be too weak: ratings that are held out to choose
+    them are known from the copies of their users."""
+    biases = (found.user_bias * found.item_bias) ** 0.5
+    return {
+        "regParam": found.users, "userRegParam": found.users, "itemRegParam": found.items,
+        "biasRegParam": biases,
+    }  # fmt: skip
+
+
 def _against_a_refit(
     model: FactorModel, ratings: DataFrame, min_ratings: int, seed: int
 ) -> Float64s:
     """|r| of the factors of the model and of a refit on resampled users."""
     meta = model.metadata
-    given: dict[str, Any] = dict(meta.hyper_parameters)
-    if "initialModel" in given:
-        given["initialModel"] = None
-    module = import_module(f"mfspark.models.{_MODULES[meta.algorithm]}")
-    estimator = getattr(module, meta.algorithm)(**given)
+    kind = getattr(import_module(f"mfspark.models.{_MODULES[meta.algorithm]}"), meta.algorithm)
+    # The model also has Params of predictions, which its estimator has not.
+    names = {param.name for param in kind().params} - {"initialModel"}
+    given = {name: value for name, value in meta.hyper_parameters.items() if name in names}
+    if meta.penalties is not None:
+        given |= _penalties(meta.penalties)
+    estimator: Any = kind(**given)
     user = estimator.getOrDefault("userCol")
     share = _MOST_RATINGS / meta.n_ratings
     if share < 1:

@@ -250,22 +250,24 @@ def _slice_order(value: str) -> tuple[float, str]:
 
 
 def _with_stability(run: RunTables) -> pd.DataFrame:
-    """Factors and whether they are stable; without refits nobody knows, and all are shown."""
+    """Factors, with ``is_shown``: the stable ones, or without refits the first."""
     factors = run["factors"].merge(run["factor_stability"], on="factor", how="left")
-    is_shown = factors["is_stable"].astype("boolean").fillna(True) & (factors["share"] > 0)
-    return factors.assign(is_shown=is_shown.astype(bool) & (is_shown.cumsum() <= _N_PANELS))
+    if not len(run["factor_stability"]):
+        return factors.assign(is_shown=factors["factor"] <= _N_PANELS)
+    return factors.assign(is_shown=factors["is_stable"].astype(bool))
 
 
 def _unread(run: RunTables) -> dict[str, object] | None:
-    """What is said of the factors that have no panel; None where all have one."""
+    """What is said of the factors that are not stable; None where all are, or nobody knows."""
     factors = _with_stability(run)
     rest = factors[~factors["is_shown"]]
-    if not len(rest):
+    if not len(rest) or not len(run["factor_stability"]):
         return None
     return {
         "n": len(rest),
+        "n_factors": len(factors),
         "share": rest["share"].sum(),
-        "highest": rest["stability"].max() if rest["stability"].notna().any() else None,
+        "highest": rest["stability"].max(),
     }
 
 

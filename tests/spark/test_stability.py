@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import functions as F
 from scipy.optimize import linear_sum_assignment
 
-from mfspark import BiasedALS
+from mfspark import BiasedALS, FactorModel
 from mfspark.interpretation.stability import factor_stability, resampled_users
 
 N_USERS, N_ITEMS = 400, 90
@@ -31,7 +31,7 @@ def matrix(agreement):
 def test_planted_factors_are_stable_and_others_are_not(spark):
     frame, kind = planted([1.0, 0.6], 0.6)
     ratings = spark.createDataFrame(frame).persist()
-    model = BiasedALS(rank=5, maxIter=12, seed=1).fit(ratings)
+    model = BiasedALS(rank=5, maxIter=12, regParam=1.0, biasRegParam=1.0, seed=1).fit(ratings)
     found = factor_stability(model, ratings, 3, min_ratings=10)
     table = found.of_factors.toPandas().sort_values("factor")
     assert list(table["is_stable"]) == [True, True, False, False, False]
@@ -61,10 +61,13 @@ def test_noise_has_no_stable_factor(spark):
     assert trials == 0
 
 
-def test_correlations_against_numpy(spark, ratings):
+def test_correlations_against_numpy(spark, ratings, tmp_path):
     """A refit with the very seed, and what it says by numpy."""
     model = BiasedALS(rank=3, maxIter=4, regParam=0.5, biasRegParam=0.5, seed=1).fit(ratings)
-    found = factor_stability(model, ratings, 1, min_ratings=12, seed=7)
+    # As the jobs have it: a model that was saved has Params of predictions as well.
+    model.save(str(tmp_path / "model"))
+    saved = FactorModel.load(str(tmp_path / "model"))
+    found = factor_stability(saved, ratings, 1, min_ratings=12, seed=7)
     rows = resampled_users(ratings, "user", 7)
     again = BiasedALS(rank=3, maxIter=4, regParam=0.5, biasRegParam=0.5, seed=1).fit(rows)
     first = model.item_factors.where("n_ratings >= 12").toPandas()
