@@ -20,6 +20,6 @@ def finished(spark, tmp_path_factory) -> tuple[Path, Finished]:
         '[run]\nname = "mine"\n[data]\npath = "ratings.csv"\nitems_path = "items.csv"\n'
         'users_path = "users.csv"\n'
         'duplicates = "mean"\n[split]\nvalidation = 0.1\n[als]\nrank = 3\nmax_iter = 3\n'
-        '[interpret]\nsimilar_to = ["i-0"]\n'
+        '[interpret]\nsimilar_to = ["i-0"]\nrefits = 2\n'
     )
     return folder, run_job(spark, "pipeline", folder / "run.toml")

@@ -60,6 +60,22 @@ def test_report_is_one_file_and_escapes_titles(finished):
     assert f"{run['steps']['evaluate']['rmse']['model']:.4f}" in report
 
 
+def test_factors_are_read_as_far_as_they_are_stable(finished):
+    """These ratings have no factors that other users would have, too."""
+    folder, _ = finished
+    interpretation = folder / "runs/mine/interpretation"
+    stability = pd.read_parquet(interpretation / "factor_stability")
+    assert list(stability["factor"]) == [1, 2, 3]
+    report = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
+    assert report.count('class="badge"') == stability["is_stable"].sum()
+    n = (~stability["is_stable"]).sum()
+    text = "None of the 3 factors is stable" if n == 3 else f"{n} other factors, "
+    assert n == 1 or text in report
+    gains = pd.read_parquet(interpretation / "factor_gains")
+    assert list(gains["n_factors"]) == [0, 1, 2, 3]
+    assert pd.read_parquet(interpretation / "variance")["share"].sum() == pytest.approx(1)
+
+
 def test_ids_come_back_as_they_went_in(finished):
     folder, _ = finished
     users = pd.read_parquet(folder / "runs/mine/model/user_factors")
@@ -233,7 +249,9 @@ def test_model_of_another_schema_is_refused(spark, finished):
 @pytest.mark.parametrize(("model", "algorithm"), [("sgd", "BiasedSGD"), ("bayes", "BayesianMF")])
 def test_other_models_are_trained_and_reported(spark, finished, tmp_path, model, algorithm):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
-    settings = ["run.overwrite=true", f"train.model={model}", f"{model}.max_iter=20"]
+    settings = [
+        "run.overwrite=true", f"train.model={model}", f"{model}.max_iter=20", "interpret.refits=1"
+    ]  # fmt: skip
     for job in ("train", "evaluate", "interpret", "report"):
         result = run_job(spark, job, folder / "run.toml", *settings)
         assert result.returncode == 0, result.stdout[-3000:]
@@ -247,7 +265,9 @@ FEATURES = ('train.user_features=["age","group"]', 'train.item_features=["genres
 
 def test_features_of_the_tables_are_learnt_from(spark, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
-    settings = ["run.overwrite=true", "bayes.max_iter=20", "bayes.rank=2", *FEATURES]
+    settings = [
+        "run.overwrite=true", "bayes.max_iter=20", "bayes.rank=2", "interpret.refits=1", *FEATURES
+    ]  # fmt: skip
     result = run_job(spark, "train", folder / "run.toml", "train.model=bayes", *settings)
     assert result.returncode == 0, result.stdout[-3000:]
     assert (

@@ -21,7 +21,7 @@ def open_run(tmp_path):
     (tmp_path / "run.toml").write_text(
         f'[run]\nname = "run 1"\ndirectory = "{tmp_path}/My Runs"\noverwrite = true\n'
         f'[data]\npath = "{tmp_path}/my ratings.csv"\nduplicates = "mean"\n'
-        "[als]\nrank = 2\nmax_iter = 2\n"
+        "[als]\nrank = 2\nmax_iter = 2\n[interpret]\nrefits = 0\n"
     )
 
     def make(*settings):

@@ -35,6 +35,7 @@ def test_from_the_first_error_to_the_report(spark, tmp_path):
         "data.columns.user=Kunde", "data.columns.item=ISBN", "data.columns.rating=Bewertung"
     ]  # fmt: skip
     settings += ["data.items_path=books.csv", "als.rank=4", "als.max_iter=3"]
+    settings += ["interpret.refits=1"]
     second = run_job(spark, "pipeline", tmp_path / "own.toml", *settings)
     assert second.returncode == 1
     line = second.stdout.strip().splitlines()[-1]
