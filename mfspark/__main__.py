@@ -20,6 +20,7 @@ JOBS = {
     "evaluate": (_STEPS, "evaluate_model"),
     "interpret": (_STEPS, "interpret_model"),
     "recommend": (_STEPS, "recommend"),
+    "export": ("mfspark.app.export", "export"),
     "report": (_STEPS, "report"),
     "cross_validate": ("mfspark.app.cross_validate", "cross_validate"),
     "ranks": ("mfspark.app.rank_study", "rank_study"),
