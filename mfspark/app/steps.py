@@ -22,7 +22,7 @@ from mfspark.app.findings import findings_of
 from mfspark.app.ingest import ingest
 from mfspark.app.lists import facts_of, with_titles
 from mfspark.app.run_directory import RunDirectory
-from mfspark.columns import ITEM, TITLE, USER, Side
+from mfspark.columns import ITEM, N_RATINGS, TITLE, USER, Side
 from mfspark.data.split import PARTS
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
@@ -30,9 +30,10 @@ from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
 from mfspark.errors import DataError
 from mfspark.evaluation.ranking import evaluate_lists
 from mfspark.evaluation.ratings import evaluate
-from mfspark.interpretation.explain import most_rated_explained
+from mfspark.interpretation.explain import example_explained
+from mfspark.interpretation.readings import read_factors
 from mfspark.interpretation.stability import factor_stability
-from mfspark.interpretation.tables import interpret
+from mfspark.interpretation.tables import describe_items, interpret
 from mfspark.interpretation.worth import worth_of_parts
 from mfspark.kernels.warm import Part
 from mfspark.models.baselines import BiasOnly
@@ -141,11 +142,16 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
             fitted = mark_validation(train, validation, _VALIDATION)
         logger.info("stability of the factors: %d refits on resampled users", settings.refits)
         stability = factor_stability(model, fitted, settings.refits, settings.min_ratings)
-        tables = result.tables() | worth.tables() | stability.tables()
+        described = describe_items(model, items)
+        supported = described.where(F.col(N_RATINGS) >= settings.min_ratings)
+        readings = read_factors(supported, stability.of_factors, settings.labels)
+        parts = result, worth, stability, readings
+        tables = {name: table for part in parts for name, table in part.tables().items()}
         with run.output("interpretation", ("model",)) as target:
             for name, table in tables.items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
-            files.write_parquet(most_rated_explained(model).coalesce(1), f"{target}/explanation")
+            example = example_explained(model, described, test)
+            files.write_parquet(example.coalesce(1), f"{target}/explanation")
 
 
 def recommend(spark: SparkSession, run: RunDirectory) -> None:

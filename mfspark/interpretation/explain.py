@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, USER
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, TITLE, USER
 from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 
@@ -46,18 +46,33 @@ def explain(model: FactorModel, user: object, item: object) -> Explanation:
     return Explanation(user, item, model.global_mean, *biases, parts)
 
 
-def most_rated_explained(model: FactorModel) -> DataFrame:
-    """The prediction for the most active user and the most rated item, taken apart: part, name,
-    value double."""
-    ids = []
-    for table, side in ((model.user_factors, USER), (model.item_factors, ITEM)):
-        row = table.orderBy(F.desc(N_RATINGS), side).select(side).first()
-        assert row is not None
-        ids.append(row[0])
-    parts = explain(model, *ids)
+def example_explained(model: FactorModel, described: DataFrame, test: DataFrame) -> DataFrame:
+    """One prediction taken apart: part, name, value double, with the rating that was given.
+
+    Of the held-out ratings that of a user with as many ratings as most, for the item with most
+    ratings; without any, the most active user and the most rated item, whose rating is null.
+    ``described``: item and title.
+    """
+    users = model.user_factors.select(USER, F.col(N_RATINGS).alias("n_user"))
+    items = model.item_factors.where(F.col(N_RATINGS) > 0).select(ITEM, F.col(N_RATINGS).alias("n"))
+    rated = users.where(F.col("n_user") > 0)
+    median = rated.agg(F.percentile_approx("n_user", 0.5)).collect()[0][0]
+    pairs = test.join(rated, USER).join(items, ITEM)
+    distance = F.abs(F.col("n_user") - F.lit(median))
+    pair = pairs.orderBy(distance, F.desc("n"), USER, ITEM).select(USER, ITEM, RATING).first()
+    if pair is None:
+        user = rated.orderBy(F.desc("n_user"), USER).collect()[0][0]
+        item = items.orderBy(F.desc("n"), ITEM).collect()[0][0]
+        rating = None
+    else:
+        user, item, rating = pair
+    parts = explain(model, user, item)
+    title = described.where(F.col(ITEM) == F.lit(item)).select(TITLE).first()
     rows = [
-        ("user", str(parts.user), None),
-        ("item", str(parts.item), None),
+        ("user", str(user), None),
+        ("item", str(item), None),
+        ("title", title and title[0], None),
+        ("rating", "r", None if rating is None else float(rating)),
         ("global mean", "μ", parts.global_mean),
         ("user bias", "b_u", parts.user_bias),
         ("item bias", "b_i", parts.item_bias),

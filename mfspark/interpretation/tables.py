@@ -27,6 +27,11 @@ class InterpretSettings(BaseModel):
         default_factory=list, description="items to find neighbours of; empty: the most rated ones"
     )
     n_similar: int = Field(5, ge=1, description="neighbours per item")
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description='names of factors by their numbers, as in { 1 = "art house" }; others are '
+        "named by what is known of items",
+    )
     refits: int = Field(
         4,
         ge=0,
@@ -40,7 +45,6 @@ class Interpretation:
 
     ``factors``: factor (from 1), singular_value, share (of the interaction variance).
     ``factor_items``: factor, end (top, bottom), place, item, title, year, value, n_ratings.
-    ``factor_metadata``: factor, kind (genre, year, popularity), value, correlation, n_items.
     ``biases``: side, end (highest, lowest), place, id string, title, bias, n_ratings.
     ``similar_items``: item, title, place, similar_item, similar_title, similarity, agreement,
     n_ratings (of the similar item); of an item without reliable neighbour one row with null in
@@ -51,7 +55,6 @@ class Interpretation:
 
     factors: DataFrame
     factor_items: DataFrame
-    factor_metadata: DataFrame
     biases: DataFrame
     similar_items: DataFrame
     storage: DataFrame
@@ -66,12 +69,11 @@ def interpret(
     model: FactorModel, items: DataFrame | None, settings: InterpretSettings
 ) -> Interpretation:
     """Describe ``model``; ``items``: item, title, year, genres, or None without metadata."""
-    described = _describe(model, items)
+    described = describe_items(model, items)
     supported = described.where(F.col(N_RATINGS) >= settings.min_ratings)
     return Interpretation(
         factors=_factors(model),
         factor_items=_factor_items(supported, settings.n_shown),
-        factor_metadata=_factor_metadata(supported),
         biases=_biases(model, supported, settings),
         similar_items=_similar_items(model, described, supported, settings),
         storage=_storage(model),
@@ -79,7 +81,7 @@ def interpret(
     )
 
 
-def _describe(model: FactorModel, items: DataFrame | None) -> DataFrame:
+def describe_items(model: FactorModel, items: DataFrame | None) -> DataFrame:
     """Item factors with title, year and genres where they are known."""
     if items is None:
         return model.item_factors.select(
@@ -124,58 +126,6 @@ def _factor_items(items: DataFrame, n: int) -> DataFrame:
         .unionByName(ends[1])
         .select("factor", "end", "place", ITEM, TITLE, YEAR, "value", N_RATINGS)
         .orderBy("factor", F.desc("end"), "place")
-    )
-
-
-def _factor_metadata(items: DataFrame) -> DataFrame:
-    """Pearson correlation of each factor with each genre (0/1), the year, and log popularity."""
-    long = _long(items, ITEM, YEAR, GENRES, N_RATINGS)
-    numeric = [
-        long.where(F.col(column).isNotNull())
-        .groupBy("factor")
-        .agg(F.corr("value", number).alias("correlation"), F.count("*").alias("n_items"))
-        .select(
-            "factor",
-            F.lit(kind).alias("kind"),
-            F.lit(kind).alias("value"),
-            "correlation",
-            "n_items",
-        )
-        for kind, column, number in (
-            ("year", YEAR, F.col(YEAR).cast("double")),
-            ("popularity", N_RATINGS, F.log(N_RATINGS)),
-        )
-    ]
-    return (
-        _genre_correlation(long)
-        .unionByName(numeric[0])
-        .unionByName(numeric[1])
-        .where(F.col("correlation").isNotNull())
-        .orderBy("factor", F.desc(F.abs("correlation")), "kind", "value")
-    )
-
-
-def _genre_correlation(long: DataFrame) -> DataFrame:
-    """With n items of which m have the genre: (n Σ_g v − m Σ v) / √((n Σv² − (Σv)²)(n m − m²))."""
-    # Items without any genre say nothing about genres.
-    known = long.where(F.size(GENRES) > 0)
-    of_all = known.groupBy("factor").agg(
-        F.count("*").alias("n"), F.sum("value").alias("s"), F.sum(F.col("value") ** 2).alias("ss")
-    )
-    of_genre = (
-        known.withColumn("genre", F.explode(F.array_distinct(GENRES)))
-        .groupBy("factor", "genre")
-        .agg(F.count("*").alias("m"), F.sum("value").alias("sg"))
-    )
-    n, m = F.col("n"), F.col("m")
-    spread = (n * F.col("ss") - F.col("s") ** 2) * (n * m - m * m)
-    correlation = F.when(spread > 0, (n * F.col("sg") - m * F.col("s")) / F.sqrt(spread))
-    return of_genre.join(of_all, "factor").select(
-        "factor",
-        F.lit("genre").alias("kind"),
-        F.col("genre").alias("value"),
-        correlation.alias("correlation"),
-        m.alias("n_items"),
     )
 
 

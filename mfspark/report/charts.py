@@ -428,12 +428,19 @@ def agreement_chart(agreement: pd.DataFrame) -> str:
 
 
 def correlation_chart(correlations: pd.DataFrame) -> str:
-    """The strongest correlations of one factor with item metadata."""
+    """The strongest correlations of one factor with item metadata, with their intervals; grey:
+    perhaps chance."""
     rows = correlations.iloc[::-1]
     with _figure(2.9, 0.26 * max(len(rows), 1) + 0.45) as (axes, result):
-        colors = [BLUE if value >= 0 else ORANGE for value in rows["correlation"]]
-        axes.barh(range(len(rows)), rows["correlation"], color=colors, height=0.65)
-        axes.set_yticks(range(len(rows)), [_plain(name) for name in rows["value"]], fontsize=8)
+        colors = [
+            GREY if not is_clear else BLUE if value >= 0 else ORANGE
+            for value, is_clear in zip(rows["correlation"], rows["is_clear"], strict=True)
+        ]
+        spans = [rows["correlation"] - rows["low"], rows["high"] - rows["correlation"]]
+        axes.barh(range(len(rows)), rows["correlation"], color=colors, height=0.65, xerr=spans,
+                  error_kw={"lw": 0.8, "ecolor": INK})  # fmt: skip
+        names = [f"{_plain(row.value, 14)} ({_short(row.class_size)})" for row in rows.itertuples()]
+        axes.set_yticks(range(len(rows)), names, fontsize=8)
         axes.axvline(0, color=INK, lw=0.8)
         axes.set_xlim(-1, 1)
         axes.set_xticks([-1, 0, 1])
@@ -441,7 +448,7 @@ def correlation_chart(correlations: pd.DataFrame) -> str:
     return result[0]
 
 
-def map_chart(items: pd.DataFrame, n_labels: int = 22) -> str:
+def map_chart(items: pd.DataFrame, labels: dict[int, str], n_labels: int = 22) -> str:
     """The most rated items by their first two factors."""
     with _figure(10.2, 5.6) as (axes, result):
         axes.scatter(items["x"], items["y"], s=12, color=GREY, alpha=0.6, linewidths=0)
@@ -464,12 +471,12 @@ def map_chart(items: pd.DataFrame, n_labels: int = 22) -> str:
         axes.axhline(0, color=GREY, lw=0.7)
         axes.axvline(0, color=GREY, lw=0.7)
         axes.margins(x=0.14, y=0.05)
-        axes.set_xlabel("factor 1")
-        axes.set_ylabel("factor 2")
+        axes.set_xlabel(_factor_name(1, labels))
+        axes.set_ylabel(_factor_name(2, labels))
     return result[0]
 
 
-def explanation_chart(parts: pd.DataFrame, unit: str) -> str:
+def explanation_chart(parts: pd.DataFrame, labels: dict[int, str], unit: str) -> str:
     """A prediction as steps from the global mean: biases, the six largest factors, the rest."""
     factors = parts[parts["part"] == "factor"]
     largest = factors.loc[factors["value"].abs().sort_values(ascending=False).index[:6]]
@@ -477,7 +484,7 @@ def explanation_chart(parts: pd.DataFrame, unit: str) -> str:
     value = parts.set_index("part")["value"]
     steps = [("global mean μ", value["global mean"]), ("user bias", value["user bias"]),
              ("item bias", value["item bias"])]  # fmt: skip
-    steps += [(f"factor {row.name}", row.value) for row in _named(largest)]
+    steps += [(_factor_name(int(row.name), labels), row.value) for row in _named(largest)]
     if len(factors) > len(largest):
         steps.append((f"other {len(factors) - len(largest)} factors", rest))
     with _figure(10.2, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
@@ -497,6 +504,11 @@ def explanation_chart(parts: pd.DataFrame, unit: str) -> str:
         axes.set_xlabel(unit)
         axes.grid(visible=False, axis="y")
     return result[0]
+
+
+def _factor_name(number: int, labels: dict[int, str]) -> str:
+    """Its number, and what it is called."""
+    return f"factor {number}" + (f": {_plain(labels[number], 48)}" if number in labels else "")
 
 
 def _named(rows: pd.DataFrame) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mfspark import files
+from mfspark.interpretation.readings import NO_READING
 from mfspark.report import charts
 from mfspark.report.comparison_page import comparison_section
 from mfspark.report.description_page import description_section
@@ -56,8 +57,8 @@ _TABLES = {
         name: f"interpretation/{name}"
         for name in (
             "factors", "factor_items", "factor_metadata", "factor_stability", "factor_agreement",
-            "factor_gains", "variance", "biases", "similar_items", "storage", "item_map",
-            "explanation",
+            "factor_labels", "factor_gains", "variance", "biases", "similar_items", "storage",
+            "item_map", "explanation",
         )
     },
 }  # fmt: skip
@@ -100,7 +101,7 @@ def render(run: RunTables) -> str:
     """The report as HTML. All text from the data is escaped."""
     metrics = run["metrics"]
     overall = metrics[metrics["slice"] == "all"].set_index("predictor", drop=False)
-    unit = _unit(run.run)
+    unit, labels = _unit(run.run), _labels(run)
     return (
         make_environment()
         .get_template("report.html")
@@ -146,8 +147,10 @@ def render(run: RunTables) -> str:
                 "agreement": charts.agreement_chart(run["factor_agreement"])
                 if len(run["factor_agreement"])
                 else None,
-                "map": charts.map_chart(run["item_map"]) if len(run["item_map"]) else None,
-                "explanation": charts.explanation_chart(run["explanation"], unit),
+                "map": charts.map_chart(_with_natural_titles(run["item_map"]), labels)
+                if len(run["item_map"])
+                else None,
+                "explanation": charts.explanation_chart(run["explanation"], labels, unit),
             },
         )
     )
@@ -252,9 +255,17 @@ def _slice_order(value: str) -> tuple[float, str]:
 def _with_stability(run: RunTables) -> pd.DataFrame:
     """Factors, with ``is_shown``: the stable ones, or without refits the first."""
     factors = run["factors"].merge(run["factor_stability"], on="factor", how="left")
+    factors = factors.merge(run["factor_labels"], on="factor", how="left")
     if not len(run["factor_stability"]):
         return factors.assign(is_shown=factors["factor"] <= _N_PANELS)
     return factors.assign(is_shown=factors["is_stable"].astype(bool))
+
+
+def _labels(run: RunTables) -> dict[int, str]:
+    """Names of factors, where they have one."""
+    rows = run["factor_labels"]
+    known = rows[rows["is_given"] | (rows["label"] != NO_READING)]
+    return dict(zip(known["factor"].tolist(), known["label"].tolist(), strict=True))
 
 
 def _unread(run: RunTables) -> dict[str, object] | None:
@@ -293,8 +304,21 @@ def _factor_panels(run: RunTables) -> list[dict[str, object]]:
 
 
 def _item_name(title: Any, item: Any, year: Any = None) -> str:
-    name = title if isinstance(title, str) else f"item {item}"
+    name = _natural(title) if isinstance(title, str) else f"item {item}"
     return f"{name} ({int(year)})" if year is not None and not pd.isna(year) else name
+
+
+def _with_natural_titles(items: pd.DataFrame) -> pd.DataFrame:
+    titles = [_natural(title) if isinstance(title, str) else title for title in items["title"]]
+    return items.assign(title=titles)
+
+
+def _natural(title: str) -> str:
+    """The English Patient, where catalogues have English Patient, The."""
+    found = re.fullmatch(r"(.+), (The|A|An|Les?|La|L'|Il|El|Los|Las|Der|Die|Das)", title)
+    if found is None:
+        return title
+    return f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}"
 
 
 def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, object]]]]:
@@ -306,7 +330,7 @@ def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, obje
             rows = chosen.sort_values("place").to_dict("records")
             for row in rows:
                 named = side == "item" and isinstance(row["title"], str)
-                row["name"] = row["title"] if named else f"{side} {row['id']}"
+                row["name"] = _natural(row["title"]) if named else f"{side} {row['id']}"
             lists[side][end] = rows
     return lists
 
@@ -332,11 +356,9 @@ def _similar(similar: pd.DataFrame) -> list[dict[str, object]]:
 
 def _explained(run: RunTables) -> dict[str, object]:
     parts = run["explanation"].set_index("part")
-    item = parts.loc["item", "name"]
-    names = run["item_map"].assign(key=lambda items: items["item"].astype(str))
-    title = names[names["key"] == item]["title"]
     return {
         "user": parts.loc["user", "name"],
-        "item": _item_name(title.iloc[0] if len(title) else None, item),
+        "item": _item_name(parts.loc["title", "name"], parts.loc["item", "name"]),
+        "rating": None if pd.isna(parts.loc["rating", "value"]) else parts.loc["rating", "value"],
         "prediction": parts.loc["prediction", "value"],
     }

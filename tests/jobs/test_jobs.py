@@ -44,7 +44,7 @@ def test_what_ratings_there_are_is_a_page_and_in_the_report(finished):
     for page in ("description", "report"):
         text = (folder / f"runs/mine/{page}/index.html").read_text(encoding="utf-8")
         assert density in text
-        assert text.count("<h2>The ratings</h2>") == 1
+        assert text.count(">The ratings</h2>") == 1
     values = pd.read_parquet(folder / "runs/mine/description/rating_values")
     assert values["n"].sum() == ingest["rows_clean"]
 
@@ -54,6 +54,7 @@ def test_report_is_one_file_and_escapes_titles(finished):
     report = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
     assert "<script>" not in report
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; Co." in report
+    assert "<h3>The Odd One</h3>" in report
     assert 'src="http' not in report
     assert 'href="http' not in report
     run = json.loads((folder / "runs/mine/run.json").read_text())
@@ -182,7 +183,7 @@ def test_folds_and_the_section_in_the_report(spark, finished, tmp_path):
     result = run_job(spark, "report", folder / "run.toml", "run.overwrite=true")
     assert result.returncode == 0, result.stdout[-3000:]
     page = (folder / "runs/mine/report/index.html").read_text()
-    assert "<h2>Comparison</h2>" in page
+    assert ">Comparison</h2>" in page
     assert "RMSE by fold" in page
 
 
@@ -257,7 +258,7 @@ def test_other_models_are_trained_and_reported(spark, finished, tmp_path, model,
         assert result.returncode == 0, result.stdout[-3000:]
     metadata = json.loads((folder / "runs/mine/model/metadata.json").read_text())
     assert metadata["algorithm"] == algorithm
-    assert "<h2>" in (folder / "runs/mine/report/index.html").read_text()
+    assert '<h2 id="factors">' in (folder / "runs/mine/report/index.html").read_text()
 
 
 FEATURES = ('train.user_features=["age","group"]', 'train.item_features=["genres","year"]')

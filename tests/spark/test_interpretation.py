@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 
 from mfspark.errors import DataError
-from mfspark.interpretation.explain import explain
-from mfspark.interpretation.tables import InterpretSettings, interpret
+from mfspark.interpretation.explain import example_explained, explain
+from mfspark.interpretation.readings import read_factors
+from mfspark.interpretation.tables import InterpretSettings, describe_items, interpret
+
+RATINGS = "user long, item long, rating double"
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +63,6 @@ def test_ends_of_factors(tables, described):
         assert list(bottom) == list(value.sort_values().index[:3])
 
 
-def test_correlations_are_pearson(tables, described):
-    supported = described[described["n_ratings"] >= 15]
-    known = supported[supported["genres"].apply(lambda g: not np.isscalar(g) and len(g) > 0)]
-    has = known["genres"].apply(lambda genres: float("Even" in genres))
-    found = tables["factor_metadata"].set_index(["factor", "value"])["correlation"]
-    for factor in (1, 2, 3):
-
-        def value(rows, place=factor - 1):
-            return np.array([f[place] for f in rows["factors"]], float)
-
-        dated = supported.dropna(subset="year")
-        expected = {
-            "Even": np.corrcoef(value(known), has)[0, 1],
-            "year": np.corrcoef(value(dated), dated["year"])[0, 1],
-            "popularity": np.corrcoef(value(supported), np.log(supported["n_ratings"]))[0, 1],
-        }
-        for name, correlation in expected.items():
-            assert found[factor, name] == pytest.approx(correlation, abs=1e-6)
-
-
 def test_biases_with_support(tables, model):
     users = model.user_factors.where("n_ratings >= 15").toPandas().sort_values("bias")
     rows = tables["biases"].query("side == 'user'").sort_values("place")
@@ -125,9 +108,12 @@ def test_storage(tables, model):
     )
 
 
-def test_without_metadata(model):
+def test_without_metadata(spark, model):
     found = interpret(model, None, InterpretSettings(min_ratings=1))
-    kinds = {row["kind"] for row in found.factor_metadata.collect()}
+    assert found.factor_items.where("title is not null").isEmpty()
+    stability = spark.createDataFrame([], "factor int, is_stable boolean")
+    readings = read_factors(describe_items(model, None), stability, {})
+    kinds = {row["kind"] for row in readings.factor_metadata.collect()}
     assert kinds == {"popularity"}
 
 
@@ -136,6 +122,30 @@ def test_explanations_sum_to_the_prediction_exactly(model, ratings):
         parts = explain(model, row["user"], row["item"])
         assert parts.prediction == row["prediction"]
         assert len(parts.contributions) == 3
+
+
+def test_the_example_is_a_held_out_rating_of_a_usual_user(spark, model, items):
+    users = model.user_factors.toPandas().set_index("user")["n_ratings"].sort_index()
+    # A user with as many ratings as most, the most active one, and two whom nobody knows.
+    usual = (users - users.quantile(0.5, interpolation="lower")).abs().idxmin()
+    known = model.item_factors.toPandas().sort_values("n_ratings")["item"].tolist()
+    rows = [
+        (int(usual), known[0], 2.5),
+        (int(usual), known[-1], 3.5),
+        (int(users.idxmax()), 5, 1.0),
+    ]
+    test = spark.createDataFrame([*rows, (-9, known[-1], 4.0), (int(usual), -9, 4.0)], RATINGS)
+    described = describe_items(model, items)
+    table = example_explained(model, described, test).toPandas().set_index("part")
+    user = int(table.loc["user", "name"])
+    assert users[user] == users[usual]
+    assert (table.loc["item", "name"], table.loc["rating", "value"]) == (str(known[-1]), 3.5)
+    expected = explain(model, user, known[-1])
+    assert table.loc["prediction", "value"] == expected.prediction
+    assert list(table.loc["factor", "value"]) == list(expected.contributions)
+    nothing = example_explained(model, described, test.limit(0)).toPandas().set_index("part")
+    assert nothing.loc["user", "name"] == str(users.idxmax())
+    assert np.isnan(nothing.loc["rating", "value"])
 
 
 def test_explanation_needs_known_ids(model):
