@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -51,7 +52,7 @@ class History:
     ``scale``: what a unit of the fitted ratings is in the unit of the user's. ``penalties``: that
     of each side which the first pass does not change. ``journal``: a file to which the rows of each
     iteration are added when it ends, as a line of JSON; where it is not there (a task on another
-    machine than the driver), nothing is written.
+    machine than the driver, or of another account), nothing is written.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class History:
         new = self.rows[self._n_written :]
         if self._journal is None or not new or not os.path.isfile(self._journal):
             return
-        with open(self._journal, "a", encoding="utf-8") as file:
+        # A fit does not end for want of a line about it.
+        with suppress(OSError), open(self._journal, "a", encoding="utf-8") as file:
             file.write(json.dumps(new) + "\n")
-        self._n_written = len(self.rows)
+            self._n_written = len(self.rows)
 
     def repeat_iteration(self) -> None:
         """Have the next iteration bear the number of this one, which is undone."""

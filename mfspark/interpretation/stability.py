@@ -9,7 +9,6 @@ agreement is that of ``compare_factors`` in MOFA2, Argelaguet et al. 2020.)
 
 from dataclasses import dataclass
 from functools import reduce
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from scipy.stats import poisson
 
+import mfspark
 from mfspark.ids import column
 from mfspark.interpretation.agreement import factor_correlations, match
 from mfspark.kernels.arrays import Float64s
@@ -28,9 +28,6 @@ STABLE = 0.8
 # Of more ratings those of a share of the users, as large as this, are resampled.
 _MOST_RATINGS = 2_000_000
 _MOST_COPIES = 8
-_MODULES = {
-    "BiasedALS": "biased_als", "BiasedSGD": "biased_sgd", "BayesianMF": "bayesian_mf",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def _against_a_refit(
 ) -> Float64s:
     """|r| of the factors of the model and of a refit on resampled users."""
     meta = model.metadata
-    kind = getattr(import_module(f"mfspark.models.{_MODULES[meta.algorithm]}"), meta.algorithm)
+    kind = getattr(mfspark, meta.algorithm)
     # The model also has Params of predictions, which its estimator has not.
     names = {param.name for param in kind().params} - {"initialModel"}
     given = {name: value for name, value in meta.hyper_parameters.items() if name in names}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import patch
 
 import pytest
 
@@ -118,6 +119,11 @@ def test_a_journal_has_a_line_for_each_iteration(tmp_path):
     lines = [[HistoryRow(*row) for row in json.loads(line)] for line in journal.open()]
     assert [len(rows) for rows in lines] == [2, 2, 2]
     assert [row for rows in lines for row in rows] == history.rows
+    # One that may not write, goes on.
+    with patch("mfspark.algorithms.history.open", side_effect=PermissionError, create=True):
+        kept = History(max_iter=2, tol=0.0, scale=1.0, journal=str(journal))
+        assert run(kept, [2.0, 1.0]) == [True, True]
+    assert len(journal.read_text().splitlines()) == 3
     # A task that does not see the driver's file makes none.
     elsewhere = tmp_path / "elsewhere"
     run(History(max_iter=2, tol=0.0, scale=1.0, journal=str(elsewhere)), [2.0, 1.0])
