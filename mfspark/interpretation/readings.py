@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from scipy.stats import false_discovery_control
 
 from mfspark.columns import FACTORS, GENRES, ITEM, N_RATINGS, YEAR
+from mfspark.errors import ConfigError
 from mfspark.kernels.arrays import Bools, Float64s
 
 # Of the items with most ratings; more would make nothing clearer.
@@ -70,8 +71,16 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
     ratings.
 
     ``stability``: factor, is_stable; a factor that is not stable gets no label, and without any
-    row all may have one. ``labels`` by number go before what is found.
+    row all may have one. ``labels`` by number go before what is found; ``ConfigError`` for one of
+    a factor that is not there.
     """
+    first = described.select(F.size(FACTORS)).first()
+    numbers = range(1, (first[0] if first else 0) + 1)
+    if odd := sorted(set(labels) - {str(n) for n in numbers}):
+        raise ConfigError(
+            f"interpret.labels names factor {', '.join(odd)}, but the model has {len(numbers)} "
+            "factors of enough items; number them from 1"
+        )
     spark = described.sparkSession
     rows = described.orderBy(F.desc(N_RATINGS), ITEM).limit(_MOST_ITEMS)
     columns = rows.select(FACTORS, F.col(YEAR).cast("double").alias(YEAR), GENRES, N_RATINGS)
@@ -86,7 +95,6 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
     metadata.sort(key=lambda row: (row[0], -abs(row[3]), row[1], row[2]))
     is_stable = {row["factor"]: row["is_stable"] for row in stability.collect()}
     r2 = {row["factor"]: row["correlation"] for row in found if row["kind"] == "all"}
-    first = described.select(F.size(FACTORS)).first()
     names = [
         (
             n,
@@ -95,7 +103,7 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
             str(n) in labels,
             r2.get(n),
         )
-        for n in range(1, (first[0] if first else 0) + 1)
+        for n in numbers
     ]  # fmt: skip
     return Readings(
         spark.createDataFrame(metadata, f"{_SCHEMA}, q double, is_clear boolean"),

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from mfspark import BiasedALS
+from mfspark.errors import ConfigError
 from mfspark.interpretation.readings import NO_READING, correlations, interval, read_factors
 from mfspark.interpretation.stability import factor_stability
 
@@ -57,6 +58,11 @@ def test_planted_attributes_are_named_and_noise_is_not(spark, described, nobody_
     assert {row["factor"]: row["label"] for row in given} == {
         1: NO_READING, 2: "newer against older", 3: "my own"
     }  # fmt: skip
+
+
+def test_a_label_of_no_factor_is_refused(described, nobody_knows):
+    with pytest.raises(ConfigError, match="names factor 4, but the model has 3 factors"):
+        read_factors(described[1], nobody_knows, {"1": "art", "4": "what?"})
 
 
 def test_figures_against_scipy(described, nobody_knows):
