@@ -85,8 +85,8 @@ def test_ids_come_back_as_they_went_in(finished):
     assert set(items["item"]) == {f"i-{n}" for n in range(61)}
 
 
-def test_recommend_leaves_out_what_was_rated(spark, finished):
-    folder, _ = finished
+def test_recommend_leaves_out_what_was_rated(spark, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
     result = run_job(spark, "recommend", folder / "run.toml", "recommend.n=4")
     assert result.returncode == 0, result.stdout[-3000:]
     lists = pd.read_parquet(folder / "runs/mine/recommendations")
@@ -100,8 +100,8 @@ def test_recommend_leaves_out_what_was_rated(spark, finished):
     assert "Lists: runs/mine/recommendations\n  101 lists, with" in result.stdout
 
 
-def test_second_run_does_not_replace_the_first(spark, finished):
-    folder, _ = finished
+def test_second_run_does_not_replace_the_first(spark, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
     before = (folder / "runs/mine/model/metadata.json").read_text()
     result = run_job(spark, "train", folder / "run.toml")
     assert result.returncode == 1
@@ -233,15 +233,12 @@ def assert_one_line(result, message):
     assert "Traceback" not in result.stdout
 
 
-def test_model_of_another_schema_is_refused(spark, finished):
-    folder, _ = finished
+def test_model_of_another_schema_is_refused(spark, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
     metadata = folder / "runs/mine/model/metadata.json"
     content = metadata.read_text()
     metadata.write_text(content.replace('"schema_version": 1', '"schema_version": 7'))
-    try:
-        result = run_job(spark, "evaluate", folder / "run.toml", "run.overwrite=true")
-    finally:
-        metadata.write_text(content)
+    result = run_job(spark, "evaluate", folder / "run.toml", "run.overwrite=true")
     assert result.returncode == 1
     assert "has model schema version 7, but this mfspark reads version 1" in result.stdout
     assert (folder / "runs/mine/evaluation/metrics").exists()
