@@ -161,6 +161,11 @@ class RankStudySettings(BaseModel):
     ranks: list[Annotated[int, Field(ge=0)]] = Field(
         [0, 1, 2, 4, 8, 16, 32, 64], min_length=1, description="numbers of factors"
     )
+    warm_start: bool = Field(
+        False,
+        description="go from the highest rank down and begin each fit with the first factors of "
+        "the one before: fewer iterations, and lower errors of low ranks than train reaches",
+    )
 
 
 class LearningCurveSettings(BaseModel):

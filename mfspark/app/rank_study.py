@@ -13,7 +13,7 @@ from mfspark.app.configured_columns import features_of_run, refuse_unused_featur
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.ingest import ingest
 from mfspark.app.run_directory import RunDirectory
-from mfspark.columns import IS_VALIDATION, RATING, USER
+from mfspark.columns import FACTORS, IS_VALIDATION, RATING, USER
 from mfspark.data.split import PARTS
 from mfspark.errors import DataError
 from mfspark.evaluation.ratings import MODEL, rating_metrics
@@ -56,11 +56,12 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
     error (the rule of Breiman et al. 1984, section 3.4.3, with errors of paired differences, since
     the same users rate hard for all ranks); test ratings choose nothing.
 
-    Each rank begins at random, as it does in the train job. Begun with the factors of the rank
-    below, fits of MovieLens 100K and 1M took longer, as these have to be brought to the ratings,
-    and one stopped where it had hardly left them (100K, rank 1: .924 on validation ratings in place
-    of .905). Begun with the first factors of the rank above they took longer as well, and low ranks
-    came out better than the train job makes them (100K, rank 4: .891 in place of .898).
+    Each rank begins at random, as it does in the train job, unless ``ranks.warm_start`` has the
+    first of its two fits begin with the first factors of the rank above. That takes fewer
+    iterations but, on MovieLens 100K and 1M, more time, as the start is to be brought to the
+    ratings; and low ranks come out better than the train job makes them (100K, rank 4: .910 on
+    validation ratings in place of .912). Begun with the factors of the rank below, a fit may stop
+    where it has hardly left them (100K, rank 1: .924 in place of .905).
     """
     if not files.exists(run.of("ratings")):
         ingest(spark, run)
@@ -73,23 +74,18 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
                 "split.validation=0.1 --set run.overwrite=true to the ingest job"
             )
         ratings = mark_validation(train, validation, IS_VALIDATION).persist()
-        trials, squares = [], []
-        ranks = sorted(set(run.config.ranks.ranks))
-        for place, rank in enumerate(ranks, start=1):
-            logger.info("rank %d (%d of %d)", rank, place, len(ranks))
-            trial, of_users = _trial(spark, run, rank, ratings, (validation, test))
-            trials.append(trial)
-            squares.append(of_users.persist())
-        rmse, error = validation_errors(squares)
-        excess = rmse - rmse.min()
-        for table in (ratings, *squares):
-            table.unpersist()
-        chosen = next(t.rank for t, e, s in zip(trials, excess, error, strict=True) if e <= s)
-        rows = [
-            (*trial, *map(float, found), trial.rank == chosen)
-            for trial, *found in zip(trials, rmse, excess, error, strict=True)
-        ]
         with run.output("ranks", ("ratings",)) as target:
+            found = _trials(spark, run, ratings, (validation, test), f"{target}/start")
+            trials, squares = [trial for trial, _ in found], [errors for _, errors in found]
+            rmse, error = validation_errors(squares)
+            excess = rmse - rmse.min()
+            for table in (ratings, *squares):
+                table.unpersist()
+            chosen = next(t.rank for t, e, s in zip(trials, excess, error, strict=True) if e <= s)
+            rows = [
+                (*trial, *map(float, figures), trial.rank == chosen)
+                for trial, *figures in zip(trials, rmse, excess, error, strict=True)
+            ]
             files.write_parquet(spark.createDataFrame(rows, SCHEMA).coalesce(1), f"{target}/ranks")
             write_rank_page(
                 run.config.run.name, run.ingested().model_dump(), f"{target}/ranks",
@@ -128,23 +124,67 @@ def validation_errors(squares: list[DataFrame]) -> tuple[Float64s, Float64s]:
     return rmse, np.sqrt(np.array(variances, np.float64))
 
 
+def _trials(
+    spark: SparkSession,
+    run: RunDirectory,
+    ratings: DataFrame,
+    parts: tuple[DataFrame, DataFrame],
+    start: str,
+) -> list[tuple[Trial, DataFrame]]:
+    """Of each rank, by rank, its figures and its squared errors by user, persisted.
+
+    ``start``: folder for the factors that a warm start begins with, gone at the end.
+    """
+    is_warm = run.config.ranks.warm_start
+    found, above = [], None
+    ranks = sorted(set(run.config.ranks.ranks), reverse=is_warm)
+    for place, rank in enumerate(ranks, start=1):
+        logger.info("rank %d (%d of %d)", rank, place, len(ranks))
+        if is_warm and rank and above is not None:
+            _with_first_factors(above, rank).save(start, overwrite=True)
+            trial, errors, above = _trial(spark, run, rank, ratings, parts, start)
+        else:
+            trial, errors, above = _trial(spark, run, rank, ratings, parts)
+        found.append((trial, errors.persist()))
+    files.remove(start)
+    return sorted(found, key=lambda pair: pair[0].rank)
+
+
+def _with_first_factors(model: FactorModel, rank: int) -> FactorModel:
+    """What a fit of ``rank`` can begin with: biases, and the factors that vary most."""
+    meta = model.metadata
+    rotation = meta.rotation.model_copy(
+        update={"singular_values": meta.rotation.singular_values[:rank]}
+    )
+    users, items = (
+        table.withColumn(FACTORS, F.slice(FACTORS, 1, rank))
+        for table in (model.user_factors, model.item_factors)
+    )
+    metadata = meta.model_copy(update={"rank": rank, "rotation": rotation, "posterior": None})
+    return FactorModel(users, items, model.history, metadata)
+
+
 def _trial(
     spark: SparkSession,
     run: RunDirectory,
     rank: int,
     ratings: DataFrame,
     parts: tuple[DataFrame, DataFrame],
-) -> tuple[Trial, DataFrame]:
-    """Two fits of a rank with different seeds; all figures but the agreement are of the first.
+    start: str | None = None,
+) -> tuple[Trial, DataFrame, FactorModel]:
+    """Two fits of a rank with different seeds; all but the agreement is of the first.
 
-    ``parts``: validation and test ratings. The table has user, n and squares, the sum of the
-    squared errors of the user's n validation ratings.
+    ``parts``: validation and test ratings. ``start``: the saved model that the first fit begins
+    with. The table has user, n and squares, the sum of the squared errors of the user's n
+    validation ratings.
     """
     settings = run.config.trained.model_copy(update={"rank": rank})
     features = features_of_run(spark, run, ratings)
     models, seconds = [], []
-    for seed in (settings.seed, settings.seed + 1):
-        own = settings.model_copy(update={"seed": seed})
+    for seed, initial in ((settings.seed, start), (settings.seed + 1, None)):
+        own = settings.model_copy(
+            update={"seed": seed, "initial_model": initial or settings.initial_model}
+        )
         estimator = make_estimator(run.config.train.model, own, IS_VALIDATION, features)
         started = time.perf_counter()
         models.append(estimator.fit(ratings))
@@ -173,7 +213,7 @@ def _trial(
         iterations=meta.best_iteration,
         fit_seconds=seconds[0],
     )
-    return trial, of_users
+    return trial, of_users, model
 
 
 def _errors(model: FactorModel, part: DataFrame, predicted: str) -> Any:

@@ -57,6 +57,30 @@ def test_the_job_finds_that_there_are_two_factors(spark, tmp_path):
     assert "runs/r/ranks exists" in again.stdout
 
 
+def test_warm_starts_go_down_and_leave_nothing(spark, tmp_path):
+    make_planted_ratings(tmp_path / "ratings.csv", n_users=250, n_items=80)
+    (tmp_path / "run.toml").write_text(
+        '[data]\npath = "ratings.csv"\n[split]\nvalidation = 0.15\n[ranks]\nranks = [0, 2, 6]\n'
+    )
+    tables = {}
+    for name, warm in {"cold": "false", "warm": "true"}.items():
+        result = run_job(
+            spark, "ranks", tmp_path / "run.toml", f"run.name={name}", f"ranks.warm_start={warm}"
+        )
+        assert result.returncode == 0, result.stdout[-3000:]
+        folder = tmp_path / "runs" / name / "ranks"
+        assert {path.name for path in folder.iterdir()} == {"ranks", "index.html"}
+        tables[name] = pd.read_parquet(folder / "ranks").set_index("rank").sort_index()
+    cold, warm = tables["cold"], tables["warm"]
+    assert list(warm.index) == [0, 2, 6]
+    assert warm.loc[2, "iterations"] < cold.loc[2, "iterations"]
+    assert abs(warm.loc[2, "validation_rmse"] - cold.loc[2, "validation_rmse"]) < 0.01
+    assert warm.loc[2, "is_chosen"]
+    # Nothing is above the highest rank, and biases have one solution.
+    assert warm.loc[6, "train_rmse"] == pytest.approx(cold.loc[6, "train_rmse"], abs=1e-6)
+    assert warm.loc[0, "train_rmse"] == pytest.approx(cold.loc[0, "train_rmse"], abs=1e-6)
+
+
 def test_without_validation_ratings(spark, tmp_path):
     (tmp_path / "ratings.csv").write_text(
         "user,item,rating\n" + "".join(f"{n % 9},{n // 9},{n % 5}\n" for n in range(90))
