@@ -250,11 +250,12 @@ class Learnt:
     """What is told of a fit beside its factor tables.
 
     ``n_cold_validation``: validation ratings left out because their user or item has no training
-    rating. ``singular_values``: see :mod:`mfspark.kernels.rotation`; in the unit of the user's
-    ratings. ``exchange``: how factors reached the blocks of each side of a distributed fit.
-    ``n_draws``: stored of the posterior; ``spread``: how ratings spread around predictions, in the
-    unit of the user's ratings; ``diagnostics`` as in ``Posterior``; of the fits that draw from one.
-    ``n_users`` and ``n_items`` have ratings; ``features`` by side, where features were given.
+    rating. ``singular_values`` and, of fits that minimise a penalty, ``user_penalty``: see
+    :mod:`mfspark.kernels.rotation`; in the unit of the user's ratings. ``exchange``: how factors
+    reached the blocks of each side of a distributed fit. ``n_draws``: stored of the posterior;
+    ``spread``: how ratings spread around predictions, in the unit of the user's ratings;
+    ``diagnostics`` as in ``Posterior``; of the fits that draw from one. ``n_users`` and ``n_items``
+    have ratings; ``features`` by side, where features were given.
     """
 
     n_users: int
@@ -266,6 +267,7 @@ class Learnt:
     stopped: StopReason
     execution: Literal["one_task", "distributed"]
     exchange: dict[Side, ExchangeName]
+    user_penalty: list[list[float]] = field(default_factory=list)
     n_draws: int = 0
     spread: Spread | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)

@@ -154,7 +154,7 @@ def _with_first_factors(model: FactorModel, rank: int) -> FactorModel:
     """What a fit of ``rank`` can begin with: biases, and the factors that vary most."""
     meta = model.metadata
     rotation = meta.rotation.model_copy(
-        update={"singular_values": meta.rotation.singular_values[:rank]}
+        update={"singular_values": meta.rotation.singular_values[:rank], "user_penalty": []}
     )
     users, items = (
         table.withColumn(FACTORS, F.slice(FACTORS, 1, rank))

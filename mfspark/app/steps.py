@@ -34,6 +34,7 @@ from mfspark.interpretation.explain import example_explained
 from mfspark.interpretation.readings import read_factors
 from mfspark.interpretation.stability import factor_stability
 from mfspark.interpretation.tables import describe_items, interpret
+from mfspark.interpretation.user_groups import describe_groups, taste_groups
 from mfspark.interpretation.worth import worth_of_parts
 from mfspark.kernels.warm import Part
 from mfspark.models.baselines import BiasOnly
@@ -145,13 +146,17 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
         described = describe_items(model, items)
         supported = described.where(F.col(N_RATINGS) >= settings.min_ratings)
         readings = read_factors(supported, stability.of_factors, settings.labels)
-        parts = result, worth, stability, readings
+        logger.info("tastes of users, and one prediction taken apart")
+        tastes = taste_groups(
+            model, stability.of_factors, settings.min_ratings, settings.taste_groups
+        )
+        groups = describe_groups(model, tastes, supported, settings.n_shown)
+        example = example_explained(model, described, train, test)
+        parts = result, worth, stability, readings, groups, example
         tables = {name: table for part in parts for name, table in part.tables().items()}
         with run.output("interpretation", ("model",)) as target:
             for name, table in tables.items():
                 files.write_parquet(table.coalesce(1), f"{target}/{name}")
-            example = example_explained(model, described, test)
-            files.write_parquet(example.coalesce(1), f"{target}/explanation")
 
 
 def recommend(spark: SparkSession, run: RunDirectory) -> None:

@@ -27,9 +27,9 @@ def factor_tables(
     indices: dict[Side, SideIndex],
     rank: int,
     scale: float,
-) -> tuple[dict[Side, DataFrame], list[float]]:
-    """Tables of users and items in canonical rotation, and the singular values, all in the unit of
-    the user's ratings, which is ``scale`` times smaller."""
+) -> tuple[dict[Side, DataFrame], Rotation]:
+    """Tables of users and items in canonical rotation, and the rotation, all in the unit of the
+    user's ratings, which is ``scale`` times smaller."""
     n_blocks = max(index.layout.n_blocks for index in indices.values())
     found = recovering(workspace, n_blocks, lambda: find_rotation(cells[USER], cells[ITEM], rank))
     rotation = found.scaled(scale)
@@ -47,7 +47,7 @@ def factor_tables(
 
     with ThreadPoolExecutor(2) as pool:
         tables = pool.map(table, Side, (rotation.users, rotation.items))
-    return dict(zip(Side, tables, strict=True)), rotation.singular_values.tolist()
+    return dict(zip(Side, tables, strict=True)), rotation
 
 
 def table_bytes(n_rows: int, rank: int) -> int:

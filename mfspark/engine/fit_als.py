@@ -95,12 +95,13 @@ def _als_on_blocks(
             if history.end_iteration():
                 best = {USER: users, ITEM: items}
             progress.report(history.rows)
-    tables, singular_values = factor_tables(workspace, best, indices, settings.rank, training.scale)
+    tables, rotation = factor_tables(workspace, best, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,
         n_items=indices[ITEM].layout.n_rows,
         n_cold_validation=training.summary.n_validation - blocks[USER].n_validation,
-        singular_values=singular_values,
+        singular_values=rotation.singular_values.tolist(),
+        user_penalty=rotation.user_penalty.tolist(),
         history=history.rows,
         best_iteration=history.best_iteration,
         stopped=history.reason,

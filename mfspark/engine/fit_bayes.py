@@ -118,9 +118,7 @@ def _chains_on_blocks(
                     history.end_draws(error)
                 progress.report(history.rows)
     cells = mean.final()
-    tables, singular_values = factor_tables(
-        workspace, cells, indices, settings.rank, training.scale
-    )
+    tables, rotation = factor_tables(workspace, cells, indices, settings.rank, training.scale)
     draws = draw_tables(
         workspace, [draw.rows for draw in stored.kept], indices, settings.rank, training.scale
     )
@@ -128,7 +126,7 @@ def _chains_on_blocks(
         n_users=layouts[USER].n_rows,
         n_items=layouts[ITEM].n_rows,
         n_cold_validation=training.summary.n_validation - n_validation,
-        singular_values=singular_values,
+        singular_values=rotation.singular_values.tolist(),
         history=history.rows,
         best_iteration=history.rows[-1].iteration,
         stopped=history.reason,

@@ -86,14 +86,13 @@ def _sgd_on_strata(
                 best = state
             progress.report(history.rows)
     cells = {side: factor_cells_of(best, side, settings.rank) for side in Side}
-    tables, singular_values = factor_tables(
-        workspace, cells, indices, settings.rank, training.scale
-    )
+    tables, rotation = factor_tables(workspace, cells, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,
         n_items=indices[ITEM].layout.n_rows,
         n_cold_validation=training.summary.n_validation - blocks.n_validation,
-        singular_values=singular_values,
+        singular_values=rotation.singular_values.tolist(),
+        user_penalty=rotation.user_penalty.tolist(),
         history=history.rows,
         best_iteration=history.best_iteration,
         stopped=history.reason,

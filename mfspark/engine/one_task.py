@@ -194,6 +194,7 @@ def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.
         n_items=len(ratings.ids[ITEM]),
         n_cold_validation=ratings.n_cold,
         singular_values=rotation.singular_values.tolist(),
+        user_penalty=[] if found.posterior else rotation.user_penalty.tolist(),
         history=found.history.rows,
         best_iteration=found.best_iteration,
         stopped=found.history.reason,

@@ -1,13 +1,18 @@
-"""One prediction as a sum of parts."""
+"""One prediction as a sum of parts: of the model's terms, and of the user's own ratings."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, TITLE, USER
 from mfspark.errors import DataError
+from mfspark.kernels.arrays import Float64s
+from mfspark.kernels.influence import solution_parts
 from mfspark.models.factor_model import FactorModel
 
 
@@ -46,26 +51,122 @@ def explain(model: FactorModel, user: object, item: object) -> Explanation:
     return Explanation(user, item, model.global_mean, *biases, parts)
 
 
-def example_explained(model: FactorModel, described: DataFrame, test: DataFrame) -> DataFrame:
-    """One prediction taken apart: part, name, value double, with the rating that was given.
+@dataclass(frozen=True)
+class UserParts:
+    """What each of a user's n training ratings adds to the user's factors and bias.
+
+    ``ratings``: item, rating, title where known, n rows. ``parts`` float64 [n, rank + 1]: the sum
+    of the rows is the ridge solution [p, b_u] with item factors and biases as the model has them.
+    ``unsettled`` [rank + 1]: by how much the model's [p, b_u] differs from it, because the last
+    half-step of the fit moved the items; it goes to zero as the fit converges.
+    """
+
+    ratings: pd.DataFrame
+    parts: Float64s
+    unsettled: Float64s
+
+
+def parts_of_user(model: FactorModel, train: DataFrame, user: object) -> UserParts:
+    """Divide a user's factors and bias among the user's ratings; see
+    :mod:`mfspark.kernels.influence`.
+
+    ``train``: the ratings (user, item, rating) that the model was fitted to. ``DataError`` for a
+    model without ridge solutions (of SGD, of a posterior, of features), or without ratings.
+    """
+    if fault := _fault_of_influences(model):
+        raise DataError(fault)
+    meta = model.metadata
+    solved = _row(model.user_factors, USER, user)
+    own = train.where(F.col(USER) == F.lit(user)).select(ITEM, RATING)
+    factors = model.item_factors.select(ITEM, BIAS, FACTORS)
+    rated: Any = own.join(factors, ITEM).orderBy(ITEM).toPandas()
+    if not len(rated):
+        raise DataError(
+            f"user {user!r} has no ratings among those given; pass the ratings that the model was "
+            "fitted to"
+        )
+    fit_biases = meta.hyper_parameters["fitBiases"]
+    fixed = np.stack(rated[FACTORS].to_list()).astype(np.float64).reshape(len(rated), meta.rank)
+    # A bias is the weight of a feature that is 1 for all items.
+    fixed = np.column_stack([fixed, np.full(len(rated), float(fit_biases))])
+    targets = rated[RATING].to_numpy(np.float64) - model.global_mean - rated[BIAS].to_numpy()
+    parts = solution_parts(fixed, targets, _user_penalty(model, len(rated)))
+    row = np.array([*solved[FACTORS], solved[BIAS]], np.float64)
+    return UserParts(rated[[ITEM, RATING]], parts, row - parts.sum(axis=0))
+
+
+def _fault_of_influences(model: FactorModel) -> str | None:
+    """Why the model's user factors cannot be divided among ratings; None if they can."""
+    meta = model.metadata
+    name = meta.algorithm
+    if name == "BiasedALS" and (meta.features or meta.hyper_parameters["implicitFeatures"]):
+        name = "BiasedALS with features"
+    if name != "BiasedALS":
+        return (
+            "influences of ratings are those of ridge solutions, which BiasedALS without features "
+            f"has; this model is of {name}"
+        )
+    if meta.rank and not meta.rotation.user_penalty:
+        return (
+            "metadata.json does not say how the penalty looks in the coordinates of the factors "
+            "(rotation.user_penalty), since an earlier mfspark made the model; train again"
+        )
+    return None
+
+
+def _user_penalty(model: FactorModel, n_ratings: int) -> Float64s:
+    """D of a user with so many ratings, in the coordinates and the unit of the model's factors."""
+    meta, penalty = model.metadata, np.zeros((model.rank + 1, model.rank + 1))
+    assert meta.penalties is not None
+    factors = meta.scale**2 * np.array(meta.rotation.user_penalty).reshape(model.rank, model.rank)
+    penalty[:-1, :-1] = meta.penalties.users * factors
+    penalty[-1, -1] = meta.penalties.user_bias
+    weight: float = n_ratings ** meta.hyper_parameters["regExponent"]
+    return weight * penalty
+
+
+def influences(
+    model: FactorModel, train: DataFrame, user: object, item: object
+) -> tuple[pd.DataFrame, float]:
+    """What each of the user's ratings adds to the prediction for ``item``, largest sizes first.
+
+    Columns item, rating, influence (in the unit of the ratings). μ + b_i, the influences and the
+    number beside the table, which is what the fit had left unsettled (see ``UserParts``), add up to
+    the prediction. Raises as :func:`parts_of_user` does, and as :func:`explain`.
+    """
+    found = parts_of_user(model, train, user)
+    q = np.array([*_row(model.item_factors, ITEM, item)[FACTORS], 1.0])
+    table = found.ratings.assign(influence=found.parts @ q)
+    order = table["influence"].abs().sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True), float(found.unsettled @ q)
+
+
+@dataclass(frozen=True)
+class Example:
+    """``explanation``: part, name, value double, of one prediction, with the rating that was given.
+
+    ``explanation_ratings``: place, item, title, rating, influence: what the user's own ratings add
+    to it, largest sizes first; empty for models that have no ridge solutions.
+    """
+
+    explanation: DataFrame
+    explanation_ratings: DataFrame
+
+    def tables(self) -> dict[str, DataFrame]:
+        """The tables by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def example_explained(
+    model: FactorModel, described: DataFrame, train: DataFrame, test: DataFrame
+) -> Example:
+    """One prediction taken apart.
 
     Of the held-out ratings that of a user with as many ratings as most, for the item with most
     ratings; without any, the most active user and the most rated item, whose rating is null.
     ``described``: item and title.
     """
-    users = model.user_factors.select(USER, F.col(N_RATINGS).alias("n_user"))
-    items = model.item_factors.where(F.col(N_RATINGS) > 0).select(ITEM, F.col(N_RATINGS).alias("n"))
-    rated = users.where(F.col("n_user") > 0)
-    median = rated.agg(F.percentile_approx("n_user", 0.5)).collect()[0][0]
-    pairs = test.join(rated, USER).join(items, ITEM)
-    distance = F.abs(F.col("n_user") - F.lit(median))
-    pair = pairs.orderBy(distance, F.desc("n"), USER, ITEM).select(USER, ITEM, RATING).first()
-    if pair is None:
-        user = rated.orderBy(F.desc("n_user"), USER).collect()[0][0]
-        item = items.orderBy(F.desc("n"), ITEM).collect()[0][0]
-        rating = None
-    else:
-        user, item, rating = pair
+    user, item, rating = _example(model, test)
     parts = explain(model, user, item)
     title = described.where(F.col(ITEM) == F.lit(item)).select(TITLE).first()
     rows = [
@@ -79,7 +180,38 @@ def example_explained(model: FactorModel, described: DataFrame, test: DataFrame)
         *[("factor", str(n), value) for n, value in enumerate(parts.contributions, start=1)],
         ("prediction", "r̂", parts.prediction),
     ]
-    return model.sparkSession.createDataFrame(rows, "part string, name string, value double")
+    spark = model.sparkSession
+    own: list[tuple[int, Any, float, float]] = []
+    if _fault_of_influences(model) is None:
+        table, unsettled = influences(model, train, user, item)
+        rows.append(("unsettled", "last half-step", unsettled))
+        own = [(n, *row) for n, row in enumerate(table.itertuples(index=False, name=None), start=1)]
+    kind = model.item_factors.schema[ITEM].dataType.simpleString()
+    ratings = spark.createDataFrame(
+        own, f"place int, {ITEM} {kind}, {RATING} double, influence double"
+    )
+    return Example(
+        spark.createDataFrame(rows, "part string, name string, value double"),
+        ratings.join(described.select(ITEM, TITLE), ITEM, "left")
+        .select("place", ITEM, TITLE, RATING, "influence")
+        .orderBy("place"),
+    )
+
+
+def _example(model: FactorModel, test: DataFrame) -> tuple[Any, Any, float | None]:
+    """User, item and rating of the prediction that is taken apart."""
+    users = model.user_factors.select(USER, F.col(N_RATINGS).alias("n_user"))
+    items = model.item_factors.where(F.col(N_RATINGS) > 0).select(ITEM, F.col(N_RATINGS).alias("n"))
+    rated = users.where(F.col("n_user") > 0)
+    median = rated.agg(F.percentile_approx("n_user", 0.5)).collect()[0][0]
+    pairs = test.join(rated, USER).join(items, ITEM)
+    distance = F.abs(F.col("n_user") - F.lit(median))
+    pair = pairs.orderBy(distance, F.desc("n"), USER, ITEM).select(USER, ITEM, RATING).first()
+    if pair is not None:
+        return pair[0], pair[1], pair[2]
+    user = rated.orderBy(F.desc("n_user"), USER).collect()[0][0]
+    item = items.orderBy(F.desc("n"), ITEM).collect()[0][0]
+    return user, item, None
 
 
 def _bias(row: Row, beside: Row) -> float:

@@ -32,6 +32,9 @@ class InterpretSettings(BaseModel):
         description='names of factors by their numbers, as in { 1 = "art house" }; others are '
         "named by what is known of items",
     )
+    taste_groups: int = Field(
+        4, ge=0, description="groups that users are divided into by their stable factors; 0: none"
+    )
     refits: int = Field(
         4,
         ge=0,

@@ -31,6 +31,16 @@ class Rotation:
     items: Float64s
     singular_values: Float64s
 
+    @property
+    def user_penalty(self) -> Float64s:
+        """M, float64 [rank, rank], with |p|² = p* M p*ᵀ for the user factors p that p* was made of.
+
+        A ridge solution is one in its own coordinates alone: what shrinks |p|² shrinks p* by M.
+        """
+        inverse = np.linalg.pinv(self.users) if self.users.size else self.users
+        penalty: Float64s = inverse @ inverse.T
+        return penalty
+
     def scaled(self, scale: float) -> "Rotation":
         """The rotation to factors whose products are ``scale`` times as large."""
         root = np.sqrt(scale)

@@ -125,7 +125,11 @@ def model_of(
         user_type=fit.users.schema[USER].dataType.simpleString(),
         item_type=fit.items.schema[ITEM].dataType.simpleString(),
         hyper_parameters=settings.model_dump(by_alias=True),
-        rotation=CoordinateSystem(name="canonical", singular_values=learnt.singular_values),
+        rotation=CoordinateSystem(
+            name="canonical",
+            singular_values=learnt.singular_values,
+            user_penalty=learnt.user_penalty,
+        ),
         best_iteration=learnt.best_iteration,
         stopped=learnt.stopped,
         execution=learnt.execution,

@@ -14,10 +14,15 @@ LEAST_DRAWS = 2
 
 
 class CoordinateSystem(BaseModel):
-    """The coordinate system of the factors; see :mod:`mfspark.kernels.rotation`."""
+    """The coordinate system of the factors; see :mod:`mfspark.kernels.rotation`.
+
+    ``user_penalty``: M, [rank][rank], of models that minimise a penalty: λ n^ν scale² p·M·p is that
+    of a user's factors in this system and in the unit of the ratings. Empty in others.
+    """
 
     name: str
     singular_values: list[float]
+    user_penalty: list[list[float]] = []
 
 
 class DiagnosticFacts(BaseModel):

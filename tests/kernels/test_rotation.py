@@ -32,6 +32,14 @@ def test_any_mixing_of_the_factors_gives_the_same_canonical_form(rng):
     np.testing.assert_allclose(first_q, second_q, atol=1e-8)
 
 
+def test_penalty_of_the_canonical_factors_is_that_of_the_fitted_ones(rng):
+    p, q = rng.normal(size=(50, 4)), rng.normal(size=(40, 4))
+    rotation = rotate(p, q)[2].scaled(1.7)
+    rotated = p @ rotation.users
+    penalty = np.einsum("uf,fg,ug->u", rotated, rotation.user_penalty, rotated)
+    np.testing.assert_allclose(penalty, np.square(p).sum(axis=1))
+
+
 def test_unused_factors_become_zero_not_nan(rng):
     p, q = rng.normal(size=(50, 4)), rng.normal(size=(40, 4))
     p[:, 2:] = 0

@@ -124,7 +124,7 @@ def test_explanations_sum_to_the_prediction_exactly(model, ratings):
         assert len(parts.contributions) == 3
 
 
-def test_the_example_is_a_held_out_rating_of_a_usual_user(spark, model, items):
+def test_the_example_is_a_held_out_rating_of_a_usual_user(spark, model, ratings, items):
     users = model.user_factors.toPandas().set_index("user")["n_ratings"].sort_index()
     # A user with as many ratings as most, the most active one, and two whom nobody knows.
     usual = (users - users.quantile(0.5, interpolation="lower")).abs().idxmin()
@@ -136,14 +136,23 @@ def test_the_example_is_a_held_out_rating_of_a_usual_user(spark, model, items):
     ]
     test = spark.createDataFrame([*rows, (-9, known[-1], 4.0), (int(usual), -9, 4.0)], RATINGS)
     described = describe_items(model, items)
-    table = example_explained(model, described, test).toPandas().set_index("part")
+    example = example_explained(model, described, ratings, test)
+    table = example.explanation.toPandas().set_index("part")
     user = int(table.loc["user", "name"])
     assert users[user] == users[usual]
     assert (table.loc["item", "name"], table.loc["rating", "value"]) == (str(known[-1]), 3.5)
     expected = explain(model, user, known[-1])
     assert table.loc["prediction", "value"] == expected.prediction
     assert list(table.loc["factor", "value"]) == list(expected.contributions)
-    nothing = example_explained(model, described, test.limit(0)).toPandas().set_index("part")
+    # Beside μ and b_i, the user's own ratings and what the last half-step left make it up.
+    own = example.explanation_ratings.toPandas()
+    assert list(own["place"]) == list(range(1, users[user] + 1))
+    assert own["influence"].abs().is_monotonic_decreasing
+    assert own["title"].notna().any()
+    rest = table.loc["unsettled", "value"] + table.loc[["global mean", "item bias"], "value"].sum()
+    assert own["influence"].sum() + rest == pytest.approx(expected.prediction, abs=1e-5)
+    example = example_explained(model, described, ratings, test.limit(0))
+    nothing = example.explanation.toPandas().set_index("part")
     assert nothing.loc["user", "name"] == str(users.idxmax())
     assert np.isnan(nothing.loc["rating", "value"])
 
