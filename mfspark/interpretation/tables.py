@@ -11,6 +11,8 @@ from mfspark.errors import DataError
 from mfspark.models.factor_model import FactorModel
 
 _BYTES_PER_FLOAT = 4
+# Items that are drawn on the map, and that can be looked up.
+_MOST_DRAWN, _MOST_INDEXED = 300, 10_000
 _OF_NEIGHBOUR = ("similarity", "agreement", N_RATINGS)
 
 
@@ -54,6 +56,8 @@ class Interpretation:
     place of a neighbour.
     ``storage``: quantity, value double.
     ``item_map``: item, title, n_ratings, bias, x, y: the first two factors of the most rated items.
+    ``item_index``: item, title, year, n_ratings, bias, factors, similar (array of similar_item,
+    similarity, agreement) of the most rated items that have ``min_ratings``, for looking them up.
     """
 
     factors: DataFrame
@@ -62,6 +66,7 @@ class Interpretation:
     similar_items: DataFrame
     storage: DataFrame
     item_map: DataFrame
+    item_index: DataFrame
 
     def tables(self) -> dict[str, DataFrame]:
         """The tables by name."""
@@ -81,6 +86,7 @@ def interpret(
         similar_items=_similar_items(model, described, supported, settings),
         storage=_storage(model),
         item_map=_item_map(supported),
+        item_index=_item_index(model, supported, settings.n_similar),
     )
 
 
@@ -225,7 +231,7 @@ def _item_map(items: DataFrame) -> DataFrame:
     second = F.try_element_at(FACTORS, F.lit(2))
     return (
         items.orderBy(F.desc(N_RATINGS), ITEM)
-        .limit(300)
+        .limit(_MOST_DRAWN)
         .select(
             ITEM,
             TITLE,
@@ -234,4 +240,21 @@ def _item_map(items: DataFrame) -> DataFrame:
             F.element_at(FACTORS, 1).alias("x"),
             F.coalesce(second, F.lit(0.0).cast("float")).alias("y"),
         )
+    )
+
+
+def _item_index(model: FactorModel, supported: DataFrame, n_similar: int) -> DataFrame:
+    items = supported.orderBy(F.desc(N_RATINGS), ITEM).limit(_MOST_INDEXED)
+    lists = model.copy({model.itemCol: ITEM}).similarItems(items, n_similar, among=supported)
+    neighbours = lists.select(
+        ITEM,
+        F.transform(
+            "recommendations",
+            lambda row: F.struct(row.similar_item, row.similarity, row.agreement),
+        ).alias("similar"),
+    )
+    return (
+        items.select(ITEM, TITLE, YEAR, N_RATINGS, BIAS, FACTORS)
+        .join(neighbours, ITEM, "left")
+        .orderBy(F.desc(N_RATINGS), ITEM)
     )

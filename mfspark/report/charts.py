@@ -1,19 +1,12 @@
-"""Charts of the report as SVG data URIs, drawn by matplotlib without a display."""
+"""Charts of the pages as SVG, drawn by matplotlib without a display."""
 
-import base64
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from adjustText import adjust_text
-from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     EngFormatter,
     LogLocator,
@@ -23,37 +16,28 @@ from matplotlib.ticker import (
 )
 
 from mfspark.kernels.arrays import Float64s
+from mfspark.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, VIOLET, figure, hover
 
-BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9772b", "#9aa5b1", "#1c2733"
 # Names of so many classes stand side by side.
 _UPRIGHT = 10
-_SERIES = BLUE, ORANGE, "#4b8b5b", "#7a5195", GREY
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6eaee",
-    # Glyphs as outlines: the file looks the same on machines without the font.
-    "svg.fonttype": "path",
-}
+_SERIES = BLUE, ORANGE, GREEN, VIOLET, GREY
 
 
 def rmse_chart(metrics: pd.DataFrame, unit: str) -> str:
     """RMSE of every predictor on all test rows, with its 95 % interval."""
     rows = metrics.sort_values("rmse", ascending=False)
-    with _figure(6.4, 0.55 * len(rows) + 0.7) as (axes, result):
+    with figure(6.4, 0.55 * len(rows) + 0.7) as (axes, result):
         places = range(len(rows))
         spans = [rows["rmse"] - rows["rmse_low"], rows["rmse_high"] - rows["rmse"]]
         colors = [BLUE if name == "model" else GREY for name in rows["predictor"]]
-        axes.barh(places, rows["rmse"], height=0.62, color=colors)
+        bars = axes.barh(places, rows["rmse"], height=0.62, color=colors)
+        hover(
+            bars,
+            [
+                f"{row.predictor}: {row.rmse:.4f} ({row.rmse_low:.4f} to {row.rmse_high:.4f})"
+                for row in rows.itertuples()
+            ],
+        )
         axes.errorbar(rows["rmse"], places, xerr=spans, fmt="none", ecolor=INK, capsize=3, lw=1)
         for place, value, end in zip(places, rows["rmse"], rows["rmse_high"], strict=True):
             axes.text(end + 0.012 * rows["rmse"].max(), place, f"{value:.4f}", va="center")
@@ -70,7 +54,7 @@ def models_chart(models: pd.DataFrame, differences: pd.DataFrame, unit: str) -> 
     rows = models.sort_values("rmse", ascending=False)
     best = rows["predictor"].iloc[-1]
     known = differences[differences["better"] == best].set_index("worse")
-    with _figure(6.4, 0.36 * len(rows) + 0.8) as (axes, result):
+    with figure(6.4, 0.36 * len(rows) + 0.8) as (axes, result):
         for place, row in enumerate(rows.itertuples()):
             if row.predictor == best:
                 axes.scatter([0], [place], color=BLUE, zorder=3, s=34)
@@ -78,7 +62,14 @@ def models_chart(models: pd.DataFrame, differences: pd.DataFrame, unit: str) -> 
             pair = known.loc[row.predictor]
             color = INK if pair["is_clear"] else GREY
             axes.plot([pair["low"], pair["high"]], [place, place], color=color, lw=1.4)
-            axes.scatter([pair["difference"]], [place], color=color, zorder=3, s=34)
+            point = axes.scatter([pair["difference"]], [place], color=color, zorder=3, s=34)
+            hover(
+                point,
+                [
+                    f"{row.predictor}: {pair['difference']:+.4f} ({pair['low']:+.4f} to "
+                    f"{pair['high']:+.4f}) against {best}"
+                ],
+            )
         axes.axvline(0, color=BLUE, lw=0.8, ls=":")
         names = [f"{_plain(row.predictor)}  {row.rmse:.4f}" for row in rows.itertuples()]
         axes.set_yticks(range(len(rows)), names)
@@ -90,8 +81,15 @@ def models_chart(models: pd.DataFrame, differences: pd.DataFrame, unit: str) -> 
 
 def cost_chart(models: pd.DataFrame, unit: str) -> str:
     """RMSE against the time to fit, a point for each model."""
-    with _figure(6.4, max(3.2, 0.36 * len(models) - 0.4)) as (axes, result):
-        axes.scatter(models["fit_seconds"], models["rmse"], color=BLUE, s=26)
+    with figure(6.4, max(3.2, 0.36 * len(models) - 0.4)) as (axes, result):
+        points = axes.scatter(models["fit_seconds"], models["rmse"], color=BLUE, s=26)
+        hover(
+            points,
+            [
+                f"{row.predictor}: {row.rmse:.4f} in {row.fit_seconds:.3g} s"
+                for row in models.itertuples()
+            ],
+        )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -113,9 +111,18 @@ def cost_chart(models: pd.DataFrame, unit: str) -> str:
 
 def curves_chart(curves: pd.DataFrame, along: str, unit: str) -> str:
     """RMSE of each model after each pass, against ``along``: passes or seconds."""
-    with _figure(5.2, 3.0) as (axes, result):
+    with figure(5.2, 3.0) as (axes, result):
         for (name, rows), color in zip(curves.groupby("predictor"), cycle(_SERIES)):
-            axes.plot(rows[along], rows["rmse"], color=color, marker=".", label=_plain(str(name)))
+            (line,) = axes.plot(
+                rows[along], rows["rmse"], color=color, marker=".", label=_plain(str(name))
+            )
+            hover(
+                line,
+                [
+                    f"{name}: {error:.4f} after {place:.3g} {along}"
+                    for place, error in zip(rows[along], rows["rmse"], strict=True)
+                ],
+            )
         best = curves["rmse"].min()
         # The first passes are far off, and would press the rest together.
         axes.set_ylim(best - 0.01, min(curves["rmse"].max(), 1.15 * best) + 0.01)
@@ -129,7 +136,7 @@ def curves_chart(curves: pd.DataFrame, along: str, unit: str) -> str:
 def ranks_chart(ranks: pd.DataFrame, unit: str) -> str:
     """Errors by rank on one axis, agreement of the factors on the other; the chosen rank marked."""
     places = range(len(ranks))
-    with _figure(10.2, 3.6) as (axes, result):
+    with figure(10.2, 3.6) as (axes, result):
         axes.plot(places, ranks["train_rmse"], color=GREY, marker=".", label="training")
         axes.errorbar(places, ranks["validation_rmse"], yerr=ranks["excess_error"], color=BLUE,
                       marker="o", ms=4, capsize=3,
@@ -154,7 +161,7 @@ def ranks_chart(ranks: pd.DataFrame, unit: str) -> str:
 
 def learning_chart(curve: pd.DataFrame, unit: str) -> str:
     """Test error of the model, and of biases alone, against the number of training ratings."""
-    with _figure(10.2, 3.4) as (axes, result):
+    with figure(10.2, 3.4) as (axes, result):
         spans = [curve["rmse"] - curve["rmse_low"], curve["rmse_high"] - curve["rmse"]]
         axes.plot(curve["n_ratings"], curve["bias_only_rmse"], color=GREY, marker=".",
                   label="biases alone")  # fmt: skip
@@ -171,9 +178,23 @@ def learning_chart(curve: pd.DataFrame, unit: str) -> str:
 
 def training_chart(history: pd.DataFrame, best_iteration: int, unit: str) -> str:
     """RMSE after every pass, with the last iteration that counts."""
-    with _figure(6.4, 3.0) as (axes, result):
+    with figure(6.4, 3.0) as (axes, result):
         half_steps = history["iteration"] - (history["side"] == "user") * 0.5
-        axes.plot(half_steps, history["train_rmse"], color=GREY, marker=".", label="training")
+        (line,) = axes.plot(
+            half_steps, history["train_rmse"], color=GREY, marker=".", label="training"
+        )
+        hover(
+            line,
+            [
+                f"{row.iteration} {row.side}: training {row.train_rmse:.4f}"
+                + (
+                    ""
+                    if pd.isna(row.validation_rmse)
+                    else f", validation {row.validation_rmse:.4f}"
+                )
+                for row in history.itertuples()
+            ],
+        )
         if history["validation_rmse"].notna().any():
             is_measured = history["validation_rmse"].notna()
             axes.plot(half_steps[is_measured], history.loc[is_measured, "validation_rmse"],
@@ -191,13 +212,22 @@ def histogram_chart(histogram: pd.DataFrame, unit: str) -> str:
     """Shares of the test ratings and of the predictions, by classes of equal width."""
     places = np.sort(histogram["rating"].unique())
     width = np.diff(places).min() if len(places) > 1 else 1.0
-    with _figure(6.4, 2.8) as (axes, result):
+    with figure(6.4, 2.8) as (axes, result):
         for name, shift, color, label in (
             ("n_test", -0.2, GREY, "test ratings"), ("n_predicted", 0.2, BLUE, "predictions")
         ):  # fmt: skip
             share = 100 * histogram[name] / max(histogram[name].sum(), 1)
-            axes.bar(histogram["rating"] + shift * width, share, width=0.4 * width, color=color,
-                     label=label)  # fmt: skip
+            bars = axes.bar(histogram["rating"] + shift * width, share, width=0.4 * width,
+                            color=color, label=label)  # fmt: skip
+            hover(
+                bars,
+                [
+                    f"{label}, {rating:.3g}: {n:,} ({part:.1f} %)"
+                    for rating, n, part in zip(
+                        histogram["rating"], histogram[name], share, strict=True
+                    )
+                ],
+            )
         axes.set_xlabel(f"rating ({unit}, to the nearest {width:.3g})")
         axes.set_ylabel("share (%)")
         axes.grid(visible=False, axis="x")
@@ -207,13 +237,20 @@ def histogram_chart(histogram: pd.DataFrame, unit: str) -> str:
 
 def calibration_chart(calibration: pd.DataFrame, unit: str) -> str:
     """Mean rating of each tenth of the predictions, against their mean."""
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         both = calibration[["predicted", "rating"]].to_numpy()
         ends = [both.min(initial=np.inf), both.max(initial=-np.inf)]
         if len(both):
             axes.plot(ends, ends, color=GREY, lw=1, ls="--", label="as it should be")
-        axes.plot(calibration["predicted"], calibration["rating"], color=BLUE, marker="o", ms=4,
-                  label="a tenth of the predictions each")  # fmt: skip
+        (line,) = axes.plot(calibration["predicted"], calibration["rating"], color=BLUE, marker="o",
+                            ms=4, label="a tenth of the predictions each")  # fmt: skip
+        hover(
+            line,
+            [
+                f"predicted {row.predicted:.3f}, rated {row.rating:.3f}"
+                for row in calibration.itertuples()
+            ],
+        )
         axes.set_title("calibration", fontsize=10, loc="left")
         axes.set_xlabel(f"mean prediction ({unit})")
         axes.set_ylabel("mean rating")
@@ -223,7 +260,7 @@ def calibration_chart(calibration: pd.DataFrame, unit: str) -> str:
 
 def residuals_chart(residuals: pd.DataFrame, unit: str) -> str:
     """Shares of the test ratings by how far the model, and biases alone, are off."""
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         for predictor, color in (("bias only", GREY), ("model", BLUE)):
             rows = residuals[residuals["predictor"] == predictor].sort_values("residual")
             share = 100 * rows["n"] / max(rows["n"].sum(), 1)
@@ -239,15 +276,24 @@ def residuals_chart(residuals: pd.DataFrame, unit: str) -> str:
 
 def slice_chart(metrics: pd.DataFrame, slice_name: str, order: list[str]) -> str:
     """RMSE of the model and of biases alone with 95 % intervals, for each value of a slice."""
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         for predictor, color, shift in (("bias only", GREY, -0.2), ("model", BLUE, 0.2)):
             rows = metrics[metrics["predictor"] == predictor].set_index("value").loc[order]
             spans = [
                 (rows["rmse"] - rows["rmse_low"]).clip(lower=0),
                 (rows["rmse_high"] - rows["rmse"]).clip(lower=0),
             ]
-            axes.bar([n + shift for n in range(len(order))], rows["rmse"], width=0.38, color=color,
-                     label=predictor, yerr=spans, ecolor=INK, error_kw={"lw": 0.7})  # fmt: skip
+            bars = axes.bar(
+                [n + shift for n in range(len(order))], rows["rmse"], width=0.38, color=color,
+                label=predictor, yerr=spans, ecolor=INK, error_kw={"lw": 0.7},
+            )  # fmt: skip
+            hover(
+                bars,
+                [
+                    f"{row.Index}, {predictor}: {row.rmse:.4f} ({row.n:,} ratings)"
+                    for row in rows.itertuples()
+                ],
+            )
         counts = metrics[metrics["predictor"] == "model"].set_index("value")["n"]
         # Bounds of classes one below the other.
         if len(order) <= _UPRIGHT:
@@ -271,9 +317,16 @@ def values_chart(values: pd.DataFrame, unit: str) -> str:
     """Share of the ratings that have each value, or are in each class."""
     places = np.sort(values["rating"])
     width = np.diff(places).min() if len(places) > 1 else 1.0
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         share = 100 * values["n"] / values["n"].sum()
-        axes.bar(values["rating"], share, width=0.8 * width, color=BLUE)
+        bars = axes.bar(values["rating"], share, width=0.8 * width, color=BLUE)
+        hover(
+            bars,
+            [
+                f"{row.rating:.3g}: {row.n:,} ratings ({100 * row.n / values['n'].sum():.1f} %)"
+                for row in values.itertuples()
+            ],
+        )
         axes.set_title("values", fontsize=10, loc="left")
         axes.set_xlabel(f"rating ({unit})")
         axes.set_ylabel("share of the ratings (%)")
@@ -283,7 +336,7 @@ def values_chart(values: pd.DataFrame, unit: str) -> str:
 
 def tails_chart(tails: dict[str, tuple[Float64s, Float64s]]) -> str:
     """Of users and items, most rated first, the share of all ratings that a share of them has."""
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         for (side, (ids, ratings)), color in zip(tails.items(), (ORANGE, BLUE), strict=True):
             axes.plot(100 * ids, 100 * ratings, color=color, label=f"{side}s")
         axes.axhline(50, color=GREY, lw=0.8, ls=":")
@@ -300,7 +353,7 @@ def activity_chart(sides: dict[str, pd.DataFrame]) -> str:
     """Shares of users and of items by their number of ratings, in classes that double."""
     highest = max(counts["n_ratings"].max() for counts in sides.values())
     lows = 2 ** np.arange(int(np.log2(highest)) + 1)
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         for (side, counts), color, shift in zip(
             sides.items(), (ORANGE, BLUE), (-0.2, 0.2), strict=True
         ):
@@ -323,9 +376,16 @@ def time_chart(over_time: pd.DataFrame, unit: str) -> str:
     """Ratings of each period as bars, and their mean as a line."""
     length = over_time["length"].iloc[0]
     days = {"day": 1, "week": 7, "month": 30, "quarter": 91, "year": 365}[length]
-    with _figure(5.2, 2.7) as (axes, result):
+    with figure(5.2, 2.7) as (axes, result):
         periods = pd.to_datetime(over_time["period"])
-        axes.bar(periods, over_time["n"], width=0.85 * days, align="edge", color=GREY)
+        bars = axes.bar(periods, over_time["n"], width=0.85 * days, align="edge", color=GREY)
+        hover(
+            bars,
+            [
+                f"{day:%Y-%m-%d}: {row.n:,} ratings, {row.mean_rating:.2f} {unit} on average"
+                for day, row in zip(periods, over_time.itertuples(), strict=True)
+            ],
+        )
         axes.set_title(f"over time, by {length}", fontsize=10, loc="left")
         axes.set_ylabel("ratings")
         axes.grid(visible=False)
@@ -344,7 +404,7 @@ def time_chart(over_time: pd.DataFrame, unit: str) -> str:
 
 def coverage_chart(coverage: pd.DataFrame) -> str:
     """Share of the ratings in each interval, against the share that it should hold."""
-    with _figure(5.2, 3.4) as (axes, result):
+    with figure(5.2, 3.4) as (axes, result):
         axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--", label="as it should be")
         axes.plot(100 * coverage["level"], 100 * coverage["covered"], color=BLUE, marker="o",
                   ms=4, label="test ratings")  # fmt: skip
@@ -358,7 +418,7 @@ def coverage_chart(coverage: pd.DataFrame) -> str:
 
 def reliability_chart(reliability: pd.DataFrame, unit: str) -> str:
     """Error of each tenth of the predictions, the surest first, against what was predicted."""
-    with _figure(5.2, 3.4) as (axes, result):
+    with figure(5.2, 3.4) as (axes, result):
         low = min(reliability["std"].min(), reliability["rmse"].min())
         high = max(reliability["std"].max(), reliability["rmse"].max())
         ends = [0.97 * low, 1.03 * high]
@@ -375,8 +435,17 @@ def share_chart(factors: pd.DataFrame, stability: pd.DataFrame) -> str:
     """Share of the interaction variance per factor; in colour those that are stable."""
     is_stable = stability.set_index("factor")["is_stable"].to_dict()
     colors = [BLUE if is_stable.get(factor, True) else GREY for factor in factors["factor"]]
-    with _figure(6.4, 3.0) as (axes, result):
-        axes.bar(factors["factor"], 100 * factors["share"], color=colors, width=0.7)
+    with figure(6.4, 3.0) as (axes, result):
+        bars = axes.bar(factors["factor"], 100 * factors["share"], color=colors, width=0.7)
+        values = stability.set_index("factor")["stability"].to_dict()
+        hover(
+            bars,
+            [
+                f"factor {row.factor}: {100 * row.share:.1f} %"
+                + (f", stability {values[row.factor]:.2f}" if row.factor in values else "")
+                for row in factors.itertuples()
+            ],
+        )
         axes.set_xlabel("factor (grey: not stable)" if len(stability) else "factor")
         axes.set_ylabel("share of interaction\nvariance (%)")
         axes.grid(visible=False, axis="x")
@@ -386,8 +455,9 @@ def share_chart(factors: pd.DataFrame, stability: pd.DataFrame) -> str:
 
 def factor_gains_chart(gains: pd.DataFrame, unit: str) -> str:
     """Test error with none, one, two, … of the factors."""
-    with _figure(6.4, 3.0) as (axes, result):
-        axes.plot(gains["n_factors"], gains["rmse"], color=BLUE, marker=".")
+    with figure(6.4, 3.0) as (axes, result):
+        (line,) = axes.plot(gains["n_factors"], gains["rmse"], color=BLUE, marker=".")
+        hover(line, [f"{row.n_factors} factors: {row.rmse:.4f}" for row in gains.itertuples()])
         axes.set_xlabel("factors kept (0: biases alone)")
         axes.set_ylabel(f"test RMSE ({unit})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -397,7 +467,7 @@ def factor_gains_chart(gains: pd.DataFrame, unit: str) -> str:
 def variance_chart(variance: pd.DataFrame) -> str:
     """Shares of the ratings' variance."""
     rows = variance.iloc[::-1]
-    with _figure(4.2, 3.0) as (axes, result):
+    with figure(4.2, 3.0) as (axes, result):
         axes.barh(range(len(rows)), 100 * rows["share"], height=0.62,
                   color=[GREY if part == "rest" else BLUE for part in rows["part"]])  # fmt: skip
         for place, share in enumerate(rows["share"]):
@@ -412,7 +482,7 @@ def variance_chart(variance: pd.DataFrame) -> str:
 def agreement_chart(agreement: pd.DataFrame) -> str:
     """|r| of each factor with the factors of refits, put in the order of their matches."""
     table = agreement.pivot_table(index="factor", columns="matched", values="r")
-    with _figure(4.2, 3.4) as (axes, result):
+    with figure(4.2, 3.4) as (axes, result):
         image = axes.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1)
         size = len(table)
         step = max(1, size // 8)
@@ -431,14 +501,22 @@ def correlation_chart(correlations: pd.DataFrame) -> str:
     """The strongest correlations of one factor with item metadata, with their intervals; grey:
     perhaps chance."""
     rows = correlations.iloc[::-1]
-    with _figure(2.9, 0.26 * max(len(rows), 1) + 0.45) as (axes, result):
+    with figure(2.9, 0.26 * max(len(rows), 1) + 0.45) as (axes, result):
         colors = [
             GREY if not is_clear else BLUE if value >= 0 else ORANGE
             for value, is_clear in zip(rows["correlation"], rows["is_clear"], strict=True)
         ]
         spans = [rows["correlation"] - rows["low"], rows["high"] - rows["correlation"]]
-        axes.barh(range(len(rows)), rows["correlation"], color=colors, height=0.65, xerr=spans,
-                  error_kw={"lw": 0.8, "ecolor": INK})  # fmt: skip
+        bars = axes.barh(range(len(rows)), rows["correlation"], color=colors, height=0.65,
+                         xerr=spans, error_kw={"lw": 0.8, "ecolor": INK})  # fmt: skip
+        hover(
+            bars,
+            [
+                f"{row.value}: r = {row.correlation:+.2f} ({row.low:+.2f} to {row.high:+.2f}), "
+                f"{row.class_size} of {row.n_items} items, q = {row.q:.2g}"
+                for row in rows.itertuples()
+            ],
+        )
         names = [f"{_plain(row.value, 14)} ({_short(row.class_size)})" for row in rows.itertuples()]
         axes.set_yticks(range(len(rows)), names, fontsize=8)
         axes.axvline(0, color=INK, lw=0.8)
@@ -450,8 +528,9 @@ def correlation_chart(correlations: pd.DataFrame) -> str:
 
 def map_chart(items: pd.DataFrame, labels: dict[int, str], n_labels: int = 22) -> str:
     """The most rated items by their first two factors."""
-    with _figure(10.2, 5.6) as (axes, result):
-        axes.scatter(items["x"], items["y"], s=12, color=GREY, alpha=0.6, linewidths=0)
+    with figure(10.2, 5.6) as (axes, result):
+        points = axes.scatter(items["x"], items["y"], s=12, color=GREY, alpha=0.6, linewidths=0)
+        hover(points, [_map_name(row) for row in items.itertuples()])
         taken: list[tuple[float, float]] = []
         width = (items["x"].max() - items["x"].min()) or 1.0
         height = (items["y"].max() - items["y"].min()) or 1.0
@@ -464,16 +543,19 @@ def map_chart(items: pd.DataFrame, labels: dict[int, str], n_labels: int = 22) -
             if any(abs(place[0] - x) < 0.16 and abs(place[1] - y) < 0.04 for x, y in taken):
                 continue
             taken.append(place)
-            name = _plain(row.title if isinstance(row.title, str) else str(row.item), 26)
-            axes.annotate(name, (row.x, row.y), xytext=(3, 3), textcoords="offset points",
-                          fontsize=7)  # fmt: skip
-            axes.scatter([row.x], [row.y], s=14, color=BLUE, linewidths=0)
+            axes.annotate(_plain(_map_name(row), 26), (row.x, row.y), xytext=(3, 3),
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+            hover(axes.scatter([row.x], [row.y], s=14, color=BLUE, linewidths=0), [_map_name(row)])
         axes.axhline(0, color=GREY, lw=0.7)
         axes.axvline(0, color=GREY, lw=0.7)
         axes.margins(x=0.14, y=0.05)
         axes.set_xlabel(_factor_name(1, labels))
         axes.set_ylabel(_factor_name(2, labels))
     return result[0]
+
+
+def _map_name(row: Any) -> str:
+    return row.title if isinstance(row.title, str) else str(row.item)
 
 
 def explanation_chart(parts: pd.DataFrame, labels: dict[int, str], unit: str) -> str:
@@ -487,11 +569,12 @@ def explanation_chart(parts: pd.DataFrame, labels: dict[int, str], unit: str) ->
     steps += [(_factor_name(int(row.name), labels), row.value) for row in _named(largest)]
     if len(factors) > len(largest):
         steps.append((f"other {len(factors) - len(largest)} factors", rest))
-    with _figure(10.2, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
+    with figure(10.2, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
         total = 0.0
-        for place, (_, step) in enumerate(steps):
+        for place, (name, step) in enumerate(steps):
             color = INK if place == 0 else BLUE if step >= 0 else ORANGE
-            axes.barh(place, step, left=total, color=color, height=0.6)
+            bar = axes.barh(place, step, left=total, color=color, height=0.6)
+            hover(bar, [f"{name}: {step:+.3f}"])
             total += step
             sign = "" if place == 0 else "+" if step >= 0 else "−"
             axes.text(max(total, total - step) + 0.02, place, f" {sign}{abs(step):.3f}",
@@ -523,17 +606,3 @@ def _plain(text: str, most: int = 30) -> str:
     """Text that matplotlib shows as it is: no mathematics between dollar signs, not too long."""
     short = text if len(text) <= most else text[: most - 1] + "…"
     return short.replace("$", r"\$")
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on, and a list that holds the data URI once the block has ended."""
-    result: list[str] = []
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.subplots(), result
-        sink = io.BytesIO()
-        # No date and a fixed salt: the same run gives the same file.
-        with mpl.rc_context({"svg.hashsalt": "mfspark"}):
-            figure.savefig(sink, format="svg", metadata={"Date": None})
-    result.append("data:image/svg+xml;base64," + base64.b64encode(sink.getvalue()).decode())

@@ -2,6 +2,8 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mfspark.report.drawing import as_image
+
 
 def make_environment() -> Environment:
     """All text from the data is escaped; a name that a template lacks is an error."""
@@ -12,6 +14,7 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["as_image"] = as_image
     environment.filters["number"] = _number
     environment.filters["signed"] = _signed
     return environment

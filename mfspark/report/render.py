@@ -16,12 +16,15 @@ from mfspark.report import charts
 from mfspark.report.comparison_page import comparison_section
 from mfspark.report.description_page import description_section
 from mfspark.report.environment import make_environment
+from mfspark.report.item_search import search_index
 from mfspark.report.list_table import list_table
+from mfspark.report.names import item_name, natural
 
 # Those by metadata come behind.
 _SLICES = ("user activity", "item popularity", "predicted value", "cold start", "time")
 _N_PANELS = 8
 _N_CORRELATIONS = 6
+_N_INFLUENCES = 10
 # Of so many ratings the share in an interval is known to some two per cent.
 _LEAST_COVERED = 500
 _SHOWN_LEVELS = (0.5, 0.8, 0.95)
@@ -58,7 +61,8 @@ _TABLES = {
         for name in (
             "factors", "factor_items", "factor_metadata", "factor_stability", "factor_agreement",
             "factor_labels", "factor_gains", "variance", "biases", "similar_items", "storage",
-            "item_map", "explanation",
+            "item_map", "item_index", "user_groups", "group_factors", "group_items",
+            "explanation", "explanation_ratings",
         )
     },
 }  # fmt: skip
@@ -101,7 +105,7 @@ def render(run: RunTables) -> str:
     """The report as HTML. All text from the data is escaped."""
     metrics = run["metrics"]
     overall = metrics[metrics["slice"] == "all"].set_index("predictor", drop=False)
-    unit, labels = _unit(run.run), _labels(run)
+    unit, labels, panels = _unit(run.run), _labels(run), _factor_panels(run)
     return (
         make_environment()
         .get_template("report.html")
@@ -114,14 +118,17 @@ def render(run: RunTables) -> str:
             model=overall.loc["model"].to_dict(),
             unit=unit,
             when=_when(run.ingest),
-            verdict=_verdict(run["gains"], unit),
+            summary=_summary(run, unit),
             alerts=run["alerts"].to_dict("records"),
             calibration=run["calibration"].to_dict("records"),
             slices=_slices(metrics, run["slice_gains"]),
             misses=_misses(run["misses"]),
             lists=list_table(run["ranking"], run["ranking_users"]),
             intervals=_intervals(run) if "coverage" in run.tables else None,
-            factors=_factor_panels(run),
+            factors=panels,
+            search=search_index(run["item_index"], panels),
+            script=resources("mfspark.report").joinpath("search.js").read_text(encoding="utf-8"),
+            tastes=_tastes(run, labels),
             unread=_unread(run),
             variance=run["variance"].set_index("part")["share"].to_dict(),
             n_refits=run.run["config"]["interpret"]["refits"],
@@ -168,6 +175,43 @@ def _when(ingest: dict[str, Any]) -> str | None:
         return None
     days = [datetime.fromtimestamp(int(end or 0), tz=timezone.utc).date() for end in ends]
     return f"{days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}"
+
+
+def _summary(run: RunTables, unit: str) -> list[str]:
+    """What the predictions are worth, where they are best and worst, and what the factors say; as
+    far as it is known."""
+    found = [_verdict(run["gains"], unit), _extremes(run["metrics"]), _of_factors(run)]
+    return [sentence for sentence in found if sentence is not None]
+
+
+def _extremes(metrics: pd.DataFrame) -> str | None:
+    """For which class of user activity the model errs least and most."""
+    rows = metrics[
+        (metrics["slice"] == "user activity")
+        & (metrics["predictor"] == "model")
+        & (metrics["n"] >= _LEAST_COVERED)
+    ].sort_values("rmse")
+    if len(rows) < 2 or rows["rmse_high"].iloc[0] >= rows["rmse_low"].iloc[-1]:
+        return None
+    best, worst = rows.iloc[0], rows.iloc[-1]
+    return (
+        f"It is best for users with {best['value']} training ratings (RMSE {best['rmse']:.3f}) and "
+        f"worst for those with {worst['value']} ({worst['rmse']:.3f})."
+    )
+
+
+def _of_factors(run: RunTables) -> str | None:
+    """How many factors may be read, and what the first of them are."""
+    n_factors, stability = len(run["factors"]), run["factor_stability"]
+    if not n_factors or not len(stability):
+        return None
+    labels = _labels(run)
+    stable = sorted(stability.loc[stability["is_stable"].astype(bool), "factor"])
+    named = [labels[number] for number in stable if number in labels][:3]
+    if not stable:
+        return f"None of the {n_factors} factors is stable enough to be read by itself."
+    said = f"{len(stable)} of {n_factors} factors can be read by themselves"
+    return f"{said}: {'; '.join(named)}." if named else f"{said}; none of them has a clear name."
 
 
 def _verdict(gains: pd.DataFrame, unit: str) -> str | None:
@@ -297,28 +341,15 @@ def _factor_panels(run: RunTables) -> list[dict[str, object]]:
         }
         for rows in ends.values():
             for row in rows:
-                row["name"] = _item_name(row["title"], row["item"], row["year"])
+                row["name"] = item_name(row["title"], row["item"], row["year"])
         chart = charts.correlation_chart(correlations) if len(correlations) else None
         panels.append({**factor, **ends, "chart": chart})
     return panels
 
 
-def _item_name(title: Any, item: Any, year: Any = None) -> str:
-    name = _natural(title) if isinstance(title, str) else f"item {item}"
-    return f"{name} ({int(year)})" if year is not None and not pd.isna(year) else name
-
-
 def _with_natural_titles(items: pd.DataFrame) -> pd.DataFrame:
-    titles = [_natural(title) if isinstance(title, str) else title for title in items["title"]]
+    titles = [natural(title) if isinstance(title, str) else title for title in items["title"]]
     return items.assign(title=titles)
-
-
-def _natural(title: str) -> str:
-    """The English Patient, where catalogues have English Patient, The."""
-    found = re.fullmatch(r"(.+), (The|A|An|Les?|La|L'|Il|El|Los|Las|Der|Die|Das)", title)
-    if found is None:
-        return title
-    return f"{found[2]}{'' if found[2].endswith(chr(39)) else ' '}{found[1]}"
 
 
 def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, object]]]]:
@@ -330,7 +361,7 @@ def _bias_lists(biases: pd.DataFrame) -> dict[str, dict[str, list[dict[str, obje
             rows = chosen.sort_values("place").to_dict("records")
             for row in rows:
                 named = side == "item" and isinstance(row["title"], str)
-                row["name"] = _natural(row["title"]) if named else f"{side} {row['id']}"
+                row["name"] = natural(row["title"]) if named else f"{side} {row['id']}"
             lists[side][end] = rows
     return lists
 
@@ -339,10 +370,10 @@ def _similar(similar: pd.DataFrame) -> list[dict[str, object]]:
     """Of each chosen item its reliable neighbours, perhaps none."""
     return [
         {
-            "name": _item_name(rows.iloc[0]["title"], item),
+            "name": item_name(rows.iloc[0]["title"], item),
             "rows": [
                 {
-                    "name": _item_name(row.similar_title, row.similar_item),
+                    "name": item_name(row.similar_title, row.similar_item),
                     "value": row.similarity,
                     "agreement": row.agreement,
                     "n_ratings": row.n_ratings,
@@ -354,11 +385,44 @@ def _similar(similar: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
+def _tastes(run: RunTables, labels: dict[int, str]) -> list[dict[str, object]]:
+    """Of each group of users its size, where it stands on the factors that may be read, and what it
+    likes more than all users do."""
+    stability, factors, items = run["factor_stability"], run["group_factors"], run["group_items"]
+    stable = set(stability.loc[stability["is_stable"].astype(bool), "factor"])
+    tastes: list[dict[str, object]] = []
+    for group in run["user_groups"].sort_values("taste").to_dict("records"):
+        own = factors[(factors["taste"] == group["taste"]) & factors["factor"].isin(stable)]
+        places = [
+            {**row, "name": labels.get(row["factor"], f"factor {row['factor']}")}
+            for row in own.sort_values("factor").to_dict("records")
+        ]
+        liked = items[items["taste"] == group["taste"]].sort_values("place")
+        rows = [
+            {"name": item_name(row["title"], row["item"]), "value": row["difference"]}
+            for row in liked.to_dict("records")
+        ]
+        tastes.append({**group, "places": places, "rows": rows})
+    return tastes
+
+
 def _explained(run: RunTables) -> dict[str, object]:
+    """Of the prediction that is taken apart who, what, and which of the user's ratings move it."""
     parts = run["explanation"].set_index("part")
+    own = run["explanation_ratings"].sort_values("place")
+    ratings = [
+        {**row, "name": item_name(row["title"], row["item"])}
+        for row in own.head(_N_INFLUENCES).to_dict("records")
+    ]
     return {
+        "ratings": ratings,
+        "n_ratings": len(own),
+        "others": own["influence"].iloc[_N_INFLUENCES:].sum(),
+        "from_ratings": own["influence"].sum(),
+        "base": parts.loc["global mean", "value"] + parts.loc["item bias", "value"],
+        "unsettled": parts["value"].get("unsettled", 0.0),
         "user": parts.loc["user", "name"],
-        "item": _item_name(parts.loc["title", "name"], parts.loc["item", "name"]),
+        "item": item_name(parts.loc["title", "name"], parts.loc["item", "name"]),
         "rating": None if pd.isna(parts.loc["rating", "value"]) else parts.loc["rating", "value"],
         "prediction": parts.loc["prediction", "value"],
     }

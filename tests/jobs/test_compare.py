@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+from check_page import faults_of_page, find_browser
 from running import make_ratings, run_job
 
 CONFIG = """
@@ -70,6 +71,12 @@ def test_tables_and_headline(compared):
     # The ratings have no structure that a model could find: a verdict for each pair of neighbours.
     verdicts = re.findall(r" is better than |no clear difference between ", result.stdout)
     assert len(verdicts) == len(alive) - 1
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH")
+def test_the_page_in_a_browser(compared):
+    page = compared[0] / "runs/mine/comparison/index.html"
+    assert faults_of_page(page, find_browser()) == []
 
 
 def test_lists_of_all_models_are_measured(compared):

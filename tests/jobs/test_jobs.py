@@ -52,7 +52,9 @@ def test_what_ratings_there_are_is_a_page_and_in_the_report(finished):
 def test_report_is_one_file_and_escapes_titles(finished):
     folder, _ = finished
     report = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
-    assert "<script>" not in report
+    own = ['<script type="application/json" id="search-index">', "<script>"]
+    assert re.findall("<script[^>]*>", report) == own
+    assert "<script>alert" not in report
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; Co." in report
     assert "<h3>The Odd One</h3>" in report
     assert 'src="http' not in report
