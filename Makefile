@@ -12,7 +12,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench check-java check-python
+.PHONY: help demo notebooks check-pages test test-all lint bench check-java check-python
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -20,6 +20,16 @@ help: ## show this help
 demo: check-java $(VENV)/.mfspark ## real ratings → model → report (DATASET=ml-100k, ml-latest-small, ml-1m, …, synthetic)
 	$(BIN)/spark-submit --properties-file conf/local.conf jobs/pipeline.py \
 		--config conf/demo.toml --set data.dataset=$(DATASET)
+
+notebooks: check-java $(VENV)/.mfspark-notebooks ## run the notebooks and store what they show (after make demo)
+	@test -d runs/demo/report || $(MAKE) demo
+	@test -d runs/demo/comparison || $(BIN)/spark-submit --properties-file conf/local.conf \
+		jobs/compare.py --config conf/demo.toml \
+		--set 'compare.models=["bias_only", "item_knn", "als", "bayes", "mllib", "blend"]'
+	$(BIN)/python notebooks/execute.py
+
+check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browser: errors, overflow, accessibility
+	$(BIN)/python tests/jobs/check_page.py $(wildcard runs/demo/*/index.html)
 
 test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
@@ -64,6 +74,10 @@ $(BIN)/python: | check-python
 $(VENV)/.mfspark: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
+
+$(VENV)/.mfspark-notebooks: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
+	@touch $@ $(VENV)/.mfspark
 
 $(VENV)/.mfspark-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'

@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shutil
-import sys
 
 import pandas as pd
 import pytest
-from running import ROOT, make_ratings, run_job, submit_job
+from running import make_ratings, run_job, submit_job
 
 
 def test_pipeline_ends_with_headline_and_report(finished):
@@ -111,60 +110,6 @@ def test_second_run_does_not_replace_the_first(spark, finished, tmp_path):
     assert (folder / "runs/mine/model/metadata.json").read_text() == before
     run = json.loads((folder / "runs/mine/run.json").read_text())
     assert run["steps"]["train"]["state"] == "failed"
-
-
-def test_notebook_runs_on_the_files(finished, tmp_path):
-    nbformat = pytest.importorskip("nbformat")
-    from nbclient import NotebookClient
-
-    folder, _ = finished
-    notebook = nbformat.read(ROOT / "notebooks/01_explore_factors.ipynb", as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)
-    os.environ["MFSPARK_RUN"] = str(folder / "runs/mine")
-    try:
-        NotebookClient(
-            notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
-        ).execute()
-    finally:
-        del os.environ["MFSPARK_RUN"]
-    assert any(
-        "image/png" in output.get("data", {})
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-    )
-
-
-def tables_of(name, folder):
-    """Tables that a notebook with planted ratings shows."""
-    nbformat = pytest.importorskip("nbformat")
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
-    return [
-        output["data"]["text/html"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "text/html" in output.get("data", {})
-    ]
-
-
-@pytest.mark.slow
-def test_notebook_on_transitive_inference_runs(tmp_path):
-    tables = tables_of("02_transitive_inference.ipynb", tmp_path)
-    assert any("correlation with the truth" in table for table in tables)
-
-
-@pytest.mark.slow
-def test_notebook_on_uncertainty_runs(tmp_path):
-    tables = tables_of("03_uncertainty.ipynb", tmp_path)
-    promised = next(table for table in tables if "should hold" in table)
-    shares = [float(text) for text in re.findall(r"<td>([\d.]+)%</td>", promised)]
-    assert shares[::2] == [50, 80, 95]
-    for wanted, found in zip(shares[::2], shares[1::2], strict=True):
-        assert found == pytest.approx(wanted, abs=3)
 
 
 def test_folds_and_the_section_in_the_report(spark, finished, tmp_path):
