@@ -1,29 +1,33 @@
 """What goes along with each factor among what is known of items, and what to call it.
 
-Correlations of the items' loadings with genres (0 or 1), the year and the logarithm of the number
-of ratings. Their intervals are Fisher's, their p-values those of permuted items, and the false
-discovery rate over all of them is controlled (Benjamini and Hochberg 1995): of what is clear, one
-in twenty is expected to be chance.
+Correlations of the items' loadings with genres and other classes (0 or 1), the year and other
+numbers, and the logarithm of the number of ratings. Their intervals are Fisher's, their p-values
+those of permuted items, and the false discovery rate over all of them is controlled (Benjamini and
+Hochberg 1995): of what is clear, one in twenty is expected to be chance.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import BooleanType, NumericType
 from scipy.stats import false_discovery_control
 
-from mfspark.columns import FACTORS, GENRES, ITEM, N_RATINGS, YEAR
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, TITLE
 from mfspark.errors import ConfigError
 from mfspark.kernels.arrays import Bools, Float64s
 
 # Of the items with most ratings; more would make nothing clearer.
 _MOST_ITEMS = 5000
 _LEAST_CLASS = 20
+# Of a column with more classes the largest are looked at.
+_MOST_CLASSES = 50
 _PERMUTATIONS, _SEED = 999, 0
 _FALSE_DISCOVERIES = 0.05
 # |r| of what a label names, and how much of it.
@@ -36,25 +40,32 @@ _SCHEMA = (
     "n_items long, class_size long, p double"
 )
 NO_READING = "no clear reading"
+# All metadata together, among the kinds.
+_ALL = ""
+_SINGULAR = {"genres": "genre"}
+_OF_THE_MODEL = {ITEM, TITLE, FACTORS, N_RATINGS, BIAS, COLD_BIAS}
 _ENDS = {"year": ("newer", "older"), "popularity": ("much rated", "little rated")}
 
 
 @dataclass(frozen=True)
 class Readings:
-    """``factor_metadata``: factor, kind (genre, year, popularity), value, correlation with its 95 %
-    interval (low, high), n_items (of which the value is known), class_size (items of the genre), p,
-    q (the false discovery rate at which it would be clear), is_clear.
+    """``factor_metadata``: factor, kind (genre, year, popularity, another column), value (the class;
+    of numbers the kind again), correlation with its 95 % interval (low, high), n_items (of which
+    the value is known), class_size (items of the class), p, q (the false discovery rate at which it
+    would be clear), is_clear.
 
     ``factor_labels``: factor, label, is_given (by the configuration), r2 (cross-validated, from all
-    metadata together; null where too few items have all of it).
+    metadata together; null where too few items have all of it). ``factor_variance``: factor, kind,
+    r2: the same of each kind of metadata alone (``plot_variance_explained`` of MOFA2).
     """
 
     factor_metadata: DataFrame
     factor_labels: DataFrame
+    factor_variance: DataFrame
 
     def tables(self) -> dict[str, DataFrame]:
         """The tables by name."""
-        return {"factor_metadata": self.factor_metadata, "factor_labels": self.factor_labels}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class _Attribute(NamedTuple):
@@ -67,8 +78,8 @@ class _Attribute(NamedTuple):
 
 
 def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str, str]) -> Readings:
-    """Read the factors of ``described`` (item, n_ratings, factors, year, genres), items with enough
-    ratings.
+    """Read the factors of ``described`` (item, n_ratings, factors; year, genres and whatever else
+    is known), items with enough ratings.
 
     ``stability``: factor, is_stable; a factor that is not stable gets no label, and without any
     row all may have one. ``labels`` by number go before what is found; ``ConfigError`` for one of
@@ -83,10 +94,10 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
         )
     spark = described.sparkSession
     rows = described.orderBy(F.desc(N_RATINGS), ITEM).limit(_MOST_ITEMS)
-    columns = rows.select(FACTORS, F.col(YEAR).cast("double").alias(YEAR), GENRES, N_RATINGS)
+    columns = rows.select(FACTORS, N_RATINGS, *_known_columns(rows))
     # So many items are looked at in one place, not here.
     found = columns.repartition(1).mapInArrow(partial(_of_items, seed=_SEED), _SCHEMA).collect()
-    of_values = [row for row in found if row["kind"] != "all"]
+    of_values = [row for row in found if row["value"] is not None]
     q = false_discovery_control([row["p"] for row in of_values]) if of_values else []
     metadata = [
         (*row, float(rate), bool(rate <= _FALSE_DISCOVERIES))
@@ -94,7 +105,10 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
     ]
     metadata.sort(key=lambda row: (row[0], -abs(row[3]), row[1], row[2]))
     is_stable = {row["factor"]: row["is_stable"] for row in stability.collect()}
-    r2 = {row["factor"]: row["correlation"] for row in found if row["kind"] == "all"}
+    shares = [
+        (row["factor"], row["kind"], row["correlation"]) for row in found if row["value"] is None
+    ]
+    r2 = {factor: share for factor, kind, share in shares if kind == _ALL}
     names = [
         (
             n,
@@ -108,19 +122,39 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
     return Readings(
         spark.createDataFrame(metadata, f"{_SCHEMA}, q double, is_clear boolean"),
         spark.createDataFrame(names, "factor int, label string, is_given boolean, r2 double"),
+        spark.createDataFrame(
+            [row for row in shares if row[1] != _ALL and row[2] is not None],
+            "factor int, kind string, r2 double",
+        ),
     )
 
 
+def _known_columns(described: DataFrame) -> list[Column]:
+    """What is known of items: text, lists of text, and numbers as doubles."""
+    found = []
+    for field in described.schema:
+        if field.name in _OF_THE_MODEL:
+            continue
+        if isinstance(field.dataType, NumericType | BooleanType):
+            found.append(F.col(f"`{field.name}`").cast("double").alias(field.name))
+        elif field.dataType.simpleString() in ("string", "array<string>"):
+            found.append(F.col(f"`{field.name}`"))
+    return found
+
+
 def _label(rows: list[tuple[object, ...]]) -> str:
-    """What the clear correlations of a factor say of its ends: genres, the strongest first, then
-    the year and popularity."""
+    """What the clear correlations of a factor say of its ends: classes, the strongest first, then
+    numbers such as the year."""
     ends: tuple[list[str], list[str]] = [], []
-    for _, kind, value, r, *_, is_clear in sorted(rows, key=lambda row: row[1] != "genre"):
+    for _, kind, value, r, *_, is_clear in sorted(rows, key=lambda row: row[1] == row[2]):
         assert isinstance(r, float)
         if not is_clear or abs(r) < _LEAST_R:
             continue
-        high, low = _ENDS.get(str(kind), (str(value), ""))
-        if low:
+        is_number = kind == value
+        high, low = str(value), ""
+        if is_number:
+            high, low = _ENDS.get(str(kind), (f"high {kind}", f"low {kind}"))
+        if is_number:
             ends[0].append(high if r > 0 else low)
             ends[1].append(low if r > 0 else high)
         else:
@@ -132,7 +166,7 @@ def _label(rows: list[tuple[object, ...]]) -> str:
 
 
 def _of_items(batches: Iterator[pa.RecordBatch], seed: int) -> Iterator[pa.RecordBatch]:
-    """Rows of ``_SCHEMA`` for each factor and attribute, and R² as those of the kind all."""
+    """Rows of ``_SCHEMA`` for each factor and attribute, and R² as those without a value."""
     parts = list(batches)
     n = sum(part.num_rows for part in parts)
     if not n:
@@ -149,13 +183,18 @@ def _of_items(batches: Iterator[pa.RecordBatch], seed: int) -> Iterator[pa.Recor
         r, p = correlations(loadings[each.is_known], each.values[each.is_known], rng)
         n_known = int(each.is_known.sum())
         low, high = interval(r, n_known)
-        size = int(each.values[each.is_known].sum()) if each.kind == "genre" else n_known
+        is_class = each.kind != each.value
+        size = int(each.values[each.is_known].sum()) if is_class else n_known
         rows += [
             (f + 1, each.kind, each.value, r[f], low[f], high[f], n_known, size, p[f])
             for f in range(len(r))
         ]
-    for f, share in enumerate(explained(loadings, attributes, rng)):
-        rows.append((f + 1, "all", "", share, None, None, n, n, None))
+    groups = {_ALL: attributes}
+    for each in attributes:
+        groups.setdefault(each.kind, []).append(each)
+    for kind, group in groups.items():
+        for f, share in enumerate(explained(loadings, group, rng)):
+            rows.append((f + 1, kind, None, share, None, None, n, n, None))
     names = [part.split()[0] for part in _SCHEMA.split(", ")]
     kinds = [
         pa.int32(), pa.string(), pa.string(), *3 * [pa.float64()], *2 * [pa.int64()], pa.float64(),
@@ -170,23 +209,37 @@ def _of_items(batches: Iterator[pa.RecordBatch], seed: int) -> Iterator[pa.Recor
 
 
 def _attributes(table: pa.Table) -> list[_Attribute]:
-    """Genres with enough items, the year, and popularity."""
-    n = table.num_rows
-    genres = [set(each or ()) for each in table[GENRES].to_pylist()]
-    has_genres = np.array([bool(each) for each in genres])
+    """Classes with enough items, numbers, and popularity."""
     found = []
-    for name in sorted(set().union(*genres)):
-        values = np.array([name in each for each in genres], np.float64)
-        if _LEAST_CLASS <= values.sum() <= has_genres.sum() - _LEAST_CLASS:
-            found.append(_Attribute("genre", name, values, has_genres))
-    year = table[YEAR].to_numpy().astype(np.float64)
-    counts = np.log(np.maximum(table[N_RATINGS].to_numpy().astype(np.float64), 1))
-    for kind, values in (("year", year), ("popularity", counts)):
-        known = ~np.isnan(values)
-        if known.sum() >= _LEAST_CLASS and np.ptp(values[known]) > 0:
-            found.append(_Attribute(kind, kind, values, known))
-    assert all(len(each.values) == n for each in found)
+    for name in table.column_names:
+        if name in (FACTORS, N_RATINGS):
+            continue
+        if pa.types.is_floating(table.schema.field(name).type):
+            found += _number(name, table[name].to_numpy().astype(np.float64))
+        else:
+            found += _classes(_SINGULAR.get(name, name), table[name].to_pylist())
+    counts = table[N_RATINGS].to_numpy().astype(np.float64)
+    found += _number("popularity", np.log(np.maximum(counts, 1)))
+    assert all(len(each.values) == table.num_rows for each in found)
     return found
+
+
+def _classes(kind: str, values: list[Any]) -> list[_Attribute]:
+    sets = [{each} if isinstance(each, str) else set(each or ()) for each in values]
+    is_known = np.array([bool(each) for each in sets])
+    sizes = Counter(name for each in sets for name in each)
+    return [
+        _Attribute(kind, name, np.array([name in each for each in sets], np.float64), is_known)
+        for name, size in sorted(sizes.most_common(_MOST_CLASSES))
+        if _LEAST_CLASS <= size <= is_known.sum() - _LEAST_CLASS
+    ]
+
+
+def _number(kind: str, values: Float64s) -> list[_Attribute]:
+    is_known = np.isfinite(values)
+    if is_known.sum() < _LEAST_CLASS or np.ptp(values[is_known]) == 0:
+        return []
+    return [_Attribute(kind, kind, values, is_known)]
 
 
 def correlations(

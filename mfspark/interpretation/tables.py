@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from pydantic import BaseModel, ConfigDict, Field
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, GENRES, ITEM, N_RATINGS, TITLE, USER, YEAR
@@ -24,6 +24,13 @@ class InterpretSettings(BaseModel):
     n_shown: int = Field(8, ge=1, description="items at each end of a factor, ids per bias list")
     min_ratings: int = Field(
         20, ge=1, description="training ratings that an item or user needs to be shown"
+    )
+    relevance: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="weight of an item's place on a factor against its popularity when items at "
+        "the ends are chosen; 1: the place alone",
     )
     similar_to: list[str | int] = Field(
         default_factory=list, description="items to find neighbours of; empty: the most rated ones"
@@ -81,7 +88,7 @@ def interpret(
     supported = described.where(F.col(N_RATINGS) >= settings.min_ratings)
     return Interpretation(
         factors=_factors(model),
-        factor_items=_factor_items(supported, settings.n_shown),
+        factor_items=_factor_items(supported, settings),
         biases=_biases(model, supported, settings),
         similar_items=_similar_items(model, described, supported, settings),
         storage=_storage(model),
@@ -91,7 +98,7 @@ def interpret(
 
 
 def describe_items(model: FactorModel, items: DataFrame | None) -> DataFrame:
-    """Item factors with title, year and genres where they are known."""
+    """Item factors with title, year, genres and whatever else is known of items."""
     if items is None:
         return model.item_factors.select(
             "*",
@@ -100,8 +107,10 @@ def describe_items(model: FactorModel, items: DataFrame | None) -> DataFrame:
             F.array().cast("array<string>").alias(GENRES),
         )
     own_type = model.item_factors.schema[ITEM].dataType
+    taken = {name.lower() for name in model.item_factors.columns}
+    others = [f"`{name}`" for name in items.columns if name.lower() not in taken]
     return model.item_factors.join(
-        items.select(F.col(ITEM).try_cast(own_type).alias(ITEM), TITLE, YEAR, GENRES), ITEM, "left"
+        items.select(F.col(ITEM).try_cast(own_type).alias(ITEM), *others), ITEM, "left"
     )
 
 
@@ -122,14 +131,29 @@ def _long(items: DataFrame, *columns: str) -> DataFrame:
     )
 
 
-def _factor_items(items: DataFrame, n: int) -> DataFrame:
+def _factor_items(items: DataFrame, settings: InterpretSettings) -> DataFrame:
+    """The most relevant items at the ends of each factor, by value.
+
+    Relevance is w z(value) + (1 − w) z(log n_ratings), z being standard deviations from the mean of
+    the factor's items; the value's sign is turned for the other end. (After Sievert and Shirley
+    2014, LDAvis, where terms far out on a topic are weighed against how common they are.)
+    """
+    weight, of_factor = settings.relevance, Window.partitionBy("factor")
     long = _long(items, ITEM, TITLE, YEAR, N_RATINGS)
-    ends = [
-        long.withColumn("end", F.lit(end))
-        .withColumn("place", F.row_number().over(Window.partitionBy("factor").orderBy(order, ITEM)))
-        .where(F.col("place") <= n)
-        for end, order in (("top", F.desc("value")), ("bottom", F.asc("value")))
-    ]
+
+    def z(column: Column) -> Column:
+        spread = F.coalesce(F.nullif(F.stddev(column).over(of_factor), F.lit(0.0)), F.lit(1.0))
+        return (column - F.avg(column).over(of_factor)) / spread
+
+    long = long.withColumn("_place", z(F.col("value"))).withColumn("_known", z(F.log(N_RATINGS)))
+    ends = []
+    for end, sign in (("top", 1), ("bottom", -1)):
+        relevance = sign * weight * F.col("_place") + (1 - weight) * F.col("_known")
+        chosen = long.withColumn(
+            "_order", F.row_number().over(of_factor.orderBy(F.desc(relevance), ITEM))
+        ).where(F.col("_order") <= settings.n_shown)
+        place = F.row_number().over(of_factor.orderBy(F.desc(sign * F.col("value")), ITEM))
+        ends.append(chosen.withColumn("end", F.lit(end)).withColumn("place", place))
     return (
         ends[0]
         .unionByName(ends[1])

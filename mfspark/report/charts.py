@@ -497,6 +497,24 @@ def agreement_chart(agreement: pd.DataFrame) -> str:
     return result[0]
 
 
+def explained_chart(variance: pd.DataFrame) -> str:
+    """R² of each factor from each kind of metadata."""
+    table = 100 * variance.pivot_table(index="kind", columns="factor", values="r2").clip(lower=0)
+    with figure(10.2, 0.34 * len(table) + 0.9) as (axes, result):
+        axes.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=max(40, table.to_numpy().max()),
+                    aspect="auto")  # fmt: skip
+        for (row, column), share in np.ndenumerate(table.to_numpy()):
+            if share >= 1 or len(table.columns) <= _UPRIGHT:
+                # On dark cells light, in dark pages as well.
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8,
+                          color="white" if share > 24 else "#1c2734")  # fmt: skip
+        axes.set_xticks(range(len(table.columns)), [str(n) for n in table.columns])
+        axes.set_yticks(range(len(table)), [_plain(str(kind)) for kind in table.index])
+        axes.set_xlabel("factor (variance that each kind of metadata alone explains, %)")
+        axes.grid(visible=False)
+    return result[0]
+
+
 def correlation_chart(correlations: pd.DataFrame) -> str:
     """The strongest correlations of one factor with item metadata, with their intervals; grey:
     perhaps chance."""

@@ -60,9 +60,9 @@ _TABLES = {
         name: f"interpretation/{name}"
         for name in (
             "factors", "factor_items", "factor_metadata", "factor_stability", "factor_agreement",
-            "factor_labels", "factor_gains", "variance", "biases", "similar_items", "storage",
-            "item_map", "item_index", "user_groups", "group_factors", "group_items",
-            "explanation", "explanation_ratings",
+            "factor_labels", "factor_variance", "factor_gains", "variance", "biases",
+            "similar_items", "storage", "item_map", "item_index", "user_groups", "group_factors",
+            "group_items", "explanation", "explanation_ratings",
         )
     },
 }  # fmt: skip
@@ -154,6 +154,9 @@ def render(run: RunTables) -> str:
                 "agreement": charts.agreement_chart(run["factor_agreement"])
                 if len(run["factor_agreement"])
                 else None,
+                "explained": charts.explained_chart(run["factor_variance"])
+                if len(run["factor_variance"])
+                else None,
                 "map": charts.map_chart(_with_natural_titles(run["item_map"]), labels)
                 if len(run["item_map"])
                 else None,
@@ -210,7 +213,8 @@ def _of_factors(run: RunTables) -> str | None:
     named = [labels[number] for number in stable if number in labels][:3]
     if not stable:
         return f"None of the {n_factors} factors is stable enough to be read by itself."
-    said = f"{len(stable)} of {n_factors} factors can be read by themselves"
+    by_itself = "itself" if len(stable) == 1 else "themselves"
+    said = f"{len(stable)} of {n_factors} factors can be read by {by_itself}"
     return f"{said}: {'; '.join(named)}." if named else f"{said}; none of them has a clear name."
 
 

@@ -1,7 +1,6 @@
 """Interpretation tables against plain pandas, and explanations that add up exactly."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from mfspark.errors import DataError
@@ -52,15 +51,20 @@ def test_shares_are_those_of_the_interaction_matrix(model, tables):
     )
 
 
-def test_ends_of_factors(tables, described):
-    supported = described[described["n_ratings"] >= 15]
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_ends_of_factors(model, items, described, weight):
+    settings = InterpretSettings(n_shown=3, min_ratings=15, relevance=weight)
+    found = interpret(model, items, settings).factor_items.toPandas()
+    supported = described[described["n_ratings"] >= 15].set_index("item")
+    known = np.log(supported["n_ratings"])
     for factor in (1, 2, 3):
-        value = pd.Series([f[factor - 1] for f in supported["factors"]], index=supported["item"])
-        rows = tables["factor_items"].query("factor == @factor")
-        top = rows[rows["end"] == "top"].sort_values("place")["item"]
-        bottom = rows[rows["end"] == "bottom"].sort_values("place")["item"]
-        assert list(top) == list(value.sort_values(ascending=False).index[:3])
-        assert list(bottom) == list(value.sort_values().index[:3])
+        value = supported["factors"].map(lambda factors, at=factor - 1: float(factors[at]))
+        rows = found.query("factor == @factor").sort_values("place")
+        for end, sign in (("top", 1), ("bottom", -1)):
+            z = sign * weight * (value - value.mean()) / value.std()
+            z += (1 - weight) * (known - known.mean()) / known.std()
+            chosen = value[z.nlargest(3).index].sort_values(ascending=end == "bottom")
+            assert list(rows[rows["end"] == end]["item"]) == list(chosen.index)
 
 
 def test_biases_with_support(tables, model):

@@ -60,6 +60,38 @@ def test_planted_attributes_are_named_and_noise_is_not(spark, described, nobody_
     }  # fmt: skip
 
 
+def test_other_columns_name_factors_too(spark, nobody_knows):
+    """Text makes classes, numbers ends; what has too many values, or one, is left out."""
+    rng = np.random.default_rng(4)
+    n = 200
+    maker, price = rng.choice(["Acme", "Bolt", "Cobb"], n), rng.lognormal(3, 0.5, n)
+    first = np.where(maker == "Acme", 1.5, 0) + rng.normal(0, 0.5, n)
+    second = np.log(price) + rng.normal(0, 0.3, n)
+    rows = [
+        (k, 30 + k, [float(first[k]), float(second[k])], str(maker[k]), float(price[k]), f"no {k}",
+         bool(k % 2), None, {"a": 1})
+        for k in range(n)
+    ]  # fmt: skip
+    table = spark.createDataFrame(
+        rows, "item long, n_ratings long, factors array<float>, maker string, `the price` double, "
+        "number string, flag boolean, nothing string, map map<string, int>",
+    )  # fmt: skip
+    found = read_factors(table, nobody_knows, {})
+    labels = {row["factor"]: row["label"] for row in found.factor_labels.collect()}
+    assert labels[1].startswith("Acme against ")
+    assert labels[2] == "high the price against low the price"
+    metadata = found.factor_metadata.toPandas()
+    assert set(metadata["kind"]) == {"maker", "the price", "flag", "popularity"}
+    acme = metadata[(metadata["value"] == "Acme") & (metadata["factor"] == 1)].iloc[0]
+    assert (acme["n_items"], acme["class_size"]) == (n, (maker == "Acme").sum())
+    shares = found.factor_variance.toPandas().pivot_table(
+        index="kind", columns="factor", values="r2"
+    )
+    assert set(shares.index) == set(metadata["kind"])
+    assert shares.loc["maker", 1] > 0.5 > 0.1 > shares.loc["maker", 2]
+    assert shares.loc["the price", 2] > 0.5 > 0.1 > shares.loc["the price", 1]
+
+
 def test_a_label_of_no_factor_is_refused(described, nobody_knows):
     with pytest.raises(ConfigError, match="names factor 4, but the model has 3 factors"):
         read_factors(described[1], nobody_knows, {"1": "art", "4": "what?"})
