@@ -30,6 +30,7 @@ from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
 from mfspark.errors import DataError
 from mfspark.evaluation.ranking import evaluate_lists
 from mfspark.evaluation.ratings import evaluate
+from mfspark.interpretation.coordinates import VARIMAX, in_simple_structure
 from mfspark.interpretation.explain import example_explained
 from mfspark.interpretation.readings import read_factors
 from mfspark.interpretation.stability import factor_stability
@@ -130,12 +131,15 @@ def _print_alerts(alerts: list[Alert]) -> None:
 def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
     """Describe factors, biases and neighbours: interpretation/."""
     with run.step("interpret", "interpretation"):
-        model = FactorModel.load(run.require("model", "train"))
+        canonical = FactorModel.load(run.require("model", "train"))
         items = None
         if files.exists(run.of("items")):
             items = files.read_parquet(spark, run.require("items", "ingest"))
         settings = run.config.interpret
-        result = interpret(model, items, settings)
+        model = canonical
+        if settings.rotation == VARIMAX:
+            model = in_simple_structure(canonical, settings.min_ratings)
+        result = interpret(model, items, settings, canonical)
         train, validation, test = (run.ratings(spark, part) for part in PARTS)
         worth = worth_of_parts(model, train, test)
         fitted = train

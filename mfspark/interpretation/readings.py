@@ -49,10 +49,10 @@ _ENDS = {"year": ("newer", "older"), "popularity": ("much rated", "little rated"
 
 @dataclass(frozen=True)
 class Readings:
-    """``factor_metadata``: factor, kind (genre, year, popularity, another column), value (the class;
-    of numbers the kind again), correlation with its 95 % interval (low, high), n_items (of which
-    the value is known), class_size (items of the class), p, q (the false discovery rate at which it
-    would be clear), is_clear.
+    """``factor_metadata``: factor, kind (genre, year, popularity, or the name of another column),
+    value (the class; of numbers the kind again), correlation with its 95 % interval (low, high),
+    n_items (of which the value is known), class_size (items of the class), p, q (the false
+    discovery rate at which it would be clear), is_clear.
 
     ``factor_labels``: factor, label, is_given (by the configuration), r2 (cross-validated, from all
     metadata together; null where too few items have all of it). ``factor_variance``: factor, kind,

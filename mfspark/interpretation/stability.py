@@ -19,6 +19,7 @@ from scipy.stats import poisson
 import mfspark
 from mfspark.ids import column
 from mfspark.interpretation.agreement import factor_correlations, match
+from mfspark.interpretation.coordinates import VARIMAX, in_simple_structure
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import PenaltyFacts
@@ -49,7 +50,8 @@ def factor_stability(
 ) -> Stability:
     """Refit ``model`` to ``ratings``, the very rows it was fitted to, ``refits`` times.
 
-    Correlations are over items with ``min_ratings`` in the model, which both fits know. Given
+    Correlations are over items with ``min_ratings`` in the model, which both fits know; refits are
+    rotated as ``model`` is (see :mod:`mfspark.interpretation.coordinates`). Given
     features of users and items are not used again.
     """
     spark = model.sparkSession
@@ -117,6 +119,7 @@ def _against_a_refit(
         place = F.pmod(F.xxhash64(F.lit("share"), column(user).cast("string")), F.lit(2**53))
         ratings = ratings.where(place < share * 2**53)
     refit: FactorModel = estimator.fit(resampled_users(ratings, user, seed))
-    correlations = factor_correlations(model, refit, min_ratings)
+    read = in_simple_structure(refit, min_ratings) if meta.rotation.name == VARIMAX else refit
+    correlations = factor_correlations(model, read, min_ratings)
     refit.unpersist()
     return correlations

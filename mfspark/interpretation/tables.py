@@ -1,6 +1,7 @@
 """Tables that say what the factors and biases of a model mean."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame, Window
@@ -24,6 +25,11 @@ class InterpretSettings(BaseModel):
     n_shown: int = Field(8, ge=1, description="items at each end of a factor, ids per bias list")
     min_ratings: int = Field(
         20, ge=1, description="training ratings that an item or user needs to be shown"
+    )
+    rotation: Literal["canonical", "varimax"] = Field(
+        "canonical",
+        description="coordinates that factors are read in: those of the model, which are ordered "
+        "by variance, or varimax, in which each item has few large ones",
     )
     relevance: float = Field(
         0.8,
@@ -81,19 +87,26 @@ class Interpretation:
 
 
 def interpret(
-    model: FactorModel, items: DataFrame | None, settings: InterpretSettings
+    model: FactorModel,
+    items: DataFrame | None,
+    settings: InterpretSettings,
+    canonical: FactorModel | None = None,
 ) -> Interpretation:
-    """Describe ``model``; ``items``: item, title, year, genres, or None without metadata."""
+    """Describe ``model``; ``items``: item, title, year, genres, or None without metadata.
+
+    ``canonical``: the same model with canonical factors, where those of ``model`` are rotated.
+    """
+    with_neighbours = canonical or model
     described = describe_items(model, items)
     supported = described.where(F.col(N_RATINGS) >= settings.min_ratings)
     return Interpretation(
         factors=_factors(model),
         factor_items=_factor_items(supported, settings),
         biases=_biases(model, supported, settings),
-        similar_items=_similar_items(model, described, supported, settings),
+        similar_items=_similar_items(with_neighbours, described, supported, settings),
         storage=_storage(model),
         item_map=_item_map(supported),
-        item_index=_item_index(model, supported, settings.n_similar),
+        item_index=_item_index(with_neighbours, supported, settings.n_similar),
     )
 
 

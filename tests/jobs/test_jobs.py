@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from running import make_ratings, run_job, submit_job
@@ -76,6 +77,31 @@ def test_factors_are_read_as_far_as_they_are_stable(finished):
     gains = pd.read_parquet(interpretation / "factor_gains")
     assert list(gains["n_factors"]) == [0, 1, 2, 3]
     assert pd.read_parquet(interpretation / "variance")["share"].sum() == pytest.approx(1)
+
+
+def test_factors_are_read_in_other_coordinates(spark, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    settings = ("run.overwrite=true", "interpret.rotation=varimax", "interpret.refits=1")
+    for job in ("interpret", "report"):
+        result = run_job(spark, job, folder / "run.toml", *settings)
+        assert result.returncode == 0, result.stdout[-3000:]
+    canonical, rotated = (
+        {
+            name: pd.read_parquet(run / "runs/mine/interpretation" / name)
+            for name in ("similar_items", "explanation", "factors")
+        }
+        for run in (finished[0], folder)
+    )
+    pd.testing.assert_frame_equal(canonical["similar_items"], rotated["similar_items"])
+    before, after = (
+        each["explanation"].set_index("part")["value"] for each in (canonical, rotated)
+    )
+    assert after["prediction"] == pytest.approx(before["prediction"], abs=1e-5)
+    assert after["unsettled"] == pytest.approx(before["unsettled"], abs=1e-5)
+    assert not np.allclose(after["factor"], before["factor"], atol=1e-3)
+    assert rotated["factors"]["share"].is_monotonic_decreasing
+    report = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
+    assert "(varimax; the same predictions)" in report
 
 
 def test_ids_come_back_as_they_went_in(finished):

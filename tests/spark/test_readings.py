@@ -88,8 +88,9 @@ def test_other_columns_name_factors_too(spark, nobody_knows):
         index="kind", columns="factor", values="r2"
     )
     assert set(shares.index) == set(metadata["kind"])
-    assert shares.loc["maker", 1] > 0.5 > 0.1 > shares.loc["maker", 2]
-    assert shares.loc["the price", 2] > 0.5 > 0.1 > shares.loc["the price", 1]
+    assert shares.loc["maker", 1] > 0.5
+    assert shares.loc["the price", 2] > 0.5
+    assert max(shares.loc["maker", 2], shares.loc["the price", 1]) < 0.1
 
 
 def test_a_label_of_no_factor_is_refused(described, nobody_knows):
