@@ -32,6 +32,7 @@ from mfspark.evaluation.ranking import evaluate_lists
 from mfspark.evaluation.ratings import evaluate
 from mfspark.interpretation.coordinates import VARIMAX, in_simple_structure
 from mfspark.interpretation.explain import example_explained
+from mfspark.interpretation.maps import MapSettings, draw_maps
 from mfspark.interpretation.readings import read_factors
 from mfspark.interpretation.stability import factor_stability
 from mfspark.interpretation.tables import describe_items, interpret
@@ -156,7 +157,10 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
         )
         groups = describe_groups(model, tastes, supported, settings.n_shown)
         example = example_explained(model, described, train, test)
-        parts = result, worth, stability, readings, groups, example
+        maps = draw_maps(
+            model, supported, tastes, MapSettings(settings.map_method, settings.map_axes)
+        )
+        parts = result, worth, stability, readings, groups, maps, example
         tables = {name: table for part in parts for name, table in part.tables().items()}
         with run.output("interpretation", ("model",)) as target:
             for name, table in tables.items():

@@ -1,7 +1,7 @@
 """Tables that say what the factors and biases of a model mean."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame, Window
@@ -9,11 +9,12 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, GENRES, ITEM, N_RATINGS, TITLE, USER, YEAR
 from mfspark.errors import DataError
+from mfspark.interpretation.maps import MapMethod
 from mfspark.models.factor_model import FactorModel
 
 _BYTES_PER_FLOAT = 4
-# Items that are drawn on the map, and that can be looked up.
-_MOST_DRAWN, _MOST_INDEXED = 300, 10_000
+# Items that can be looked up.
+_MOST_INDEXED = 10_000
 _OF_NEIGHBOUR = ("similarity", "agreement", N_RATINGS)
 
 
@@ -30,6 +31,14 @@ class InterpretSettings(BaseModel):
         "canonical",
         description="coordinates that factors are read in: those of the model, which are ordered "
         "by variance, or varimax, in which each item has few large ones",
+    )
+    map_method: MapMethod = Field(
+        "factors",
+        description="maps of items and users: two of the factors, or all of them folded by umap "
+        "(mfspark[umap])",
+    )
+    map_axes: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        (1, 2), description="factors that are drawn, from left to right and from bottom to top"
     )
     relevance: float = Field(
         0.8,
@@ -68,7 +77,6 @@ class Interpretation:
     n_ratings (of the similar item); of an item without reliable neighbour one row with null in
     place of a neighbour.
     ``storage``: quantity, value double.
-    ``item_map``: item, title, n_ratings, bias, x, y: the first two factors of the most rated items.
     ``item_index``: item, title, year, n_ratings, bias, factors, similar (array of similar_item,
     similarity, agreement) of the most rated items that have ``min_ratings``, for looking them up.
     """
@@ -78,7 +86,6 @@ class Interpretation:
     biases: DataFrame
     similar_items: DataFrame
     storage: DataFrame
-    item_map: DataFrame
     item_index: DataFrame
 
     def tables(self) -> dict[str, DataFrame]:
@@ -105,7 +112,6 @@ def interpret(
         biases=_biases(model, supported, settings),
         similar_items=_similar_items(with_neighbours, described, supported, settings),
         storage=_storage(model),
-        item_map=_item_map(supported),
         item_index=_item_index(with_neighbours, supported, settings.n_similar),
     )
 
@@ -261,22 +267,6 @@ def _storage(model: FactorModel) -> DataFrame:
     }
     return model.sparkSession.createDataFrame(
         [(name, float(value)) for name, value in rows.items()], "quantity string, value double"
-    )
-
-
-def _item_map(items: DataFrame) -> DataFrame:
-    second = F.try_element_at(FACTORS, F.lit(2))
-    return (
-        items.orderBy(F.desc(N_RATINGS), ITEM)
-        .limit(_MOST_DRAWN)
-        .select(
-            ITEM,
-            TITLE,
-            N_RATINGS,
-            BIAS,
-            F.element_at(FACTORS, 1).alias("x"),
-            F.coalesce(second, F.lit(0.0).cast("float")).alias("y"),
-        )
     )
 
 

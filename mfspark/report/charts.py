@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from adjustText import adjust_text
+from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import (
     EngFormatter,
@@ -544,16 +545,16 @@ def correlation_chart(correlations: pd.DataFrame) -> str:
     return result[0]
 
 
-def map_chart(items: pd.DataFrame, labels: dict[int, str], n_labels: int = 22) -> str:
-    """The most rated items by their first two factors."""
+def map_chart(items: pd.DataFrame, axes_names: tuple[str, str], n_labels: int = 22) -> str:
+    """The most rated items on two axes, in the colours of their commonest genres."""
     with figure(10.2, 5.6) as (axes, result):
-        points = axes.scatter(items["x"], items["y"], s=12, color=GREY, alpha=0.6, linewidths=0)
-        hover(points, [_map_name(row) for row in items.itertuples()])
+        _scatter(axes, items, "genre", [_map_name(row) for row in items.itertuples()])
         taken: list[tuple[float, float]] = []
         width = (items["x"].max() - items["x"].min()) or 1.0
         height = (items["y"].max() - items["y"].min()) or 1.0
         # Far-out items say most about an axis; a label that would cover another one is left out.
-        distance = (items["x"] / width) ** 2 + (items["y"] / height) ** 2
+        centred = (items[["x", "y"]] - items[["x", "y"]].median()) / [width, height]
+        distance = np.square(centred).sum(axis=1)
         for row in items.loc[distance.sort_values(ascending=False).index].itertuples():
             if len(taken) == n_labels:
                 break
@@ -563,13 +564,45 @@ def map_chart(items: pd.DataFrame, labels: dict[int, str], n_labels: int = 22) -
             taken.append(place)
             axes.annotate(_plain(_map_name(row), 26), (row.x, row.y), xytext=(3, 3),
                           textcoords="offset points", fontsize=7)  # fmt: skip
-            hover(axes.scatter([row.x], [row.y], s=14, color=BLUE, linewidths=0), [_map_name(row)])
+        _finish_map(axes, axes_names)
+    return result[0]
+
+
+def users_chart(users: pd.DataFrame, axes_names: tuple[str, str]) -> str:
+    """Users on two axes, in the colours of their tastes."""
+    tastes = [None if pd.isna(taste) else f"taste {int(taste)}" for taste in users["taste"]]
+    with figure(10.2, 4.6) as (axes, result):
+        _scatter(axes, users.assign(taste=tastes), "taste", None)
+        _finish_map(axes, axes_names)
+    return result[0]
+
+
+def _scatter(axes: Axes, rows: pd.DataFrame, by: str, names: list[str] | None) -> None:
+    """Points in the colours of the commonest values of ``by``, grey where it is another one."""
+    common = list(rows[by].value_counts().index[: len(_SERIES) - 1])
+    titles = pd.Series(names or [""] * len(rows), index=rows.index)
+    for value, color in [(None, GREY), *zip(common, _SERIES, strict=False)]:
+        own = rows[rows[by] == value] if value is not None else rows[~rows[by].isin(common)]
+        if not len(own):
+            continue
+        label = "others" if value is None else _plain(str(value))
+        points = axes.scatter(own["x"], own["y"], s=14, color=color, alpha=0.75, linewidths=0,
+                              label=label if common else None)  # fmt: skip
+        if names is not None:
+            of_value = "" if value is None else f" ({value})"
+            hover(points, [f"{title}{of_value}" for title in titles[own.index]])
+    if common:
+        axes.legend(frameon=False, fontsize=8, ncols=len(common) + 1, loc="lower center",
+                    bbox_to_anchor=(0.5, 1.0))  # fmt: skip
+
+
+def _finish_map(axes: Axes, names: tuple[str, str]) -> None:
+    if any(names):
         axes.axhline(0, color=GREY, lw=0.7)
         axes.axvline(0, color=GREY, lw=0.7)
-        axes.margins(x=0.14, y=0.05)
-        axes.set_xlabel(_factor_name(1, labels))
-        axes.set_ylabel(_factor_name(2, labels))
-    return result[0]
+    axes.margins(x=0.14, y=0.05)
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
 
 
 def _map_name(row: Any) -> str:
@@ -584,7 +617,7 @@ def explanation_chart(parts: pd.DataFrame, labels: dict[int, str], unit: str) ->
     value = parts.set_index("part")["value"]
     steps = [("global mean μ", value["global mean"]), ("user bias", value["user bias"]),
              ("item bias", value["item bias"])]  # fmt: skip
-    steps += [(_factor_name(int(row.name), labels), row.value) for row in _named(largest)]
+    steps += [(factor_name(int(row.name), labels), row.value) for row in _named(largest)]
     if len(factors) > len(largest):
         steps.append((f"other {len(factors) - len(largest)} factors", rest))
     with figure(10.2, 0.3 * (len(steps) + 1) + 0.7) as (axes, result):
@@ -607,7 +640,7 @@ def explanation_chart(parts: pd.DataFrame, labels: dict[int, str], unit: str) ->
     return result[0]
 
 
-def _factor_name(number: int, labels: dict[int, str]) -> str:
+def factor_name(number: int, labels: dict[int, str]) -> str:
     """Its number, and what it is called."""
     return f"factor {number}" + (f": {_plain(labels[number], 48)}" if number in labels else "")
 

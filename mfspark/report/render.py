@@ -61,8 +61,8 @@ _TABLES = {
         for name in (
             "factors", "factor_items", "factor_metadata", "factor_stability", "factor_agreement",
             "factor_labels", "factor_variance", "factor_gains", "variance", "biases",
-            "similar_items", "storage", "item_map", "item_index", "user_groups", "group_factors",
-            "group_items", "explanation", "explanation_ratings",
+            "similar_items", "storage", "item_map", "user_map", "item_index", "user_groups",
+            "group_factors", "group_items", "explanation", "explanation_ratings",
         )
     },
 }  # fmt: skip
@@ -157,8 +157,11 @@ def render(run: RunTables) -> str:
                 "explained": charts.explained_chart(run["factor_variance"])
                 if len(run["factor_variance"])
                 else None,
-                "map": charts.map_chart(_with_natural_titles(run["item_map"]), labels)
-                if len(run["item_map"])
+                "map": charts.map_chart(_with_natural_titles(run["item_map"]), _axes(run, labels))
+                if len(run["item_map"]) and len(run["factors"])
+                else None,
+                "users": charts.users_chart(run["user_map"], _axes(run, labels))
+                if len(run["user_map"]) and len(run["factors"])
                 else None,
                 "explanation": charts.explanation_chart(run["explanation"], labels, unit),
             },
@@ -349,6 +352,15 @@ def _factor_panels(run: RunTables) -> list[dict[str, object]]:
         chart = charts.correlation_chart(correlations) if len(correlations) else None
         panels.append({**factor, **ends, "chart": chart})
     return panels
+
+
+def _axes(run: RunTables, labels: dict[int, str]) -> tuple[str, str]:
+    """What the axes of the maps are; those of UMAP are nothing by themselves."""
+    settings = run.run["config"]["interpret"]
+    if settings["map_method"] == "umap":
+        return "", ""
+    first, second = settings["map_axes"]
+    return charts.factor_name(first, labels), charts.factor_name(second, labels)
 
 
 def _with_natural_titles(items: pd.DataFrame) -> pd.DataFrame:
