@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mfspark.app.vector_stores import Store
 from mfspark.columns import USER, Side
 from mfspark.data.read import RatingsSource
 from mfspark.data.split import SplitSettings
@@ -142,6 +143,18 @@ class RecommendSettings(BaseModel):
         description="standard deviations that are taken off predictions for want of ratings",
     )
     exclude_seen: bool = Field(True, description="leave out pairs that were rated in training")
+
+
+class ExportSettings(BaseModel):
+    """Where else the export job puts the vectors of items."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stores: list[Store] = Field(
+        default_factory=list,
+        description="vector stores to write beside the Parquet files: faiss (an exact index), "
+        "milvus (a file of Milvus Lite)",
+    )
 
 
 class CrossValidationSettings(BaseModel):
@@ -362,6 +375,7 @@ class Config(BaseModel):
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
     ranks: RankStudySettings = Field(default_factory=RankStudySettings)
     learning_curve: LearningCurveSettings = Field(default_factory=LearningCurveSettings)
     tune: TuneSettings = Field(default_factory=TuneSettings)
