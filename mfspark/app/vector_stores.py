@@ -27,7 +27,8 @@ def write_store(store: Store, items: pa.Table, folder: str) -> None:
     """Write ``items`` (item, vector list<float>) to ``folder``, a local one.
 
     faiss: ``items.faiss``, an exact index of inner products; the number of a vector is its row in
-    ``items``. milvus: ``milvus.db`` with the collection ``items``, whose primary key is the item (``load_collection`` before a search, as always when it is opened).
+    ``items``. milvus: ``milvus.db`` with the collection ``items``, whose primary key is the item
+    (to be loaded before it is searched, as always when a file is opened).
     """
     vectors = np.stack(items["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
     {"faiss": _write_faiss, "milvus": _write_milvus}[store](items, vectors, folder)
