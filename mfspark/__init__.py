@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mfspark.models.biased_sgd import BiasedSGD
     from mfspark.models.factor_model import FactorModel
     from mfspark.models.knn import ItemKNN, KNNModel, UserKNN
+    from mfspark.models.local_model import LocalModel
     from mfspark.models.mllib_als import ALS, ALSModel
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "GlobalMean",
     "ItemKNN",
     "KNNModel",
+    "LocalModel",
     "MeanModel",
     "UserKNN",
     "__version__",
@@ -51,6 +53,7 @@ _MODULES = {
     "GlobalMean": "baselines",
     "ItemKNN": "knn",
     "KNNModel": "knn",
+    "LocalModel": "local_model",
     "MeanModel": "baselines",
     "UserKNN": "knn",
 }

@@ -156,7 +156,9 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
             model, stability.of_factors, settings.min_ratings, settings.taste_groups
         )
         groups = describe_groups(model, tastes, supported, settings.n_shown)
-        example = example_explained(model, described, train, test)
+        # A refit has learnt from the validation ratings as well.
+        learnt_from = train.unionByName(validation) if run.config.trained.refit else train
+        example = example_explained(model, described, learnt_from, test)
         maps = draw_maps(
             model, supported, tastes, MapSettings(settings.map_method, settings.map_axes)
         )

@@ -5,14 +5,14 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import FACTORS, ITEM, N_RATINGS, USER
+from mfspark.columns import FACTORS, ITEM, N_RATINGS
 from mfspark.kernels.arrays import Float64s
 from mfspark.kernels.varimax import varimax
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import CoordinateSystem
+from mfspark.models.turned_factors import turned_factors
 
 VARIMAX = "varimax"
 # Of the items with most ratings.
@@ -44,8 +44,8 @@ def in_simple_structure(model: FactorModel, min_ratings: int) -> FactorModel:
         penalty = (rotation.T @ np.array(penalty) @ rotation).tolist()
     system = CoordinateSystem(name=VARIMAX, singular_values=sizes.tolist(), user_penalty=penalty)
     return FactorModel(
-        _rotated(model.user_factors, USER, rotation),
-        _rotated(model.item_factors, ITEM, rotation),
+        turned_factors(model.user_factors, rotation),
+        turned_factors(model.item_factors, rotation),
         model.history,
         model.metadata.model_copy(update={"rotation": system}),
     ).setParams(**{param.name: value for param, value in model.extractParamMap().items()})
@@ -60,21 +60,6 @@ def _rotation(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Recor
     rotation = varimax(loadings)
     rotation = rotation * np.where((loadings @ rotation).sum(axis=0) < 0, -1.0, 1.0)
     yield pa.RecordBatch.from_pydict({"rows": [rotation.tobytes()]})
-
-
-def _rotated(table: DataFrame, side: str, rotation: Float64s) -> DataFrame:
-    others = [name for name in table.columns if name not in (side, FACTORS)]
-    return table.select(side, *others, FACTORS).mapInArrow(
-        partial(_rotate, rotation=rotation), table.select(side, *others, FACTORS).schema
-    )
-
-
-def _rotate(batches: Iterator[pa.RecordBatch], rotation: Float64s) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        rows = (_rows(batch.column(FACTORS), len(rotation)) @ rotation).astype(np.float32)
-        ends = np.arange(len(rows) + 1, dtype=np.int32) * len(rotation)
-        columns = [*batch.columns[:-1], pa.ListArray.from_arrays(ends, rows.ravel())]
-        yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _rows(column: pa.ListArray, rank: int) -> Float64s:

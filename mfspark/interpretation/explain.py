@@ -99,7 +99,8 @@ def _fault_of_influences(model: FactorModel) -> str | None:
     """Why the model's user factors cannot be divided among ratings; None if they can."""
     meta = model.metadata
     name = meta.algorithm
-    if name == "BiasedALS" and (meta.features or meta.hyper_parameters["implicitFeatures"]):
+    # Models of earlier versions do not name what they could not do.
+    if name == "BiasedALS" and (meta.features or meta.hyper_parameters.get("implicitFeatures")):
         name = "BiasedALS with features"
     if name != "BiasedALS":
         return (

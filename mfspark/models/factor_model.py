@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 from pyspark.ml.base import Model
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
@@ -10,11 +11,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
-from mfspark.columns import BIAS, COLD_BIAS, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
+from mfspark.models.fold_in import fold_in, fold_in_of
 from mfspark.models.frames import TransformsFrames, spark_frame
+from mfspark.models.local_model import LocalModel
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import LEAST_DRAWS, ModelMetadata
 from mfspark.models.params import BayesianMFParams, FactorModelParams
@@ -334,6 +337,70 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
             f"array<struct<`{own[sides[1]]}`: {candidate}, {RATING}: float>>"
         )
         return lists.select(F.col(sides[0]).alias(own[sides[0]]), named.alias("recommendations"))
+
+    def foldIn(self, ratings: DataFrame, side: str) -> "FactorModel":
+        """A copy of this model with new rows of ``side`` (``"user"`` or ``"item"``) for the ids in
+        ``ratings`` (userCol, itemCol, ratingCol), the rows of the other side being as they are.
+
+        Each new row is the exact minimum for its ratings, as in a half-step of the fit, and takes
+        the place of the row that the id had: give all ratings of an id, not the latest alone. What
+        is rated beside ids that the model does not know, and rows without a finite rating, are left
+        out; an id with nothing else gets no row. Raises ``DataError`` for models of ``BayesianMF``
+        and of features, whose rows depend on more than ratings.
+        """
+        if side not in tuple(Side):
+            raise ConfigError(f"side = {side!r} is not allowed; give 'user' or 'item'")
+        own = Side(side)
+        system = fold_in_of(self.metadata)
+        dataset = self._rated(ratings)
+        tables = {USER: self.user_factors, ITEM: self.item_factors}
+        fixed = tables[own.other]
+        found = fold_in(dataset, fixed, self.metadata.n_rows(own.other), system, own).persist()
+        old = tables[own].join(found.select(own), own, "anti")
+        tables[own] = old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found).persist()
+        n = tables[own].count()
+        found.unpersist()
+        metadata = self.metadata.model_copy(update={"n_users" if own == USER else "n_items": n})
+        model = FactorModel(tables[USER], tables[ITEM], self.history, metadata)
+        return model.setParams(
+            **{param.name: value for param, value in self.extractParamMap().items()}
+        )
+
+    def local(self) -> LocalModel:
+        """This model for a service without Spark, which knows users by their ratings alone.
+
+        Collects the item factors. Raises ``DataError`` as ``foldIn`` does.
+        """
+        system = fold_in_of(self.metadata)
+        table: Any = self.item_factors.orderBy(ITEM).toPandas()
+        factors = [list(row) for row in table[FACTORS]]
+        rows = np.column_stack(
+            [np.array(factors, np.float32).reshape(len(table), self.rank), table[BIAS]]
+        ).astype(np.float32)
+        objective = system.objective
+        return LocalModel(
+            table[ITEM].to_list(),
+            rows,
+            self.global_mean,
+            system.user_penalty(),
+            objective.users.exponent,
+            objective.fit_biases,
+            self._limits(),
+        )
+
+    def _rated(self, ratings: DataFrame) -> DataFrame:
+        """user, item, rating (double), ids of the types that the tables have."""
+        dataset = spark_frame(ratings)
+        columns = []
+        for side, table in ((USER, self.user_factors), (ITEM, self.item_factors)):
+            name = self.getOrDefault(self.userCol if side == USER else self.itemCol)
+            self._check_ids(dataset, name, table, side)
+            kind = table.schema[side].dataType
+            id_ = whole(column(name)) if isinstance(kind, IntegralType) else column(name)
+            columns.append(id_.cast(kind).alias(side))
+        name = self.metadata.hyper_parameters["ratingCol"]
+        require_column(dataset, name, "ratingCol")
+        return dataset.select(*columns, column(name).cast("double").alias(RATING))
 
     def unpersist(self) -> "FactorModel":
         """Free the memory of executors that the tables take; the next use fetches them again."""

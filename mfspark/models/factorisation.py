@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 from pyspark.ml.base import Estimator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,6 +14,7 @@ from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Si
 from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, typed_ids
+from mfspark.kernels.new_rows import penalty_root
 from mfspark.kernels.objective import Objective
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.frames import FitsFrames
@@ -26,6 +28,7 @@ from mfspark.models.metadata import (
     PosteriorFacts,
 )
 from mfspark.models.params import FactorisationParams
+from mfspark.models.turned_factors import turned_factors
 from mfspark.settings import FactorisationSettings, PenalisedSettings, PredictorSettings
 
 AnySettings = TypeVar("AnySettings", bound=FactorisationSettings)
@@ -48,7 +51,11 @@ class Factorisation(FitsFrames, Estimator[FactorModel], FactorisationParams):
 def known_factors(
     ratings: DataFrame, settings: FactorisationSettings, fit_biases: bool = True
 ) -> dict[Side, DataFrame]:
-    """Id, bias and factors that the initial model has of users and items, by side."""
+    """Id, bias and factors that the initial model has of users and items, by side.
+
+    A model that minimised a penalty comes in coordinates in which the penalty is what it was in its
+    fit, so that a fit with the same settings goes on where that one ended.
+    """
     if settings.initial_model is None:
         return {}
     model = FactorModel.load(settings.initial_model)
@@ -73,6 +80,13 @@ def known_factors(
                 f"{theirs.simpleString()}, these ratings of type {ours.simpleString()}: no id "
                 "would be known; cast the column, or train without it"
             )
+    if model.metadata.rotation.user_penalty:
+        root, inverse = penalty_root(np.array(model.metadata.rotation.user_penalty))
+        unit = model.metadata.scale**0.5
+        tables = {
+            USER: turned_factors(model.user_factors, unit * root),
+            ITEM: turned_factors(model.item_factors, inverse / unit),
+        }
     return {
         side: table.select(F.col(side).cast(ratings.schema[side].dataType), BIAS, FACTORS)
         for side, table in tables.items()

@@ -98,8 +98,9 @@ LEAVES = {
     "models.params", "models.frames", "models.factor_model", "models.factor_storage",
     "models.metadata",
     "models.persistence", "models.prediction", "models.matching", "models.broadcast",
-    "models.uncertainty", "models.similar",
-    "kernels.predict", "kernels.similarity",
+    "models.uncertainty", "models.similar", "models.fold_in", "models.local_model",
+    "models.turned_factors",
+    "kernels.predict", "kernels.similarity", "kernels.new_rows", "kernels.influence",
 }  # fmt: skip
 
 

@@ -26,8 +26,8 @@ def objectives(model) -> list[float]:
 def test_als_goes_on_where_it_ended(ratings, trained, execution):
     whole = objectives(BiasedALS(maxIter=14, **SETTINGS).fit(ratings))
     rest = BiasedALS(maxIter=2, initialModel=trained, execution=execution, **SETTINGS).fit(ratings)
-    # Tables are in canonical rotation, which keeps predictions and changes the penalty a little.
-    np.testing.assert_allclose(objectives(rest), whole[24:], rtol=0.005)
+    # Tables are in canonical rotation and come back to coordinates with the same penalty.
+    np.testing.assert_allclose(objectives(rest), whole[24:], rtol=2e-6)
     assert min(whole[:4]) > 1.1 * max(objectives(rest))
 
 
