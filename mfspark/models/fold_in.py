@@ -95,7 +95,7 @@ def _solve(
     for batch in batches:
         lengths = pc.list_value_length(batch.column(1)).to_numpy()
         bias = batch.column(2).flatten().to_numpy(zero_copy_only=False)
-        factors = batch.column(3).flatten().to_numpy(zero_copy_only=False).reshape(-1, rank)
+        factors = batch.column(3).flatten().to_numpy(zero_copy_only=False).reshape(len(bias), rank)
         fixed = system.fixed_rows(np.column_stack([factors, bias]).astype(np.float32), side.other)
         values = batch.column(1).flatten().to_numpy(zero_copy_only=False)
         ratings = Csr(_starts(lengths), np.arange(len(values), dtype=np.int32), values)

@@ -22,7 +22,7 @@ def _turn(batches: Iterator[pa.RecordBatch], matrix: Float64s) -> Iterator[pa.Re
     rank = len(matrix)
     for batch in batches:
         flat = batch.columns[-1].flatten().to_numpy(zero_copy_only=False)
-        rows = (flat.astype(np.float64).reshape(-1, rank) @ matrix).astype(np.float32)
+        rows = (flat.astype(np.float64).reshape(batch.num_rows, rank) @ matrix).astype(np.float32)
         ends = np.arange(batch.num_rows + 1, dtype=np.int32) * rank
         columns = [*batch.columns[:-1], pa.ListArray.from_arrays(ends, rows.ravel())]
         yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

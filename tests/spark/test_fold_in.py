@@ -26,6 +26,7 @@ def rows_of(table, side):
         {"regParam": 0.2, "biasRegParam": 0.1},
         {"userRegParam": 0.5, "itemRegParam": 0.1, "biasRegParam": 0.3, "regExponent": 1.0},
         {"regParam": 0.1, "fitBiases": False},
+        {"rank": 0, "biasRegParam": 0.4},
         {"regParam": 0.2, "biasRegParam": 0.1, "execution": "distributed"},
     ],
 )
@@ -35,10 +36,11 @@ def test_items_folded_in_again_are_those_of_the_last_half_step(
 ):
     if is_joined:
         monkeypatch.setattr(fold_in, "BROADCAST_LIMIT", 0)
-    model = BiasedALS(rank=3, maxIter=4, seed=1, **settings).fit(ratings)
+    model = BiasedALS(**({"rank": 3, "maxIter": 4, "seed": 1} | settings)).fit(ratings)
     again = model.foldIn(ratings, "item")
     found, n_found = rows_of(again.item_factors, "item")
     expected, n_expected = rows_of(model.item_factors, "item")
+    # In single precision, as the fit is.
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert n_found.equals(n_expected)
     assert again.user_factors is model.user_factors
