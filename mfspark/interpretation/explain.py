@@ -14,6 +14,7 @@ from mfspark.errors import DataError
 from mfspark.kernels.arrays import Float64s
 from mfspark.kernels.influence import solution_parts
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.fold_in import fault_of_rows, fold_in_of
 
 
 @dataclass(frozen=True)
@@ -90,40 +91,21 @@ def parts_of_user(model: FactorModel, train: DataFrame, user: object) -> UserPar
     # A bias is the weight of a feature that is 1 for all items.
     fixed = np.column_stack([fixed, np.full(len(rated), float(fit_biases))])
     targets = rated[RATING].to_numpy(np.float64) - model.global_mean - rated[BIAS].to_numpy()
-    parts = solution_parts(fixed, targets, _user_penalty(model, len(rated)))
+    weight = len(rated) ** meta.hyper_parameters["regExponent"]
+    penalty = weight * fold_in_of(meta).user_penalty()
+    parts = solution_parts(fixed, targets, penalty)
     row = np.array([*solved[FACTORS], solved[BIAS]], np.float64)
     return UserParts(rated[[ITEM, RATING]], parts, row - parts.sum(axis=0))
 
 
 def _fault_of_influences(model: FactorModel) -> str | None:
     """Why the model's user factors cannot be divided among ratings; None if they can."""
-    meta = model.metadata
-    name = meta.algorithm
-    # Models of earlier versions do not name what they could not do.
-    if name == "BiasedALS" and (meta.features or meta.hyper_parameters.get("implicitFeatures")):
-        name = "BiasedALS with features"
-    if name != "BiasedALS":
+    if model.metadata.algorithm == "BiasedSGD":
         return (
-            "influences of ratings are those of ridge solutions, which BiasedALS without features "
-            f"has; this model is of {name}"
+            "influences of ratings are those of ridge solutions, which the factors of BiasedSGD "
+            "only come near to; fit BiasedALS"
         )
-    if meta.rank and not meta.rotation.user_penalty:
-        return (
-            "metadata.json does not say how the penalty looks in the coordinates of the factors "
-            "(rotation.user_penalty), since an earlier mfspark made the model; train again"
-        )
-    return None
-
-
-def _user_penalty(model: FactorModel, n_ratings: int) -> Float64s:
-    """D of a user with so many ratings, in the coordinates and the unit of the model's factors."""
-    meta, penalty = model.metadata, np.zeros((model.rank + 1, model.rank + 1))
-    assert meta.penalties is not None
-    factors = meta.scale**2 * np.array(meta.rotation.user_penalty).reshape(model.rank, model.rank)
-    penalty[:-1, :-1] = meta.penalties.users * factors
-    penalty[-1, -1] = meta.penalties.user_bias
-    weight: float = n_ratings ** meta.hyper_parameters["regExponent"]
-    return weight * penalty
+    return fault_of_rows(model.metadata)
 
 
 def influences(

@@ -345,7 +345,8 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         Each new row is the exact minimum for its ratings, as in a half-step of the fit, and takes
         the place of the row that the id had: give all ratings of an id, not the latest alone. What
         is rated beside ids that the model does not know, and rows without a finite rating, are left
-        out; an id with nothing else gets no row. Raises ``DataError`` for models of ``BayesianMF``
+        out; an id with nothing else gets no row. Coordinates, and what is made of them (similarity,
+        uncertainty), stay those of the fit. Raises ``DataError`` for models of ``BayesianMF``
         and of features, whose rows depend on more than ratings.
         """
         if side not in tuple(Side):

@@ -23,22 +23,30 @@ from mfspark.models.metadata import ModelMetadata
 _ALGORITHMS = ("BiasedALS", "BiasedSGD")
 
 
-def fold_in_of(metadata: ModelMetadata) -> FoldIn:
-    """How rows of a model are solved for. ``DataError`` for one whose rows depend on more than
-    ratings, or that an earlier version made."""
-    known, penalties = metadata.hyper_parameters, metadata.penalties
-    has_links = bool(metadata.features or known.get("implicitFeatures"))
-    if metadata.algorithm not in _ALGORITHMS or has_links or penalties is None:
-        raise DataError(
+def fault_of_rows(metadata: ModelMetadata) -> str | None:
+    """Why the rows of a model are not the minimum for their ratings and a penalty that is known;
+    None if they are, as far as the fit has converged."""
+    has_links = bool(metadata.features or metadata.hyper_parameters.get("implicitFeatures"))
+    if metadata.algorithm not in _ALGORITHMS or has_links or metadata.penalties is None:
+        return (
             f"rows of a model of {metadata.algorithm}{' with features' if has_links else ''} are "
-            "not those of ratings and a penalty alone, so none can be folded in; fit "
-            f"{' or '.join(_ALGORITHMS)} without features, or fit anew"
+            "not those of ratings and a penalty alone, so they cannot be solved for by themselves; "
+            f"fit {' or '.join(_ALGORITHMS)} without features"
         )
     if metadata.rank and not metadata.rotation.user_penalty:
-        raise DataError(
+        return (
             "metadata.json does not say how the penalty looks in the coordinates of the factors "
             "(rotation.user_penalty), since an earlier mfspark made the model; train again"
         )
+    return None
+
+
+def fold_in_of(metadata: ModelMetadata) -> FoldIn:
+    """How rows of a model are solved for. ``DataError`` where ``fault_of_rows`` has one."""
+    if fault := fault_of_rows(metadata):
+        raise DataError(fault)
+    known, penalties = metadata.hyper_parameters, metadata.penalties
+    assert penalties is not None
     exponent = known["regExponent"]
     objective = Objective(
         metadata.global_mean / metadata.scale,

@@ -142,7 +142,16 @@ def ranks_chart(ranks: pd.DataFrame, unit: str) -> str:
         axes.errorbar(places, ranks["validation_rmse"], yerr=ranks["excess_error"], color=BLUE,
                       marker="o", ms=4, capsize=3,
                       label="validation ± error of its difference to the lowest")  # fmt: skip
-        axes.plot(places, ranks["test_rmse"], color=ORANGE, marker=".", ls="--", label="test")
+        (line,) = axes.plot(places, ranks["test_rmse"], color=ORANGE, marker=".", ls="--",
+                            label="test")  # fmt: skip
+        hover(
+            line,
+            [
+                f"rank {row.rank}: test {row.test_rmse:.4f}, validation {row.validation_rmse:.4f}, "
+                f"training {row.train_rmse:.4f}"
+                for row in ranks.itertuples()
+            ],
+        )
         axes.axvline(list(ranks["is_chosen"]).index(True), color=INK, lw=0.8, ls=":")
         axes.set_xticks(list(places), [str(rank) for rank in ranks["rank"]])
         axes.set_xlabel("rank (dotted: chosen)")
@@ -164,8 +173,15 @@ def learning_chart(curve: pd.DataFrame, unit: str) -> str:
     """Test error of the model, and of biases alone, against the number of training ratings."""
     with figure(10.2, 3.4) as (axes, result):
         spans = [curve["rmse"] - curve["rmse_low"], curve["rmse_high"] - curve["rmse"]]
-        axes.plot(curve["n_ratings"], curve["bias_only_rmse"], color=GREY, marker=".",
-                  label="biases alone")  # fmt: skip
+        (line,) = axes.plot(curve["n_ratings"], curve["bias_only_rmse"], color=GREY, marker=".",
+                            label="biases alone")  # fmt: skip
+        hover(
+            line,
+            [
+                f"{row.n_ratings:,} ratings: biases {row.bias_only_rmse:.4f}, model {row.rmse:.4f}"
+                for row in curve.itertuples()
+            ],
+        )
         axes.errorbar(curve["n_ratings"], curve["rmse"], yerr=spans, color=BLUE, marker="o", ms=4,
                       capsize=3, label="model")  # fmt: skip
         axes.set_xscale("log", base=2)
@@ -265,8 +281,15 @@ def residuals_chart(residuals: pd.DataFrame, unit: str) -> str:
         for predictor, color in (("bias only", GREY), ("model", BLUE)):
             rows = residuals[residuals["predictor"] == predictor].sort_values("residual")
             share = 100 * rows["n"] / max(rows["n"].sum(), 1)
-            axes.plot(rows["residual"], share, color=color, marker=".", ms=4, lw=1.2,
-                      drawstyle="steps-mid", label=predictor)  # fmt: skip
+            (line,) = axes.plot(rows["residual"], share, color=color, marker=".", ms=4, lw=1.2,
+                                drawstyle="steps-mid", label=predictor)  # fmt: skip
+            hover(
+                line,
+                [
+                    f"{predictor}, {residual:+.2f}: {part:.1f} % of the test ratings"
+                    for residual, part in zip(rows["residual"], share, strict=True)
+                ],
+            )
         axes.axvline(0, color=INK, lw=0.8, ls=":")
         axes.set_title("residuals", fontsize=10, loc="left")
         axes.set_xlabel(f"prediction − rating ({unit})")
@@ -360,8 +383,15 @@ def activity_chart(sides: dict[str, pd.DataFrame]) -> str:
         ):
             classes = np.searchsorted(lows, counts["n_ratings"], side="right") - 1
             n = np.bincount(classes, counts["n_ids"], len(lows))
-            axes.bar(np.arange(len(lows)) + shift, 100 * n / n.sum(), width=0.38, color=color,
-                     label=f"{side}s")  # fmt: skip
+            bars = axes.bar(np.arange(len(lows)) + shift, 100 * n / n.sum(), width=0.38,
+                            color=color, label=f"{side}s")  # fmt: skip
+            hover(
+                bars,
+                [
+                    f"{int(count):,} {side}s with {low} to {2 * low - 1} ratings"
+                    for low, count in zip(lows, n, strict=True)
+                ],
+            )
         # Labels of all classes would run into each other where there are many.
         step = 1 + len(lows) // 12
         axes.set_xticks(range(0, len(lows), step), [_short(int(low)) for low in lows[::step]])
@@ -407,8 +437,15 @@ def coverage_chart(coverage: pd.DataFrame) -> str:
     """Share of the ratings in each interval, against the share that it should hold."""
     with figure(5.2, 3.4) as (axes, result):
         axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--", label="as it should be")
-        axes.plot(100 * coverage["level"], 100 * coverage["covered"], color=BLUE, marker="o",
-                  ms=4, label="test ratings")  # fmt: skip
+        (line,) = axes.plot(100 * coverage["level"], 100 * coverage["covered"], color=BLUE,
+                            marker="o", ms=4, label="test ratings")  # fmt: skip
+        hover(
+            line,
+            [
+                f"should hold {100 * row.level:.0f} %, holds {100 * row.covered:.1f} %"
+                for row in coverage.itertuples()
+            ],
+        )
         axes.set_xlabel("the interval should hold (% of the ratings)")
         axes.set_ylabel("it holds (%)")
         axes.set_xlim(0, 100)
@@ -424,8 +461,12 @@ def reliability_chart(reliability: pd.DataFrame, unit: str) -> str:
         high = max(reliability["std"].max(), reliability["rmse"].max())
         ends = [0.97 * low, 1.03 * high]
         axes.plot(ends, ends, color=GREY, lw=1, ls="--", label="as it should be")
-        axes.plot(reliability["std"], reliability["rmse"], color=BLUE, marker="o", ms=4,
-                  label="a tenth of the test ratings each")  # fmt: skip
+        (line,) = axes.plot(reliability["std"], reliability["rmse"], color=BLUE, marker="o", ms=4,
+                            label="a tenth of the test ratings each")  # fmt: skip
+        hover(
+            line,
+            [f"predicted {row.std:.3f}, RMSE {row.rmse:.3f}" for row in reliability.itertuples()],
+        )
         axes.set_xlabel(f"predicted standard deviation ({unit})")
         axes.set_ylabel(f"RMSE ({unit})")
         axes.legend(frameon=False, loc="upper left")
