@@ -27,6 +27,9 @@ from mfspark.models.similar import Nearest, evidence_of, nearest_rows
 from mfspark.models.uncertainty import less_uncertainty
 from mfspark.settings import CAUTION, MIN_AGREEMENT, FactorModelSettings
 
+# New rows whose ids go to where the old ones are; more are brought together by a shuffle.
+_MOST_BROADCAST_IDS = 1_000_000
+
 
 class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
     """r̂(u, i) = μ + b_u + b_i + p_u·q_i, as two tables.
@@ -357,7 +360,10 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         tables = {USER: self.user_factors, ITEM: self.item_factors}
         fixed = tables[own.other]
         found = fold_in(dataset, fixed, self.metadata.n_rows(own.other), system, own).persist()
-        old = tables[own].join(found.select(own), own, "anti")
+        ids = found.select(own)
+        if found.count() <= _MOST_BROADCAST_IDS:
+            ids = F.broadcast(ids)
+        old = tables[own].join(ids, own, "anti")
         tables[own] = old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found).persist()
         n = tables[own].count()
         found.unpersist()

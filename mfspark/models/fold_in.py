@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, N_RATINGS, RATING, Side
+from mfspark.engine.machine import machine_of
 from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.errors import DataError
 from mfspark.kernels.arrays import Float32s, Float64s, Int64s
@@ -19,6 +20,7 @@ from mfspark.kernels.objective import Objective, Penalty
 from mfspark.models.broadcast import read, with_tables
 from mfspark.models.metadata import ModelMetadata
 
+_RATINGS_PER_TASK = 2_000_000
 # Where a penalty can be told from the factors that it shrank.
 _ALGORITHMS = ("BiasedALS", "BiasedSGD")
 
@@ -88,8 +90,12 @@ def fold_in(
             )
         )
         return joined.select(side, RATING, BIAS, FACTORS).mapInArrow(solve, schema)
-    lists = rated.groupBy(side).agg(
-        F.collect_list(other).alias(other), F.collect_list(RATING).alias(RATING)
+    # Not as many tasks as Spark would make of it: each is given the whole other side.
+    n_tasks = max(machine_of(ratings.sparkSession).cores, ratings.count() // _RATINGS_PER_TASK)
+    lists = (
+        rated.repartition(n_tasks, side)
+        .groupBy(side)
+        .agg(F.collect_list(other).alias(other), F.collect_list(RATING).alias(RATING))
     )
     return with_tables(lists.select(side, other, RATING), [known]).mapInArrow(
         partial(_solve_beside, system=system, side=side, rank=rank), schema

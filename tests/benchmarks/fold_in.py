@@ -21,6 +21,7 @@ def main() -> None:
     """Print the seconds of both."""
     spark = (
         SparkSession.builder.master("local[2]")
+        .config("spark.driver.memory", "6g")
         .config("spark.ui.showConsoleProgress", "false")
         .getOrCreate()
     )
