@@ -172,7 +172,7 @@ def _trial(
     parts: tuple[DataFrame, DataFrame],
     start: str | None = None,
 ) -> tuple[Trial, DataFrame, FactorModel]:
-    """Two fits of a rank with different seeds; all but the agreement is of the first.
+    """Two fits of a rank with different seeds; all figures but the agreement are of the first.
 
     ``parts``: validation and test ratings. ``start``: the saved model that the first fit begins
     with. The table has user, n and squares, the sum of the squared errors of the user's n

@@ -8,9 +8,9 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from mfspark.columns import FACTORS, ITEM, N_RATINGS
-from mfspark.kernels.arrays import Float64s
 from mfspark.kernels.varimax import varimax
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.list_columns import matrix_of
 from mfspark.models.metadata import CoordinateSystem
 from mfspark.models.turned_factors import turned_factors
 
@@ -52,7 +52,8 @@ def in_simple_structure(model: FactorModel, min_ratings: int) -> FactorModel:
 
 
 def _rotation(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
-    loadings = np.concatenate([_rows(batch.column(0), rank) for batch in batches] or [_none(rank)])
+    parts = [matrix_of(batch.column(0), rank) for batch in batches]
+    loadings = np.concatenate([np.zeros((0, rank)), *parts])
     # The order in which rows arrive is not that of the table.
     loadings = loadings[np.lexsort(loadings.T)] if rank else loadings
     if not len(loadings):
@@ -60,11 +61,3 @@ def _rotation(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Recor
     rotation = varimax(loadings)
     rotation = rotation * np.where((loadings @ rotation).sum(axis=0) < 0, -1.0, 1.0)
     yield pa.RecordBatch.from_pydict({"rows": [rotation.tobytes()]})
-
-
-def _rows(column: pa.ListArray, rank: int) -> Float64s:
-    return np.asarray(column.flatten(), np.float64).reshape(len(column), rank)
-
-
-def _none(rank: int) -> Float64s:
-    return np.zeros((0, rank))

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, TITLE, USER
 from mfspark.errors import DataError
 from mfspark.interpretation.explain import parts_of_user
+from mfspark.interpretation.user_groups import factors_of_population
 from mfspark.models.factor_model import FactorModel
 
 # Biases nearer to the middle than this share of the users are not called strict or generous.
@@ -58,13 +59,7 @@ def describe_user(
     below, n_users = rated.agg(
         F.count(F.when(F.col(BIAS) < F.lit(row[BIAS]), 1)), F.count("*")
     ).collect()[0]
-    population = {
-        each["place"]: (each["mean"], each["spread"] or 1.0)
-        for each in rated.select(F.posexplode(FACTORS).alias("place", "value"))
-        .groupBy("place")
-        .agg(F.avg("value").alias("mean"), F.stddev("value").alias("spread"))
-        .collect()
-    }
+    population = factors_of_population(rated)
     titles: Any = (
         described.join(train.where(F.col(USER) == F.lit(user)).select(ITEM), ITEM, "semi")
         .select(ITEM, TITLE)

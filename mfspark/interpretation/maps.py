@@ -92,8 +92,7 @@ def folded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     if not parts:
         return
     table = pa.Table.from_batches(parts).combine_chunks()
-    rows = np.stack(table[FACTORS].to_numpy(zero_copy_only=False)).astype(np.float64)
-    places = _umap(rows)
+    places = _umap(np.stack(table[FACTORS].to_numpy(zero_copy_only=False)).astype(np.float64))
     for number, name in enumerate(("x", "y")):
         table = table.append_column(name, pa.array(places[:, number]))
     yield from table.drop_columns([FACTORS]).to_batches()

@@ -18,6 +18,7 @@ from scipy.cluster.vq import kmeans2
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, TITLE, USER
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.list_columns import matrix_of
 
 GROUP = "taste"
 # Users whom the centres are learnt from; everybody is placed by them.
@@ -67,7 +68,7 @@ def taste_groups(
     row = (
         sample.repartition(1)
         .mapInArrow(
-            partial(_centres, n_groups=n_groups, seed=seed),
+            partial(_centres, n_factors=len(stable), n_groups=n_groups, seed=seed),
             "mean array<double>, spread array<double>, centre array<array<double>>",
         )
         .collect()[0]
@@ -102,16 +103,9 @@ def describe_groups(
         F.percentile_approx(N_RATINGS, 0.5).alias("n_ratings"),
         F.avg(BIAS).alias("bias"),
     )
-    long = F.posexplode(FACTORS).alias("place", "value")
-    population = {
-        row["place"]: (row["mean"], row["spread"])
-        for row in rated.select(long)
-        .groupBy("place")
-        .agg(F.avg("value").alias("mean"), F.stddev("value").alias("spread"))
-        .collect()
-    }
+    population = factors_of_population(rated)
     rows = (
-        of_groups.select(GROUP, long)
+        of_groups.select(GROUP, F.posexplode(FACTORS).alias("place", "value"))
         .groupBy(GROUP, "place")
         .agg(
             F.avg("value").alias("mean"), F.stddev("value").alias("spread"), F.count("*").alias("n")
@@ -122,8 +116,7 @@ def describe_groups(
     factors: list[tuple[int, int, float, float, float]] = []
     moved: dict[int, list[float]] = {}
     for row in rows:
-        mean, spread = population[row["place"]]
-        unit = spread or 1.0
+        mean, unit = population[row["place"]]
         error = _Z * (row["spread"] or 0.0) / row["n"] ** 0.5 / unit
         z = (row["mean"] - mean) / unit
         factors.append((row[GROUP], row["place"] + 1, z, z - error, z + error))
@@ -138,6 +131,14 @@ def describe_groups(
             list(moved.items()), f"{GROUP} int, moved array<double>"
         ), n_shown),
     )  # fmt: skip
+
+
+def factors_of_population(users: DataFrame) -> dict[int, tuple[float, float]]:
+    """By place of a factor, from 0, its mean over the users and the unit of z-scores: its standard
+    deviation, or 1 where it has none."""
+    long = users.select(F.posexplode(FACTORS).alias("place", "value"))
+    sums = long.groupBy("place").agg(F.avg("value").alias("m"), F.stddev("value").alias("s"))
+    return {row["place"]: (row["m"], row["s"] or 1.0) for row in sums.collect()}
 
 
 def _items_of(described: DataFrame, moved: DataFrame, n_shown: int) -> DataFrame:
@@ -155,16 +156,12 @@ def _items_of(described: DataFrame, moved: DataFrame, n_shown: int) -> DataFrame
     )
 
 
-def _rows(column: pa.ListArray) -> Float64s:
-    return np.asarray(column.flatten(), np.float64).reshape(len(column), -1)
-
-
 def _centres(
-    batches: Iterator[pa.RecordBatch], n_groups: int, seed: int
+    batches: Iterator[pa.RecordBatch], n_factors: int, n_groups: int, seed: int
 ) -> Iterator[pa.RecordBatch]:
     """Of all rows mean and spread, and the centres of the best of several k-means (Lloyd's passes
     from k-means++ starts)."""
-    rows = np.concatenate([_rows(batch.column(0)) for batch in batches])
+    rows = np.concatenate([matrix_of(batch.column(0), n_factors) for batch in batches])
     # The order in which rows arrive is not that of the table.
     rows = rows[np.lexsort(rows.T)]
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
@@ -188,7 +185,7 @@ def _nearest(
     batches: Iterator[pa.RecordBatch], mean: Float64s, spread: Float64s, centres: Float64s
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        distances = _distances((_rows(batch.column(1)) - mean) / spread, centres)
+        distances = _distances((matrix_of(batch.column(1), len(mean)) - mean) / spread, centres)
         numbers = pa.array(distances.argmin(axis=1).astype(np.int32))
         yield pa.RecordBatch.from_arrays([batch.column(0), numbers], names=[USER, "number"])
 

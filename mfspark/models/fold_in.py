@@ -17,7 +17,8 @@ from mfspark.kernels.arrays import Float32s, Float64s, Int64s
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.new_rows import FoldIn
 from mfspark.kernels.objective import Objective, Penalty
-from mfspark.models.broadcast import read, with_tables
+from mfspark.models.broadcast import model_rows, read, with_tables
+from mfspark.models.list_columns import lists_of
 from mfspark.models.metadata import ModelMetadata
 
 _RATINGS_PER_TASK = 2_000_000
@@ -109,8 +110,9 @@ def _solve(
     for batch in batches:
         lengths = pc.list_value_length(batch.column(1)).to_numpy()
         bias = batch.column(2).flatten().to_numpy(zero_copy_only=False)
-        factors = batch.column(3).flatten().to_numpy(zero_copy_only=False).reshape(len(bias), rank)
-        fixed = system.fixed_rows(np.column_stack([factors, bias]).astype(np.float32), side.other)
+        flat = batch.column(3).flatten().to_numpy(zero_copy_only=False)
+        rows = np.column_stack([flat.reshape(len(bias), rank), bias]).astype(np.float32)
+        fixed = system.fixed_rows(rows, side.other)
         values = batch.column(1).flatten().to_numpy(zero_copy_only=False)
         ratings = Csr(_starts(lengths), np.arange(len(values), dtype=np.int32), values)
         yield from _table(batch.column(0), lengths, system.solve(ratings, fixed, side), side)
@@ -123,9 +125,8 @@ def _solve_beside(
     fixed = None
     for rows, (table,) in read(batches):
         if fixed is None:
-            factors = table[FACTORS].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            beside = [factors.reshape(table.num_rows, rank), table[BIAS].to_numpy()]
-            fixed = system.fixed_rows(np.column_stack(beside).astype(np.float32), side.other)
+            known = model_rows(table, rank)
+            fixed = system.fixed_rows(np.column_stack([known.factors, known.bias]), side.other)
         rated = rows.column(1).combine_chunks()
         places = pc.index_in(rated.flatten(), value_set=table.column(0).combine_chunks())
         is_known = places.is_valid().to_numpy(zero_copy_only=False)
@@ -149,13 +150,12 @@ def _table(
     """The rows that have ratings."""
     is_rated = lengths > 0
     rows = solved[is_rated]
-    ends = np.arange(len(rows) + 1, dtype=np.int32) * (rows.shape[1] - 1)
     yield pa.RecordBatch.from_arrays(
         [
             ids.filter(pa.array(is_rated)),
             pa.array(lengths[is_rated].astype(np.int64)),
             pa.array(rows[:, -1]),
-            pa.ListArray.from_arrays(ends, rows[:, :-1].ravel()),
+            lists_of(rows[:, :-1]),
         ],
         names=[side, N_RATINGS, BIAS, FACTORS],
     )

@@ -1,11 +1,13 @@
 """A fitted model as a function: item rows in NumPy, and a user by their ratings, without Spark."""
 
+import io
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mfspark import files
 from mfspark.errors import DataError, ModelFormatError
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.influence import solution_parts
@@ -94,16 +96,23 @@ class LocalModel:
         return [Recommended(item, rating) for item, rating in chosen]
 
     def save(self, path: str) -> None:
-        """Write the file ``path``: arrays of NumPy and JSON, nothing that is executed when read."""
+        """Write the file ``path``: arrays of NumPy and JSON, nothing that is executed when read; it
+        appears whole. ``DataError`` for ids that are neither numbers nor text."""
+        if self.items.dtype == object:
+            raise DataError(
+                f"items are of type {type(self.items[0]).__name__}, which only a pickle could "
+                "hold; fit with ids that are numbers or text"
+            )
         facts = {
             "format": _FORMAT, "mean": self.mean, "exponent": self.exponent,
             "fit_biases": self.fit_biases, "limits": self.limits,
         }  # fmt: skip
-        with open(path, "wb") as file:
-            np.savez(
-                file, items=self.items, rows=self._rows, penalty=self._penalty,
-                facts=np.array(json.dumps(facts)), allow_pickle=False,
-            )  # fmt: skip
+        content = io.BytesIO()
+        np.savez(
+            content, items=self.items, rows=self._rows, penalty=self._penalty,
+            facts=np.array(json.dumps(facts)),
+        )  # fmt: skip
+        files.write_bytes(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str) -> "LocalModel":

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from mfspark.columns import FACTORS
 from mfspark.kernels.arrays import Float64s
+from mfspark.models.list_columns import lists_of, matrix_of
 
 
 def turned_factors(table: DataFrame, matrix: Float64s) -> DataFrame:
@@ -19,10 +19,7 @@ def turned_factors(table: DataFrame, matrix: Float64s) -> DataFrame:
 
 
 def _turn(batches: Iterator[pa.RecordBatch], matrix: Float64s) -> Iterator[pa.RecordBatch]:
-    rank = len(matrix)
     for batch in batches:
-        flat = batch.columns[-1].flatten().to_numpy(zero_copy_only=False)
-        rows = (flat.astype(np.float64).reshape(batch.num_rows, rank) @ matrix).astype(np.float32)
-        ends = np.arange(batch.num_rows + 1, dtype=np.int32) * rank
-        columns = [*batch.columns[:-1], pa.ListArray.from_arrays(ends, rows.ravel())]
+        rows = matrix_of(batch.columns[-1], len(matrix)) @ matrix
+        columns = [*batch.columns[:-1], lists_of(rows)]
         yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

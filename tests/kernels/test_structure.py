@@ -99,7 +99,7 @@ LEAVES = {
     "models.metadata",
     "models.persistence", "models.prediction", "models.matching", "models.broadcast",
     "models.uncertainty", "models.similar", "models.fold_in", "models.local_model",
-    "models.turned_factors",
+    "models.turned_factors", "models.list_columns",
     "kernels.predict", "kernels.similarity", "kernels.new_rows", "kernels.influence",
 }  # fmt: skip
 

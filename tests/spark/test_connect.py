@@ -38,6 +38,16 @@ found = evaluate_lists(BiasedALS(rank=2, maxIter=1).fit(train), BiasOnly().fit(t
                        test, RankingSettings(k=[3]), 1.0, 0)
 print("measures:", found.ranking.count())
 print("similar:", model.similarItems(model.item_factors, 2, minAgreement=0.0).count())
+folded = model.foldIn(ratings.withColumn("user", F.col("user") + 1000), "user")
+print("folded:", folded.user_factors.count(), len(model.local().items))
+from mfspark.interpretation.explain import influences
+from mfspark.interpretation.user_groups import describe_groups, taste_groups
+
+print("influences:", len(influences(model, ratings, 3, 5)[0]))
+stable = spark.createDataFrame([(1, True), (2, True)], "factor int, is_stable boolean")
+tastes = taste_groups(model, stable, 1, 2)
+described = model.item_factors.withColumn("title", F.lit("a"))
+print("tastes:", describe_groups(model, tastes, described, 2).group_items.count())
 # Without this the client waits for the server that it started.
 spark.stop()
 """
@@ -64,3 +74,6 @@ def test_fit_save_load_and_recommend_on_connect(tmp_path):
     assert "users with lists: 50" in log.read_text()
     assert "measures: 48" in log.read_text()
     assert "similar: 41" in log.read_text()
+    assert "folded: 100 41" in log.read_text()
+    assert "influences: 40" in log.read_text()
+    assert "tastes: 4" in log.read_text()

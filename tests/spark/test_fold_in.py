@@ -1,5 +1,6 @@
 """New and changed ids without a fit, on Spark and by the local model."""
 
+import datetime
 import math
 
 import numpy as np
@@ -129,6 +130,18 @@ def test_what_cannot_be_folded_in(ratings, model):
         linked.foldIn(ratings, "user")
 
 
+@pytest.mark.parametrize("weight", [1.5, 6.0, 30.0])
+def test_factors_that_the_penalty_has_shrunk_to_nothing(noise, weight):
+    """Some or all of them: the coordinates of the others are what they were."""
+    ratings = noise.where("not held").select("user", "item", "rating")
+    model = BiasedALS(
+        rank=6, maxIter=30, tol=0.0, regParam=weight, biasRegParam=0.5, seed=3
+    ).fit(ratings)  # fmt: skip
+    found, _ = rows_of(model.foldIn(ratings, "item").item_factors, "item")
+    expected, _ = rows_of(model.item_factors, "item")
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_sgd_s_users_become_exact(ratings):
     model = BiasedSGD(
         rank=2, maxIter=5, learningRate=0.02, regParam=0.3, biasRegParam=0.2
@@ -184,6 +197,12 @@ def test_the_local_model_at_its_edges(model, tmp_path):
         local.predict(nobody, ["who?"])
     with pytest.raises(DataError, match="NaN or infinite"):
         local.foldIn({5: math.nan})
+    dates = LocalModel(
+        [datetime.date(2026, 1, 1)], np.ones((1, 2), np.float32), 3.0, np.eye(2), 0.5, True, None
+    )
+    with pytest.raises(DataError, match="items are of type date, which only a pickle could hold"):
+        dates.save(str(tmp_path / "dates.npz"))
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(ModelFormatError, match="there is no file"):
         LocalModel.load(str(tmp_path / "none.npz"))
     (tmp_path / "odd.npz").write_bytes(b"PK\x03\x04 nothing")
