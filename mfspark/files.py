@@ -140,6 +140,27 @@ def _listed(folder: str) -> list[tuple[str, float | None]]:
     )
 
 
+def make_folder(path: str) -> None:
+    """Make a directory, with those that it lies in; nothing happens when it is there."""
+    filesystem, inner = _open(path)
+    try:
+        filesystem.create_dir(inner)
+    except OSError as error:
+        raise _refused(path, "written", error) from None
+
+
+def open_to_write(path: str) -> Any:
+    """A stream into a new file, as a context manager; what is there is written over."""
+    filesystem, inner = _open(path)
+    return filesystem.open_output_stream(inner, compression=None)
+
+
+def open_to_read(path: str) -> Any:
+    """A file as a stream that knows no patterns and no compression, as a context manager."""
+    filesystem, inner = _open(path)
+    return filesystem.open_input_file(inner)
+
+
 def read_text(path: str) -> str:
     """The UTF-8 text of a file; ``FileNotFoundError`` when it is missing."""
     return read_bytes(path).decode("utf-8")
@@ -219,9 +240,9 @@ def staged_directory(path: str, overwrite: bool) -> Iterator[str]:
     stage, aside = (f"{folder}/.{name}-{mark}{end}" for end in (_PARTIAL, _REPLACED))
     filesystem, inner_stage = _open(stage)
     try:
-        filesystem.create_dir(inner_stage)
-    except OSError as error:
-        raise _refused(path, "written", error) from None
+        make_folder(stage)
+    except DataError as error:
+        raise DataError(str(error).replace(stage, path)) from None
     try:
         yield stage
     except BaseException:

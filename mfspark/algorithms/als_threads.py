@@ -8,14 +8,17 @@ import numpy as np
 
 from mfspark.algorithms.fitted_link import (
     FittedLink,
+    arrays_of,
     fit_link,
     penalty_of,
     rest_of,
     start_links,
+    with_arrays,
 )
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.sharing import share_rows
+from mfspark.algorithms.snapshots import LoopState, Saver, Snapshots, resume, save_arrays
 from mfspark.columns import ITEM, Side
 from mfspark.kernels.arrays import AlignedRows, Float32s, Float64s
 from mfspark.kernels.csr import Csr, RatingBlock
@@ -41,27 +44,38 @@ class ThreadedALS:
     """A whole fit of ratings that lie in memory; travels to a task by pickling.
 
     ``scale``: what a unit of the ratings is in the unit of the user's. ``journal``:
-    see :class:`mfspark.algorithms.history.History`.
+    see :class:`mfspark.algorithms.history.History`. ``snapshots``: where the fit leaves its state,
+    and goes on from that of an earlier one.
     """
 
     objective: Objective
     settings: ALSSettings
     scale: float = 1.0
     journal: str | None = None
+    snapshots: Snapshots | None = None
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The rows of the best iteration. Results depend on the seed, not on the threads (to
         float32 rounding)."""
         settings, objective = self.settings, self.objective
+        loop, arrays = resume(self.snapshots)
+        saver = Saver(self.snapshots)
         items = ratings.start(ITEM, settings.rank, settings.seed)
-        penalty = objective.items.total(ratings.n_ratings[ITEM], items)
         history = History(
-            settings.max_iter, settings.tol, self.scale, {ITEM: penalty}, journal=self.journal
+            settings.max_iter,
+            settings.tol,
+            self.scale,
+            {ITEM: objective.items.total(ratings.n_ratings[ITEM], items)},
+            journal=self.journal,
+            state=None if loop is None else loop.history,
         )
         with ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             state = start_als(blocks, items, objective)
+            if loop is not None:
+                state = ALSState({ITEM: arrays["items"]}, with_arrays(state.links, arrays))
             for _ in history.iterations():
+                begun, past = state, history.state
                 for side in Side:
                     state, sums = run_half_step(
                         pool, n_threads, blocks[side], state, objective, side
@@ -69,6 +83,12 @@ class ThreadedALS:
                     history.add(side, sums, 0)
                 if history.end_iteration():
                     best = state.rows
+                if history.stopped is None and saver.is_due:
+                    save_arrays(
+                        saver,
+                        LoopState.before_best(objective, past),
+                        {"items": begun.rows[ITEM], **arrays_of(begun.links)},
+                    )
             cold_biases = biases_alone(pool, n_threads, blocks, objective) if state.links else {}
         return Found(best, history, cold_biases=cold_biases)
 

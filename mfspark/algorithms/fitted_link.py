@@ -26,7 +26,7 @@ from mfspark.algorithms.sparse_features import (
     rated_features,
 )
 from mfspark.columns import Side
-from mfspark.kernels.arrays import AlignedRows, Float32s, Int64s
+from mfspark.kernels.arrays import AlignedRows, Array, Float32s, Int64s
 from mfspark.kernels.csr import Csr, RatingBlock
 from mfspark.kernels.features import less_offsets
 from mfspark.kernels.objective import Objective, Penalty
@@ -72,6 +72,24 @@ def start_links(
             np.zeros((by_row.n_rows, rank + 1), np.float32),
         )
     return links
+
+
+def arrays_of(links: dict[Side, FittedLink]) -> dict[str, Array]:
+    """What is learnt of links, by name."""
+    arrays: dict[str, Array] = {}
+    for side, link in links.items():
+        arrays[f"{side}_coefficients"], arrays[f"{side}_offsets"] = link.coefficients, link.offsets
+    return arrays
+
+
+def with_arrays(links: dict[Side, FittedLink], arrays: dict[str, Array]) -> dict[Side, FittedLink]:
+    """``links`` with what ``arrays_of`` gave."""
+    return {
+        side: replace(
+            link, coefficients=arrays[f"{side}_coefficients"], offsets=arrays[f"{side}_offsets"]
+        )
+        for side, link in links.items()
+    }
 
 
 def rest_of(

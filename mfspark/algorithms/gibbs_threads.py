@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from mfspark.algorithms.als_threads import biases_alone, shared_moments, solve_side
 from mfspark.algorithms.diagnostics import Trace, diagnose, signal_norm
 from mfspark.algorithms.encoding import EncodedFeatures, encode_features
-from mfspark.algorithms.history import Found, History
+from mfspark.algorithms.history import Found, History, Posterior
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.link import Link, draw_links, no_link, offsets_of
@@ -24,11 +24,19 @@ from mfspark.algorithms.penalties import PenaltySearch
 from mfspark.algorithms.posterior import StoredDraws, posterior_of, spread_of
 from mfspark.algorithms.running_mean import RunningMean
 from mfspark.algorithms.sharing import row_ranges, share_rows
+from mfspark.algorithms.snapshots import (
+    ChainPlace,
+    LoopState,
+    Saver,
+    Snapshots,
+    resume,
+    save_arrays,
+)
 from mfspark.algorithms.sparse_features import Features, given_features, rated_features
 from mfspark.algorithms.start import start_keys
 from mfspark.algorithms.unrated import Regression, posterior_with_unrated, with_unrated
 from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import AlignedRows, Float32s, UInt64s
+from mfspark.kernels.arrays import AlignedRows, Array, Float32s, UInt64s
 from mfspark.kernels.csr import Csr, RatingBlock
 from mfspark.kernels.draw import Prior, RowSums, draw_rows, draw_rows_of_moments
 from mfspark.kernels.half_step import squared_error
@@ -45,6 +53,8 @@ _SAMPLE = 1_000_000
 _USES = 2**40
 # Between the seeds of two chains: chains of seeds side by side should have none in common.
 _CHAIN_STEP = 1_000_003
+# Before the names of arrays of stored draws.
+_STORED = "stored_"
 
 
 class ChainState(NamedTuple):
@@ -85,61 +95,75 @@ class ThreadedGibbs:
 
     ``objective``: of the iterations of ALS before the first draw. ``scale``: what a unit of the
     ratings is in the unit of the user's. ``journal``:
-    see :class:`mfspark.algorithms.history.History`.
+    see :class:`mfspark.algorithms.history.History`. ``snapshots``: where the fit leaves its state,
+    and goes on from that of an earlier one.
     """
 
     objective: Objective
     settings: BayesianSettings
     scale: float = 1.0
     journal: str | None = None
+    snapshots: Snapshots | None = None
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The mean over all draws after burn-in, of all chains; those after the first are as long
         as it was. Results depend on the seed, not on the threads (to float32 rounding)."""
         settings = self.settings
-        history = History(settings.max_iter, settings.tol, self.scale, journal=self.journal)
+        loop, arrays = resume(self.snapshots)
+        saver = Saver(self.snapshots)
+        history = History(
+            settings.max_iter,
+            settings.tol,
+            self.scale,
+            journal=self.journal,
+            state=None if loop is None else loop.history,
+        )
         features = {
             side: encode_features(table, side, ratings.ids[side])
             for side, table in ratings.features.items()
         }
-        mean = RunningMean(settings.rank)
-        stored = StoredDraws[dict[Side, Float32s]](settings.keep_draws)
-        traces: list[list[Trace]] = []
+        place = None if loop is None else loop.chain
+        averages = _Averages(settings, place, arrays)
         # The threads of the linear algebra library would take turns with ours, and spin meanwhile.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads) as pool:
             blocks = dict(zip(Side, pool.map(ratings.block, Side), strict=True))
             train, validation = blocks[USER].train, blocks[USER].validation
             watched = validation if validation.n_entries else train
-            for number in range(settings.num_chains):
+            for number in range(place.number if place else 0, settings.num_chains):
                 chain = _Chain(self, pool, n_threads, ratings, features, blocks, number)
-                traces.append([])
+                done = 0
+                if place is not None and number == place.number:
+                    chain.restore(arrays, place.squared_error)
+                    done = place.sweep
+                else:
+                    chain.warm_up()
+                    averages.traces.append([])
                 is_first = number == 0
-                sweeps = (
-                    history.iterations() if is_first else range(1, history.rows[-1].iteration + 1)
-                )
+                sweeps = history.iterations()
+                if not is_first:
+                    sweeps = iter(range(done + 1, history.rows[-1].iteration + 1))
                 for sweep in sweeps:
                     hyper = chain.sweep(sweep)
-                    is_folded = False
-                    if sweep > settings.burn_in:
-                        rows, sums = chain.state.rows, chain.state.sums
-                        stored.add(rows, spread_of(hyper.noise_precision, hyper.priors, sums))
-                        traces[-1].append(chain.trace(hyper))
-                        is_folded = mean.add(rows, pool)
-                    if not is_first:
-                        continue
-                    told = chain.sums(hyper)
-                    if not is_folded:
+                    is_folded = sweep > settings.burn_in and averages.add(chain, hyper, pool)
+                    if is_first:
+                        told, error = chain.sums(hyper), None
+                        if is_folded:
+                            error = _squared_error(pool, n_threads, watched, averages.mean.rows)
+                        if error is not None and validation.n_entries:
+                            told = told._replace(
+                                validation_squared_error=error, n_validation=validation.n_entries
+                            )
                         history.add("both", told, 0)
-                        continue
-                    error = _squared_error(pool, n_threads, watched, mean.rows)
-                    if validation.n_entries:
-                        told = told._replace(
-                            validation_squared_error=error, n_validation=validation.n_entries
+                        if error is not None:
+                            history.end_draws(error)
+                    if not averages.mean.is_waiting and saver.is_due:
+                        reached = averages.place(number, sweep, chain.state.squared_error)
+                        loop = LoopState(
+                            objective=self.objective, history=history.state, chain=reached
                         )
-                    history.add("both", told, 0)
-                    history.end_draws(error)
-            found = replace(posterior_of(stored), diagnostics=diagnose(traces, self.scale))
-            final = mean.final(pool)
+                        save_arrays(saver, loop, chain.arrays() | averages.arrays())
+            found = averages.posterior(self.scale)
+            final = averages.mean.final(pool)
             cold_biases = {}
             if settings.implicit_features or features:
                 cold_biases = self._cold_biases(pool, n_threads, ratings, blocks)
@@ -184,8 +208,57 @@ def chain_seed(seed: int, number: int) -> int:
     return seed + number * _CHAIN_STEP
 
 
+class _Averages:
+    """What is kept of the draws after burn-in, of all chains: their mean, some of them, and what is
+    followed of each; ``place`` and ``arrays``: where an earlier fit left off, and what it had."""
+
+    def __init__(
+        self, settings: BayesianSettings, place: ChainPlace | None, arrays: dict[str, Array]
+    ) -> None:
+        self.mean = RunningMean(settings.rank, place.n_averaged if place else 0, arrays)
+        self.traces = list(place.traces) if place else []
+        draws = [list(arrays.get(f"{_STORED}{side}", ())) for side in Side]
+        self._stored = StoredDraws[dict[Side, Float32s]](
+            settings.keep_draws,
+            [dict(zip(Side, pair, strict=True)) for pair in zip(*draws, strict=True)],
+            place.spreads if place else (),
+        )
+
+    def add(self, chain: "_Chain", hyper: Hyper, pool: ThreadPoolExecutor) -> bool:
+        """Take the draw where the chain is; whether all draws are in the mean now."""
+        rows, sums = chain.state.rows, chain.state.sums
+        self._stored.add(rows, spread_of(hyper.noise_precision, hyper.priors, sums))
+        self.traces[-1].append(chain.trace(hyper))
+        return self.mean.add(rows, pool)
+
+    def posterior(self, scale: float) -> Posterior:
+        """What there is in the end."""
+        return replace(posterior_of(self._stored), diagnostics=diagnose(self.traces, scale))
+
+    def place(self, number: int, sweep: int, squared_error: float) -> ChainPlace:
+        """How far a chain is, and what is known of all draws beside ``arrays``."""
+        return ChainPlace(
+            number=number,
+            sweep=sweep,
+            squared_error=squared_error,
+            n_averaged=self.mean.n_draws,
+            spreads=self._stored.spreads,
+            traces=self.traces,
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        """Mean and stored draws, by name; of a time when no draw waits."""
+        kept = self._stored.kept
+        stored = {
+            f"{_STORED}{side}": np.stack([rows[side] for rows in kept]) for side in Side if kept
+        }
+        return self.mean.arrays | stored
+
+
 class _Chain:
-    """One chain of a fit, begun from some iterations of ALS."""
+    """One chain of a fit; it begins with ``warm_up`` or ``restore``."""
+
+    state: ChainState
 
     def __init__(
         self,
@@ -214,11 +287,21 @@ class _Chain:
             for side in Side:
                 self._features[side] += (rated[side],)
                 self._feature_keys[side] += (self._keys[side.other],)
-        rows = {ITEM: ratings.start(ITEM, fit.settings.rank, self._seed)}
+        self._start = partial(ratings.start, ITEM, fit.settings.rank, self._seed)
+        self._objective = fit.objective
+
+    def warm_up(self) -> None:
+        """Begin where some iterations of ALS lead."""
+        rows = {ITEM: self._start()}
         for _ in range(WARM_UP):
             for side in Side:
                 rows[side], found = solve_side(
-                    pool, n_threads, blocks[side], rows[side.other], fit.objective, side
+                    self._pool,
+                    self._n_threads,
+                    self._blocks[side],
+                    rows[side.other],
+                    self._objective,
+                    side,
                 )
         sums = {side: RowSums.of(rows[side]) for side in Side}
         # A feature may at first do as much as all that is not a feature.
@@ -227,6 +310,43 @@ class _Chain:
             for side in Side
         }
         self.state = ChainState(rows, sums, sums, links, found.squared_error)
+
+    def arrays(self) -> dict[str, Array]:
+        """Where the chain is, by name, but for its squared error."""
+        found: dict[str, Array] = {}
+        for side in Side:
+            found[f"{side}_rows"] = self.state.rows[side]
+            for name, sums in (("sums", self.state.sums[side]), ("rest", self.state.rest[side])):
+                found[f"{side}_{name}_rows"] = sums.rows
+                found[f"{side}_{name}_products"] = sums.products
+            for n, link in enumerate(self.state.links[side]):
+                found |= {
+                    f"{side}_link_{n}_{part}": value for part, value in link._asdict().items()
+                }
+        return found
+
+    def restore(self, arrays: dict[str, Array], squared_error: float) -> None:
+        """Go on where ``arrays`` are."""
+        rows = {side: arrays[f"{side}_rows"] for side in Side}
+        sums, rest = (
+            {
+                side: RowSums(
+                    len(rows[side]),
+                    arrays[f"{side}_{name}_rows"],
+                    arrays[f"{side}_{name}_products"],
+                )
+                for side in Side
+            }
+            for name in ("sums", "rest")
+        )
+        links = {
+            side: tuple(
+                Link(*(arrays[f"{side}_link_{n}_{part}"] for part in Link._fields))
+                for n in range(len(self._features[side]))
+            )
+            for side in Side
+        }
+        self.state = ChainState(rows, sums, rest, links, squared_error)
 
     def sweep(self, number: int) -> Hyper:
         """Go one sweep on; ``number`` is another one for each of a chain."""

@@ -41,6 +41,18 @@ class HistoryRow(NamedTuple):
     learning_rate: float | None
 
 
+class HistoryState(NamedTuple):
+    """What a history knows after its last iteration: see ``History``, whose fields these are."""
+
+    rows: list[HistoryRow]
+    best_iteration: int
+    best: float
+    in_vain: int
+    penalties: dict[str, float]
+    errors: list[float]
+    stopped: StopReason | None
+
+
 class History:
     """Takes the sums of each pass, and decides by them.
 
@@ -52,7 +64,8 @@ class History:
     ``scale``: what a unit of the fitted ratings is in the unit of the user's. ``penalties``: that
     of each side which the first pass does not change. ``journal``: a file to which the rows of each
     iteration are added when it ends, as a line of JSON; where it is not there (a task on another
-    machine than the driver, or of another account), nothing is written.
+    machine than the driver, or of another account), nothing is written. ``state``: of the history
+    that this one goes on with.
     """
 
     def __init__(
@@ -63,18 +76,33 @@ class History:
         penalties: Mapping[str, float] | None = None,
         patience: int = 1,
         journal: str | None = None,
+        state: HistoryState | None = None,
     ) -> None:
-        self.rows: list[HistoryRow] = []
-        self.best_iteration = 0
-        self.stopped: StopReason | None = None
+        state = state or HistoryState([], 0, math.inf, 0, dict(penalties or {}), [], None)
+        self.rows = list(state.rows)
+        self.best_iteration = state.best_iteration
+        self.stopped = state.stopped
         self._max_iter, self._tol, self._scale, self._patience = max_iter, tol, scale, patience
-        self._penalties = dict(penalties or {})
-        self._iteration = 0
+        self._penalties = dict(state.penalties)
+        self._iteration = self.rows[-1].iteration if self.rows else 0
         self._started = 0.0
-        self._best = math.inf
-        self._in_vain = 0
-        self._errors: list[float] = []
+        self._best = state.best
+        self._in_vain = state.in_vain
+        self._errors = list(state.errors)
         self._journal, self._n_written = journal, 0
+
+    @property
+    def state(self) -> HistoryState:
+        """What it takes to go on from here, between two iterations."""
+        return HistoryState(
+            list(self.rows),
+            self.best_iteration,
+            self._best,
+            self._in_vain,
+            dict(self._penalties),
+            list(self._errors),
+            self.stopped,
+        )
 
     @property
     def reason(self) -> StopReason:
@@ -85,12 +113,13 @@ class History:
     def iterations(self) -> Iterator[int]:
         """Numbers of iterations, from 1, until there is a reason to stop."""
         while self.stopped is None:
+            if self._iteration == self._max_iter:
+                self.stopped = "max_iter"
+                break
             self._iteration += 1
             self._started = time.perf_counter()
             yield self._iteration
             self._write_journal()
-            if self.stopped is None and self._iteration == self._max_iter:
-                self.stopped = "max_iter"
 
     def _write_journal(self) -> None:
         new = self.rows[self._n_written :]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import NamedTuple
 
 from mfspark.errors import DivergenceError
 from mfspark.kernels.objective import PassSums
@@ -15,6 +16,14 @@ _EXPLODED = 2.0
 _MOST_CUTS = 12
 
 
+class RateState(NamedTuple):
+    """γ before the schedule, the last objective that was accepted, and how often γ was cut."""
+
+    base: float
+    objective: float
+    n_cuts: int
+
+
 class LearningRate:
     """The learning rate γ of each epoch (from 1).
 
@@ -23,15 +32,22 @@ class LearningRate:
     which the kernel divides for each row.
 
     Under every schedule an epoch that ends in numbers that are not finite, or explodes, is to be
-    undone and repeated, with γ halved. ``null_error`` is Σ (r − μ)².
+    undone and repeated, with γ halved. ``null_error`` is Σ (r − μ)². ``state``: where an earlier
+    fit left off.
     """
 
-    def __init__(self, settings: SGDSettings, null_error: float) -> None:
+    def __init__(
+        self, settings: SGDSettings, null_error: float, state: RateState | None = None
+    ) -> None:
         self._schedule, self._decay = settings.schedule, settings.rate_decay
         self._null_error = null_error
-        self._base = settings.learning_rate
-        self._objective = math.inf
-        self._n_cuts = 0
+        state = state or RateState(settings.learning_rate, math.inf, 0)
+        self._base, self._objective, self._n_cuts = state
+
+    @property
+    def state(self) -> RateState:
+        """What it takes to go on from here, between two epochs."""
+        return RateState(self._base, self._objective, self._n_cuts)
 
     @property
     def is_by_row(self) -> bool:

@@ -1,5 +1,6 @@
 """What is stored of a posterior beside its mean: some draws, and how wide predictions spread."""
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,28 +14,36 @@ DrawT = TypeVar("DrawT")
 
 
 class StoredDraws(Generic[DrawT]):
-    """Keeps at most ``n_kept`` of the draws, more than half as many, at equal distances."""
+    """Keeps at most ``n_kept`` of the draws, more than half as many, at equal distances.
 
-    def __init__(self, n_kept: int) -> None:
-        self.kept: list[DrawT] = []
+    ``kept`` and ``spreads``: those that an earlier fit left.
+    """
+
+    def __init__(
+        self, n_kept: int, kept: Sequence[DrawT] = (), spreads: Sequence[Spread] = ()
+    ) -> None:
+        self.kept = list(kept)
+        self.spreads = list(spreads)
         self._n_kept = n_kept
-        self._spreads: list[Spread] = []
         self._distance = 1
+        # Twice the distance whenever there was no room for one more.
+        while n_kept and -(-len(self.spreads) // self._distance) > n_kept:
+            self._distance *= 2
 
     def add(self, draw: DrawT, spread: Spread) -> None:
         """Take one more draw."""
-        if self._n_kept and len(self._spreads) % self._distance == 0:
+        if self._n_kept and len(self.spreads) % self._distance == 0:
             if len(self.kept) == self._n_kept:
                 self.kept = self.kept[::2]
                 self._distance *= 2
-            if len(self._spreads) % self._distance == 0:
+            if len(self.spreads) % self._distance == 0:
                 self.kept.append(draw)
-        self._spreads.append(spread)
+        self.spreads.append(spread)
 
     @property
     def spread(self) -> Spread:
         """The mean over all draws."""
-        return Spread(*np.mean(self._spreads, axis=0).tolist())
+        return Spread(*np.mean(self.spreads, axis=0).tolist())
 
 
 def posterior_of(stored: StoredDraws[dict[Side, Float32s]]) -> Posterior:

@@ -6,12 +6,14 @@ directions are kept, found anew whenever some draws have come (see :mod:`mfspark
 so that memory does not grow with the draws.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
+from types import MappingProxyType
 
 import numpy as np
 
 from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import Float32s, Float64s
+from mfspark.kernels.arrays import Array, Float32s, Float64s
 from mfspark.kernels.rotation import canonical_rotation
 
 # Directions that are kept, in multiples of the rank, and draws that are added at a time: the cost
@@ -19,17 +21,36 @@ from mfspark.kernels.rotation import canonical_rotation
 KEPT, DRAWS_AT_A_TIME = 2, 5
 # Rows that are worked on at a time, so that the draws side by side need no memory of their own.
 _ROWS_PER_PART = 2048
+_FACTORS_OF = {side: f"mean_{side}_factors" for side in Side}
+_BIAS_OF = {side: f"mean_{side}_bias" for side in Side}
 
 
 class RunningMean:
-    """Takes draws one after the other: rows [factors, bias] by side, float32 [n, rank + 1]."""
+    """Takes draws one after the other: rows [factors, bias] by side, float32 [n, rank + 1].
 
-    def __init__(self, rank: int) -> None:
+    ``arrays``: what an earlier fit had of ``n_draws`` draws.
+    """
+
+    def __init__(
+        self, rank: int, n_draws: int = 0, arrays: Mapping[str, Array] = MappingProxyType({})
+    ) -> None:
         self.rank = rank
-        self.n_draws = 0
-        self._factors: dict[Side, Float32s] = {}
-        self._bias: dict[Side, Float64s] = {}
+        self.n_draws = n_draws
+        sides = Side if n_draws else ()
+        self._factors: dict[Side, Float32s] = {side: arrays[_FACTORS_OF[side]] for side in sides}
+        self._bias: dict[Side, Float64s] = {side: arrays[_BIAS_OF[side]] for side in sides}
         self._waiting: list[dict[Side, Float32s]] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are draws that are not in the mean."""
+        return bool(self._waiting)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The mean, by name; without the draws that wait."""
+        factors = {_FACTORS_OF[side]: part for side, part in self._factors.items()}
+        return factors | {_BIAS_OF[side]: part for side, part in self._bias.items()}
 
     def add(self, draw: dict[Side, Float32s], pool: Executor) -> bool:
         """Take one more draw; whether all draws are in the mean now, or some still wait."""

@@ -10,13 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from mfspark.algorithms.als_threads import biases_alone
-from mfspark.algorithms.fitted_link import FittedLink, fit_link, penalty_of, start_links
+from mfspark.algorithms.fitted_link import (
+    FittedLink,
+    arrays_of,
+    fit_link,
+    penalty_of,
+    start_links,
+    with_arrays,
+)
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.learning_rate import LearningRate
+from mfspark.algorithms.snapshots import LoopState, Saver, Snapshots, resume, save_arrays
 from mfspark.algorithms.strata import draw_key, draw_sub_epochs, order_by_block, split_into_strata
 from mfspark.columns import ITEM, USER, Side
-from mfspark.kernels.arrays import AlignedRows, Float32s, Int64s
+from mfspark.kernels.arrays import AlignedRows, Array, Float32s, Int64s
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.half_step import squared_error
 from mfspark.kernels.objective import Objective, PassSums
@@ -28,6 +36,8 @@ _N_BLOCKS = 16
 
 # Epochs are noisy: one that gains nothing says little.
 PATIENCE = 3
+# Before the names of arrays of the best epoch.
+_BEST = "best_"
 
 
 class State(NamedTuple):
@@ -44,6 +54,30 @@ class State(NamedTuple):
     def rows(self) -> dict[Side, Float32s]:
         """[factors, bias] of all users and of all items."""
         return {USER: self.users.rows, ITEM: self.items.rows}
+
+    def arrays(self) -> dict[str, Array]:
+        """What epochs change, by name."""
+        own: dict[str, Array] = {}
+        for side, part in ((USER, self.users), (ITEM, self.items)):
+            own |= {f"{side}_rows": part.rows, f"{side}_squares": part.squares}
+        return own | arrays_of(self.links)
+
+    def restored(self, arrays: dict[str, Array]) -> "State":
+        """The state whose ``arrays`` these are; everything else is that of this one."""
+        users, items = (
+            part._replace(
+                at=AlignedRows.of(arrays[f"{side}_rows"]), squares=arrays[f"{side}_squares"]
+            )
+            for side, part in ((USER, self.users), (ITEM, self.items))
+        )
+        return State(users, items, {}).with_links(with_arrays(self.links, arrays))
+
+    def with_links(self, links: dict[Side, FittedLink]) -> "State":
+        """Rows are drawn to what the links say of them."""
+        if not links:
+            return self
+        users, items = (AlignedRows.of(links[side].offsets) for side in Side)
+        return State(self.users._replace(offsets=users), self.items._replace(offsets=items), links)
 
 
 @dataclass(frozen=True)
@@ -62,13 +96,15 @@ class ThreadedSGD:
     task by pickling.
 
     ``scale``: what a unit of the ratings is in the unit of the user's. ``journal``:
-    see :class:`mfspark.algorithms.history.History`.
+    see :class:`mfspark.algorithms.history.History`. ``snapshots``: where the fit leaves its state,
+    and goes on from that of an earlier one.
     """
 
     objective: Objective
     settings: SGDSettings
     scale: float = 1.0
     journal: str | None = None
+    snapshots: Snapshots | None = None
 
     def learn(self, ratings: IndexedRatings, n_threads: int) -> Found:
         """The rows of the best epoch. The errors that an epoch reports are those it met on its way,
@@ -87,13 +123,29 @@ class ThreadedSGD:
         if self.objective.link_weight is not None:
             blocks[ITEM] = ratings.block(ITEM)
             links = start_links(blocks, self.objective, settings.rank)
-        state = State(users, items, links)
-        learning_rate = LearningRate(settings, null_error=float(block.train.n_entries))
-        history = History(
-            settings.max_iter, settings.tol, self.scale, patience=PATIENCE, journal=self.journal
+        state = best = State(users, items, links)
+        loop, arrays = resume(self.snapshots)
+        saver = Saver(self.snapshots)
+        learning_rate = LearningRate(
+            settings, float(block.train.n_entries), None if loop is None else loop.rate
         )
+        history = History(
+            settings.max_iter,
+            settings.tol,
+            self.scale,
+            patience=PATIENCE,
+            journal=self.journal,
+            state=None if loop is None else loop.history,
+        )
+        visits: list[int] = []
         with ThreadPoolExecutor(n_threads) as pool:
+            if loop is not None:
+                best = best.restored(_of_best(arrays))
+                state = state.restored(arrays)
+                visits = list(loop.visits)
+                self._shuffle_as_before(pool, strata, visits)
             for epoch in history.iterations():
+                visits.append(epoch)
                 rate = learning_rate.of(epoch)
                 reached, sums = self._run_epoch(
                     pool, n_threads, strata, state, epoch, rate, learning_rate.is_by_row
@@ -107,6 +159,18 @@ class ThreadedSGD:
                 history.add("both", sums, 0, rate)
                 if history.end_iteration():
                     best = state
+                if history.stopped is None and saver.is_due:
+                    of_best = {} if best is state else best.arrays()
+                    save_arrays(
+                        saver,
+                        LoopState(
+                            objective=self.objective,
+                            history=history.state,
+                            rate=learning_rate.state,
+                            visits=visits,
+                        ),
+                        state.arrays() | {f"{_BEST}{name}": part for name, part in of_best.items()},
+                    )
             cold_biases = biases_alone(pool, n_threads, blocks, self.objective) if links else {}
         rows, cold_biases = (
             # Back in the order of positions.
@@ -118,6 +182,18 @@ class ThreadedSGD:
     def _start(self, ratings: IndexedRatings, side: Side) -> SGDSide:
         rows = ratings.start(side, self.settings.rank, self.settings.seed)
         return SGDSide.start(rows, ratings.n_ratings[side], self.objective.penalty(side).exponent)
+
+    def _shuffle_as_before(
+        self, pool: ThreadPoolExecutor, strata: _Strata, visits: list[int]
+    ) -> None:
+        """Bring the ratings into the order that the epochs of ``visits`` left them in."""
+
+        def shuffle_stratum(pair: tuple[int, int]) -> None:
+            for epoch in visits:
+                key = draw_key(self.settings.seed, epoch, *pair)
+                shuffle(strata.train[pair[0]][pair[1]], key)
+
+        list(pool.map(shuffle_stratum, np.ndindex(len(strata.train), len(strata.train))))
 
     def _run_epoch(
         self,
@@ -162,12 +238,18 @@ class ThreadedSGD:
         )
 
 
+def _of_best(arrays: dict[str, Array]) -> dict[str, Array]:
+    """Those of the best epoch, which may be the last one."""
+    own = {
+        name.removeprefix(_BEST): part for name, part in arrays.items() if name.startswith(_BEST)
+    }
+    return own or arrays
+
+
 def linked(
     pool: ThreadPoolExecutor, n_threads: int, state: State, rows: dict[Side, Float32s]
 ) -> State:
     """The links of the ``rows`` that an epoch has reached; the next one draws rows to them."""
-    links = {
-        side: fit_link(pool, n_threads, link, rows[side]) for side, link in state.links.items()
-    }
-    users, items = (AlignedRows.of(links[side].offsets) for side in Side)
-    return State(state.users._replace(offsets=users), state.items._replace(offsets=items), links)
+    return state.with_links(
+        {side: fit_link(pool, n_threads, link, rows[side]) for side, link in state.links.items()}
+    )

@@ -4,6 +4,7 @@ from pyspark.sql import DataFrame
 
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.history import History, Learnt
+from mfspark.algorithms.snapshots import LoopState, Snapshots
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
 from mfspark.engine.blocks import build_blocks
@@ -16,6 +17,7 @@ from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_als, refuse_distributed_features
 from mfspark.engine.progress import Progress
+from mfspark.engine.saved_cells import FitSnapshots
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.objective import Objective
@@ -33,13 +35,15 @@ def fit_als(
     name: str | None = "ALS",
     scale: float | None = None,
     objective: Objective | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Fit:
     """Fit the biased model to ``ratings`` (user, item, rating, and maybe is_validation boolean).
 
     Rows with ``is_validation`` true are not fitted; their error is measured inside each half-step
     and decides when to stop. ``known``: id, bias and factors to start from, by side. ``name`` is
     for progress; without one there is none. ``scale`` as in ``prepare``.
-    ``objective``: what an earlier fit minimised, for one that is to minimise the same. Raises
+    ``objective``: what an earlier fit minimised, for one that is to minimise the same.
+    ``snapshots``: where the fit leaves its state, and goes on from that of an earlier one. Raises
     ``ConfigError`` for a distributed fit with features, ``DataError`` for ids or ratings that are
     null or not finite, ``DivergenceError`` when the objective leaves all bounds, ``FitError`` when
     Spark gives up.
@@ -47,19 +51,30 @@ def fit_als(
     refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession) as workspace:
         minimised = objective or objective_of(settings)
-        training = prepare(ratings, settings.rank, minimised, known or {}, scale)
+        training = prepare(
+            ratings, settings.rank, minimised, known or {}, scale, snapshots is not None
+        )
         plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
-        if objective is None:
+        state = FitSnapshots(snapshots, training, (known or {}).values(), plan, name)
+        training, plan = state.resumed(training, plan)
+        if objective is None and state.loop is None:
             training = with_weights(training, settings, plan.n_threads)
         if plan.in_one_task:
-            als = ThreadedALS(training.objective, settings, training.scale)
+            als = ThreadedALS(
+                training.objective, settings, training.scale, snapshots=state.snapshots
+            )
             return fit_in_one_task(workspace, training, als, plan.n_threads, name)
-        return _als_on_blocks(workspace, training, settings, plan, name)
+        return _als_on_blocks(workspace, training, settings, plan, name, state)
 
 
 def _als_on_blocks(
-    workspace: Workspace, training: Training, settings: ALSSettings, plan: Plan, name: str | None
+    workspace: Workspace,
+    training: Training,
+    settings: ALSSettings,
+    plan: Plan,
+    name: str | None,
+    state: FitSnapshots,
 ) -> Fit:
     """Count, index, build blocks, alternate until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als",))
@@ -79,13 +94,24 @@ def _als_on_blocks(
             rank=settings.rank,
             keep=plan.keep[side],
         )
-    items, penalty = start_factors(
-        workspace, indices[ITEM], training.known.get(ITEM), solved[ITEM], settings.seed
-    )
+    penalties: dict[str, float] = {}
+    if state.loop is None:
+        items, penalties[ITEM] = start_factors(
+            workspace, indices[ITEM], training.known.get(ITEM), solved[ITEM], settings.seed
+        )
+    else:
+        items = state.table(workspace, "items", plan.keep[ITEM])
     compiling.join()
-    history = History(settings.max_iter, settings.tol, training.scale, {ITEM: penalty})
+    history = History(
+        settings.max_iter,
+        settings.tol,
+        training.scale,
+        penalties,
+        state=None if state.loop is None else state.loop.history,
+    )
     with Progress(settings.max_iter, name) as progress:
         for _ in history.iterations():
+            begun, past = items, history.state
             users, sums = run_half_step(workspace, solved[USER], items)
             history.add(USER, sums, solved[USER].exchange.bytes_shipped)
             workspace.forget(0, workspace.n_kept - _RECENT)
@@ -94,6 +120,8 @@ def _als_on_blocks(
             workspace.forget(0, workspace.n_kept - _RECENT)
             if history.end_iteration():
                 best = {USER: users, ITEM: items}
+            if history.stopped is None and state.saver.is_due:
+                state.save(LoopState.before_best(training.objective, past), plan, {"items": begun})
             progress.report(history.rows)
     tables, rotation = factor_tables(workspace, best, indices, settings.rank, training.scale)
     learnt = Learnt(

@@ -5,6 +5,7 @@ from pyspark.sql import DataFrame
 from mfspark.algorithms.history import History, Learnt
 from mfspark.algorithms.learning_rate import LearningRate
 from mfspark.algorithms.sgd_threads import PATIENCE, ThreadedSGD
+from mfspark.algorithms.snapshots import LoopState, Snapshots
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.factor_tables import factor_tables
@@ -14,7 +15,15 @@ from mfspark.engine.one_task import fit_in_one_task
 from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_sgd, refuse_distributed_features
 from mfspark.engine.progress import Progress
-from mfspark.engine.sgd_epoch import Descent, factor_cells_of, run_epoch, start_parameters
+from mfspark.engine.saved_cells import FitSnapshots
+from mfspark.engine.sgd_epoch import (
+    Descent,
+    factor_cells_of,
+    parameters_to_save,
+    run_epoch,
+    saved_parameters,
+    start_parameters,
+)
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.user_blocks import build_user_blocks
 from mfspark.engine.workspace import Workspace
@@ -29,31 +38,43 @@ def fit_sgd(
     settings: SGDSettings,
     known: dict[Side, DataFrame] | None = None,
     objective: Objective | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Fit:
     """Fit the biased model to ``ratings`` (user, item, rating, and maybe is_validation boolean).
 
     Rows with ``is_validation`` true are not fitted; their error is measured after each epoch and
     decides when to stop. ``known``: id, bias and factors to start from, by side.
-    ``objective``: what an earlier fit minimised, for one that is to minimise the same. Raises
+    ``objective``: what an earlier fit minimised, for one that is to minimise the same.
+    ``snapshots``: where the fit leaves its state, and goes on from that of an earlier one. Raises
     ``ConfigError`` for a distributed fit with features, ``DataError`` for ids or ratings that are
     null or not finite, ``DivergenceError`` when no rate helps, ``FitError`` when Spark gives up.
     """
     refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession) as workspace:
         minimised = objective or objective_of(settings)
-        training = prepare(ratings, settings.rank, minimised, known or {})
+        training = prepare(
+            ratings, settings.rank, minimised, known or {}, is_fingerprinted=snapshots is not None
+        )
         plan = plan_sgd(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
-        if objective is None:
+        state = FitSnapshots(snapshots, training, (known or {}).values(), plan, _NAME)
+        training, plan = state.resumed(training, plan)
+        if objective is None and state.loop is None:
             training = with_weights(training, settings, plan.n_threads)
         if plan.in_one_task:
-            sgd = ThreadedSGD(training.objective, settings, training.scale)
+            sgd = ThreadedSGD(
+                training.objective, settings, training.scale, snapshots=state.snapshots
+            )
             return fit_in_one_task(workspace, training, sgd, plan.n_threads, _NAME)
-        return _sgd_on_strata(workspace, training, settings, plan)
+        return _sgd_on_strata(workspace, training, settings, plan, state)
 
 
 def _sgd_on_strata(
-    workspace: Workspace, training: Training, settings: SGDSettings, plan: Plan
+    workspace: Workspace,
+    training: Training,
+    settings: SGDSettings,
+    plan: Plan,
+    state: FitSnapshots,
 ) -> Fit:
     """Count, index, build blocks, descend until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("sgd",))
@@ -64,26 +85,46 @@ def _sgd_on_strata(
     indices = index_sides(workspace, counted, dict.fromkeys(Side, n_blocks), split_hot=False)
     blocks = build_user_blocks(workspace, training.ratings, indices)
     descent = Descent(blocks, training.objective, settings.rank, settings.seed, plan.keep[USER])
-    state = start_parameters(workspace, indices, training.known, descent)
+    if state.loop is None:
+        reached = best = start_parameters(workspace, indices, training.known, descent)
+    else:
+        reached, best = saved_parameters(workspace, state, descent)
     # Of ratings whose mean square deviation is 1.
-    learning_rate = LearningRate(settings, null_error=float(training.summary.n_ratings))
+    learning_rate = LearningRate(
+        settings,
+        null_error=float(training.summary.n_ratings),
+        state=None if state.loop is None else state.loop.rate,
+    )
     compiling.join()
-    history = History(settings.max_iter, settings.tol, training.scale, patience=PATIENCE)
+    history = History(
+        settings.max_iter,
+        settings.tol,
+        training.scale,
+        patience=PATIENCE,
+        state=None if state.loop is None else state.loop.history,
+    )
     with Progress(settings.max_iter, _NAME) as progress:
         for epoch in history.iterations():
             rate = learning_rate.of(epoch)
-            reached, sums = run_epoch(
-                workspace, descent, state, epoch, rate, learning_rate.is_by_row
+            after, sums = run_epoch(
+                workspace, descent, reached, epoch, rate, learning_rate.is_by_row
             )
             if learning_rate.has_diverged(epoch, sums):
                 history.repeat_iteration()
                 continue
             if learning_rate.rejects(sums):
                 continue
-            state = reached
+            reached = after
             history.add("both", sums, descent.bytes_shipped, rate)
             if history.end_iteration():
-                best = state
+                best = reached
+            if history.stopped is None and state.saver.is_due:
+                loop = LoopState(
+                    objective=training.objective,
+                    history=history.state,
+                    rate=learning_rate.state,
+                )
+                state.save(loop, plan, parameters_to_save(reached, best))
             progress.report(history.rows)
     cells = {side: factor_cells_of(best, side, settings.rank) for side in Side}
     tables, rotation = factor_tables(workspace, cells, indices, settings.rank, training.scale)

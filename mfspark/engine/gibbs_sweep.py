@@ -5,7 +5,7 @@ Random numbers are made of a key for each id, so that a chain is the same howeve
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
 
@@ -48,15 +48,26 @@ class DrawnSide:
 
 @dataclass(frozen=True)
 class Draw:
-    """Where the chain is: by side the rows, a table of the columns ``FACTORS``, and their sums;
-    Σ (r − r̂)² over training and over validation ratings; and the numbers of the tables that the
-    workspace keeps for it."""
+    """Where the chain is: by side the rows, a table of the columns ``FACTORS``, the numbers of the
+    tables that the workspace keeps for it, the sums of the rows by side, and Σ (r − r̂)² over
+    training and over validation ratings."""
 
     rows: dict[Side, DataFrame]
-    sums: dict[Side, RowSums]
-    squared_error: float
-    validation_squared_error: float
     kept: range
+    sums: dict[Side, RowSums]
+    squared_error: float = 0.0
+    validation_squared_error: float = 0.0
+
+
+def chain_keys(
+    workspace: Workspace, solved: dict[Side, SolvedSide], indices: dict[Side, SideIndex], seed: int
+) -> dict[Side, DrawnSide]:
+    """Both sides with the keys of all rows for the chain of a ``seed``."""
+    drawn = {}
+    for side in Side:
+        keys, hot_keys = _row_keys(workspace, indices[side], solved[side], seed)
+        drawn[side] = DrawnSide(solved[side], keys, hot_keys)
+    return drawn
 
 
 def start_chain(
@@ -66,13 +77,9 @@ def start_chain(
     known: dict[Side, DataFrame],
     seed: int,
     n_iterations: int,
-) -> tuple[dict[Side, DrawnSide], Draw]:
-    """Keys of all rows, and where some iterations of ALS bring them, near to where the chain will
-    stay. ``known`` as in ``starting_ids``."""
-    drawn = {}
-    for side in Side:
-        keys, hot_keys = _row_keys(workspace, indices[side], solved[side], seed)
-        drawn[side] = DrawnSide(solved[side], keys, hot_keys)
+) -> Draw:
+    """Where some iterations of ALS bring a chain, near to where it will stay. ``known`` as in
+    ``starting_ids``."""
     before = workspace.n_kept
     items, _ = start_factors(workspace, indices[ITEM], known.get(ITEM), solved[ITEM], seed)
     for _ in range(n_iterations):
@@ -83,7 +90,7 @@ def start_chain(
     rows = {USER: users, ITEM: items}
     sums = {side: _sums_of(workspace, rows[side], solved[side]) for side in Side}
     kept = range(last, workspace.n_kept)
-    return drawn, Draw(rows, sums, found.squared_error, found.validation_squared_error, kept)
+    return Draw(rows, kept, sums, found.squared_error, found.validation_squared_error)
 
 
 def _row_keys(
@@ -121,20 +128,22 @@ def _sums_of(workspace: Workspace, cells: DataFrame, solved: SolvedSide) -> RowS
     rank = solved.rank
     parts = cells.select("rows").mapInArrow(partial(_block_sums, rank=rank), "sums array<double>")
     found = recovering(workspace, solved.blocks.layout.n_blocks, parts.toArrow)
-    return reduce(add, [_unflat(part, rank) for part in sorted(found["sums"].to_pylist())])
+    return reduce(add, [unflat_sums(part, rank) for part in sorted(found["sums"].to_pylist())])
 
 
 def _block_sums(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        sums = [_flat(RowSums.of(rows)) for rows in factor_rows(batch.column(0), rank)]
+        sums = [flat_sums(RowSums.of(rows)) for rows in factor_rows(batch.column(0), rank)]
         yield pa.RecordBatch.from_pydict({"sums": pa.array(sums, pa.list_(pa.float64()))})
 
 
-def _flat(sums: RowSums) -> list[float]:
+def flat_sums(sums: RowSums) -> list[float]:
+    """All numbers of sums over rows, one after another."""
     return [float(sums.n_rows), *sums.rows.tolist(), *sums.products.ravel().tolist()]
 
 
-def _unflat(flat: list[float], rank: int) -> RowSums:
+def unflat_sums(flat: list[float], rank: int) -> RowSums:
+    """What ``flat_sums`` was given."""
     size = rank + 1
     numbers: Float64s = np.array(flat[1:])
     return RowSums(int(flat[0]), numbers[:size], numbers[size:].reshape(size, size))
@@ -158,9 +167,7 @@ def run_sweep(
         priors[side] = draw_prior(reached.sums[side], rng)
         reached = _draw_side(workspace, drawn[side], reached, priors[side], noise_precision, number)
     kept = range(first, workspace.n_kept)
-    return Draw(
-        reached.rows, reached.sums, reached.squared_error, reached.validation_squared_error, kept
-    ), Hyper(noise_precision, priors)
+    return replace(reached, kept=kept), Hyper(noise_precision, priors)
 
 
 def _draw_side(
@@ -199,7 +206,7 @@ def _draw_side(
     # In the order of the blocks, so that the sums are the same in every run.
     of_blocks = found["sums"].to_pylist()
     squared, missed = (float(sum(part[n] for part in of_blocks)) for n in (0, 1))
-    sums = reduce(add, [_unflat(part[2:], rank) for part in of_blocks])
+    sums = reduce(add, [unflat_sums(part[2:], rank) for part in of_blocks])
     if layout.n_hot:
         shape = (2, layout.n_hot, rank + 2, rank + 2)
         train, validation = np.sum(
@@ -215,7 +222,7 @@ def _draw_side(
                 [(layout.n_blocks, rows.tobytes())], "number int, rows binary"
             )
         )
-    return Draw(draw.rows | {side: cells}, draw.sums | {side: sums}, squared, missed, draw.kept)
+    return Draw(draw.rows | {side: cells}, draw.kept, draw.sums | {side: sums}, squared, missed)
 
 
 def draw_block(
@@ -241,7 +248,7 @@ def draw_block(
     own = ratings.slice(0, n_own)
     normals = normal_rows(np.frombuffer(keys, np.uint64), sweep, rank + 1)
     rows, squared = draw_rows(own.train, fixed, prior, noise_precision, normals)
-    sums = [squared, squared_error(own.validation, rows, fixed, 0.0), *_flat(RowSums.of(rows))]
+    sums = [squared, squared_error(own.validation, rows, fixed, 0.0), *flat_sums(RowSums.of(rows))]
     hot = ratings.slice(n_own, n_own + layout.n_hot)
     moments = [row_moments(part, fixed, 0.0) for part in (hot.train, hot.validation)]
     return factors_cell(block, rows, sums, np.stack(moments))

@@ -42,7 +42,7 @@ from mfspark.settings import ExchangeName
 
 class MeanCells:
     """Takes draws one after the other. ``rows``: the mean so far by side, a table of the columns
-    ``FACTORS``; ``width``: its number of factors."""
+    ``FACTORS``, of ``n_draws`` draws; ``width``: its number of factors."""
 
     def __init__(
         self, workspace: Workspace, layouts: dict[Side, Layout], rank: int, keep: Keep
@@ -51,8 +51,13 @@ class MeanCells:
         self.width = 0
         self.waiting: list[Draw] = []
         self._workspace, self._layouts, self._rank, self._keep = workspace, layouts, rank, keep
-        self._n_draws = 0
+        self.n_draws = 0
         self._kept = range(0)
+
+    def restore(self, rows: dict[Side, DataFrame], width: int, n_draws: int, kept: range) -> None:
+        """Go on with what another one had: ``rows``, which the workspace keeps under the numbers
+        ``kept``."""
+        self.rows, self.width, self.n_draws, self._kept = rows, width, n_draws, kept
 
     def add(self, draw: Draw) -> bool:
         """Take one more draw; whether all draws are in the mean now, or some still wait."""
@@ -69,7 +74,7 @@ class MeanCells:
 
     def _fold(self, n_kept: int) -> None:
         """Bring what is waiting into the mean, and the mean to at most ``n_kept`` directions."""
-        n_new, n_old = len(self.waiting), self._n_draws
+        n_new, n_old = len(self.waiting), self.n_draws
         n = n_old + n_new
         tables = {side: [draw.rows[side] for draw in self.waiting] for side in Side}
         weights, widths = [1 / n] * n_new, [self._rank] * n_new
@@ -108,7 +113,7 @@ class MeanCells:
         workspace.forget(self._kept.start, self._kept.stop)
         self._kept = range(first, workspace.n_kept)
         self.rows = {side: kept.where(F.col("side") == side).select(*FACTORS) for side in Side}
-        self.width, self._n_draws = min(n_kept, n_beside), n
+        self.width, self.n_draws = min(n_kept, n_beside), n
         self.waiting.clear()
 
     def squared_error(self, users: SolvedSide, of_validation: bool) -> float:

@@ -18,6 +18,7 @@ from mfspark.algorithms.strata import draw_key, draw_sub_epochs
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.block_files import BlockFiles, Delivery, work_at_files
 from mfspark.engine.factor_cells import (
+    FACTORS,
     FACTORS_SCHEMA,
     PARAMETERS,
     PARAMETERS_SCHEMA,
@@ -27,6 +28,7 @@ from mfspark.engine.factor_cells import (
 )
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.plan import Keep
+from mfspark.engine.saved_cells import FitSnapshots
 from mfspark.engine.start_cells import block_start, starting_ids
 from mfspark.engine.user_blocks import UserBlocks, open_user_block
 from mfspark.engine.workspace import Workspace
@@ -37,6 +39,8 @@ from mfspark.kernels.sgd import SGDSide, shuffle, visit
 
 # Sums beside the parameters of users, who have those of the stratum as well.
 _N_OF_STRATUM = 3
+# Before the names of tables of the best epoch.
+_BEST = "best_"
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,33 @@ def start_parameters(
         for side, index in indices.items()
     )
     return workspace.keep(users.union(items), descent.keep, PARAMETERS)[0]
+
+
+def parameters_to_save(reached: DataFrame, best: DataFrame) -> dict[str, DataFrame]:
+    """Parameters of the last and of the best epoch, which may be the same, by side and name."""
+    tables = {"": reached} if best is reached else {"": reached, _BEST: best}
+    return {
+        f"{prefix}{side}": table.where(F.col("side") == side)
+        for prefix, table in tables.items()
+        for side in Side
+    }
+
+
+def saved_parameters(
+    workspace: Workspace, state: FitSnapshots, descent: Descent
+) -> tuple[DataFrame, DataFrame]:
+    """What ``parameters_to_save`` was given."""
+    prefixes = ["", _BEST] if f"{_BEST}{USER}" in state.names() else [""]
+    tables = []
+    for prefix in prefixes:
+        users, items = (
+            state.table(workspace, f"{prefix}{side}", descent.keep).select(
+                F.lit(str(side)).alias("side"), *FACTORS
+            )
+            for side in Side
+        )
+        tables.append(users.union(items))
+    return tables[0], tables[-1]
 
 
 def _start_parameters(

@@ -106,9 +106,11 @@ class BayesianMF(
             side: feature_table(table, names[side], side, ratings.schema[side].dataType)
             for side, table in self._features.items()
         }
-        fit = fit_bayes(ratings, settings, known, features)
+        fit = fit_bayes(ratings, settings, known, features, self.snapshots("fit", settings))
         if settings.refit:
-            again = fit_bayes(*for_refit(ratings, settings, fit), known, features)
+            rows, as_long = for_refit(ratings, settings, fit)
+            snapshots = self.snapshots("refit", as_long)
+            again = fit_bayes(rows, as_long, known, features, snapshots)
             fit = after_refit(fit, again)
         columns = {
             side: feature_columns(table, names[side]) for side, table in self._features.items()

@@ -62,8 +62,10 @@ class BiasedALS(
         settings = self.settings()
         ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
         known = known_factors(ratings, settings, settings.fit_biases)
-        fit = fit_als(ratings, settings, known)
+        fit = fit_als(ratings, settings, known, snapshots=self.snapshots("fit", settings))
         if settings.refit:
-            again = fit_als(*for_refit(ratings, settings, fit), known, objective=fit.objective)
+            rows, as_long = for_refit(ratings, settings, fit)
+            snapshots = self.snapshots("refit", as_long)
+            again = fit_als(rows, as_long, known, objective=fit.objective, snapshots=snapshots)
             fit = after_refit(fit, again)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

@@ -59,8 +59,10 @@ class BiasedSGD(
         settings = self.settings()
         ratings = select_ratings(dataset, settings, settings.validation_indicator_col)
         known = known_factors(ratings, settings, settings.fit_biases)
-        fit = fit_sgd(ratings, settings, known)
+        fit = fit_sgd(ratings, settings, known, snapshots=self.snapshots("fit", settings))
         if settings.refit:
-            again = fit_sgd(*for_refit(ratings, settings, fit), known, objective=fit.objective)
+            rows, as_long = for_refit(ratings, settings, fit)
+            snapshots = self.snapshots("refit", as_long)
+            again = fit_sgd(rows, as_long, known, fit.objective, snapshots)
             fit = after_refit(fit, again)
         return self._copyValues(model_of(fit, dataset, settings, settings.rank, type(self)))

@@ -1,5 +1,6 @@
 """What the estimators of factor models share: columns, metadata, the model of a fit."""
 
+import json
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -8,8 +9,11 @@ from pyspark.ml.base import Estimator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType, StringType
+from typing_extensions import Self
 
+from mfspark import files
 from mfspark.algorithms.history import HISTORY_SCHEMA, FeatureCounts, Learnt
+from mfspark.algorithms.snapshots import Snapshots
 from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.training import Fit
 from mfspark.errors import ConfigError, DataError
@@ -37,9 +41,39 @@ AnySettings = TypeVar("AnySettings", bound=FactorisationSettings)
 class Factorisation(FitsFrames, Estimator[FactorModel], FactorisationParams):
     """An estimator of r̂(u, i) = μ + b_u + b_i + p_u·q_i."""
 
+    # Not Params: where a fit leaves its state does not belong to what a saved estimator is.
+    _snapshots: Snapshots | None
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
+        self._snapshots = None
         self.set_params(arguments)
+
+    def setSnapshots(self, folder: str | None, seconds: float = 60.0) -> Self:
+        """Have ``fit`` leave its state in ``folder`` (path or URI) from time to time, and go on
+        from the state that it finds there of a fit to the same ratings with the same settings that
+        was broken off: with the same result (to float32 rounding).
+
+        ``seconds``: saved at the end of the first iteration after so many, and never so often that
+        it takes more than 4 % of the time; 0 for every iteration. The folder stays when the fit has
+        ended, until the next one or you remove it: the model may still be lost. On a cluster it
+        must be one that executors see, too. None: no snapshots.
+        """
+        self._snapshots = None
+        if folder is not None:
+            self._snapshots = Snapshots(folder, seconds, identity="")
+        return self
+
+    def snapshots(self, part: str, settings: FactorisationSettings) -> Snapshots | None:
+        """Those of a part of ``fit`` (fit or refit) with these settings."""
+        if self._snapshots is None:
+            return None
+        told = [type(self).__name__, part, settings.model_dump(mode="json")]
+        if settings.initial_model is not None:
+            # Another model may have come to the same place.
+            told.append(FactorModel.load(settings.initial_model).metadata.model_dump(mode="json"))
+        folder = files.join(self._snapshots.folder, part)
+        return replace(self._snapshots, folder=folder, identity=json.dumps(told))
 
     def settings(self) -> FactorisationSettings:
         """The values in force, checked; ``ConfigError`` names the Param that is out of bounds."""

@@ -154,15 +154,29 @@ PILOT = {("engine.pilot", "with_weights")}
 # What implicit features add to a pass; without them none of it is called.
 LINK = {
     ("algorithms.fitted_link", name)
-    for name in ("FittedLink", "start_links", "rest_of", "fit_link", "penalty_of")
+    for name in (
+        "FittedLink",
+        "start_links",
+        "rest_of",
+        "fit_link",
+        "penalty_of",
+        "arrays_of",
+        "with_arrays",
+    )
+}
+
+# What snapshots add to a fit; without them none of it is called in the loop.
+SNAPSHOTS = {("engine.saved_cells", "FitSnapshots")} | {
+    ("algorithms.snapshots", name)
+    for name in ("Snapshots", "LoopState", "Saver", "resume", "save_arrays")
 }
 
 
 @pytest.mark.parametrize(
     ("start", "most", "other"),
     [
-        (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT | LINK),
-        (("models.biased_als", "BiasedALS"), 12, IN_ONE_TASK | PILOT),
+        (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT | LINK | SNAPSHOTS),
+        (("models.biased_als", "BiasedALS"), 12, IN_ONE_TASK | PILOT | SNAPSHOTS),
         (("engine.pilot", "with_weights"), 9, LINK),
         (("algorithms.fitted_link", "fit_link"), 3, set()),
         (("algorithms.fitted_link", "start_links"), 3, set()),
