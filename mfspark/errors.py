@@ -4,7 +4,7 @@ import re
 
 
 class MfsparkError(Exception):
-    """Base of all errors that mfspark raises on purpose; jobs print it as one line and exit 1."""
+    """Base of all errors that mfspark raises on purpose; jobs print it as one line."""
 
 
 class ConfigError(MfsparkError):

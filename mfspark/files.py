@@ -161,6 +161,22 @@ def open_to_read(path: str) -> Any:
     return filesystem.open_input_file(inner)
 
 
+def listing(path: str) -> list[tuple[str, int, float]]:
+    """Name, bytes and time of last change of a file, or of all files below a directory, sorted:
+    what tells whether they were changed. Empty when nothing is there."""
+    filesystem, inner = _open(path)
+    kind = _kind(path)
+    if kind == fs.FileType.Directory:
+        found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    else:
+        found = [filesystem.get_file_info(inner)] if kind == fs.FileType.File else []
+    return sorted(
+        (info.path.removeprefix(inner), info.size, info.mtime.timestamp() if info.mtime else 0.0)
+        for info in found
+        if info.type == fs.FileType.File
+    )
+
+
 def read_text(path: str) -> str:
     """The UTF-8 text of a file; ``FileNotFoundError`` when it is missing."""
     return read_bytes(path).decode("utf-8")

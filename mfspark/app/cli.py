@@ -3,16 +3,31 @@
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
+from argparse import BooleanOptionalAction
 from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any
 
 from pyspark.sql import SparkSession
 
 from mfspark.app.config import load_config
 from mfspark.app.config_reference import plain_reference
 from mfspark.app.run_directory import RunDirectory
-from mfspark.errors import MfsparkError, one_line
+from mfspark.errors import (
+    ConfigError,
+    DataError,
+    DivergenceError,
+    FitError,
+    MfsparkError,
+    ModelFormatError,
+    OutputExistsError,
+    one_line,
+)
 from mfspark.spark_errors import SPARK_ERRORS
 
 _EXAMPLES = """examples:
@@ -23,35 +38,84 @@ _EXAMPLES = """examples:
 keys, with their defaults and [allowed values]:"""
 
 
+class ExitCode(IntEnum):
+    """How a job ends, for those who start it; README lists them."""
+
+    UNEXPECTED = 1
+    CONFIGURATION = 2
+    DATA = 3
+    SPARK_LOST = 4
+    INTERRUPTED = 5
+
+
+_CODES = {
+    ConfigError: ExitCode.CONFIGURATION,
+    OutputExistsError: ExitCode.CONFIGURATION,
+    DataError: ExitCode.DATA,
+    ModelFormatError: ExitCode.DATA,
+    DivergenceError: ExitCode.DATA,
+    FitError: ExitCode.SPARK_LOST,
+}
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): like an interrupt, it lets everything be tidied."""
+
+
 def main(step: Callable[[SparkSession, RunDirectory], object], description: str | None) -> None:
-    """Run ``step`` as a job; exits 1 after an error, which it says in one line."""
+    """Run ``step`` as a job; an error is said in one line, and ends with an ``ExitCode``."""
     arguments = _parse(description)
+    before = signal.getsignal(signal.SIGTERM)
+    _on_sigterm(_terminate)
     _log_to_stderr()
     # Workers must run the interpreter of the driver, where nothing else was asked for.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = None
+    code, told = None, ""
     try:
         run = RunDirectory(load_config(arguments.config, arguments.set))
         spark = SparkSession.builder.appName(f"mfspark {run.config.run.name}").getOrCreate()
         with run.lock():
             step(spark, run)
     except MfsparkError as error:
-        sys.exit(f"mfspark: error: {error}")
+        code, told = _CODES[type(error)], f"error: {error}"
     except SPARK_ERRORS as error:
         logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
-        sys.exit(f"mfspark: error: Spark failed: {one_line(error)}")
+        code, told = ExitCode.SPARK_LOST, f"error: Spark failed: {one_line(error)}"
     except KeyboardInterrupt:
-        sys.exit("mfspark: interrupted; what was unfinished is gone, what was finished is there")
+        code = ExitCode.INTERRUPTED
+        told = (
+            "interrupted; what was finished is there, and the same command goes on from it, a fit "
+            "from its last snapshot"
+        )
     except Exception as error:
         logging.getLogger("mfspark").debug("unexpected", exc_info=True)
         place = traceback.extract_tb(error.__traceback__)[-1]
-        sys.exit(
-            f"mfspark: error: {type(error).__name__}: {one_line(error)} (unexpected, in "
+        code = ExitCode.UNEXPECTED
+        told = (
+            f"error: {type(error).__name__}: {one_line(error)} (unexpected, in "
             f"{place.name}, {place.filename}:{place.lineno}; please report it)"
         )
     finally:
+        # It ends anyway, and is to end tidily.
+        _on_sigterm(signal.SIG_IGN)
         if spark is not None:
-            spark.stop()
+            with suppress(Exception):
+                spark.stop()
+        _on_sigterm(before)
+    if code is not None:
+        print(f"mfspark: {told}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _on_sigterm(handler: Any) -> None:
+    # Python allows nothing else; a notebook's thread is ended by the notebook.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise TerminatedError
 
 
 def _parse(description: str | None) -> argparse.Namespace:
@@ -68,7 +132,16 @@ def _parse(description: str | None) -> argparse.Namespace:
         metavar="SECTION.KEY=VALUE",
         help="override one value of the file; may be given several times",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--resume",
+        action=BooleanOptionalAction,
+        default=None,
+        help="go on where a job that was broken off left (run.resume), or begin anew",
+    )
+    arguments = parser.parse_args()
+    if arguments.resume is not None:
+        arguments.set.append(f"run.resume={str(arguments.resume).lower()}")
+    return arguments
 
 
 def _log_to_stderr() -> None:

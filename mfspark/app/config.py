@@ -45,6 +45,12 @@ class RunSettings(BaseModel):
     name: str = Field("default", description="name of the run's directory")
     directory: str = Field("runs", description="where run directories lie (path or URI)")
     overwrite: bool = Field(False, description="replace what an earlier run of that name left")
+    resume: bool = Field(
+        True,
+        description="go on where a job that was broken off left: pipeline skips steps that are "
+        "finished and whose inputs and settings have not changed, train goes on from its last "
+        "snapshot; false begins anew (--no-resume)",
+    )
 
     @field_validator("name")
     @classmethod
@@ -102,9 +108,22 @@ class TrainSettings(BaseModel):
         [], description="columns of the item table that bayes learns from, such as genres and year"
     )
 
+    save_every: str = Field(
+        "60s",
+        pattern=r"^\d+(\.\d+)?(s|min|h)$",
+        description="how long a fit may go on before it leaves a snapshot to resume from, such as "
+        "60s, 5min, 1h; 0s: after every iteration",
+    )
+
     def features(self, side: Side) -> list[str]:
         """The columns of a side."""
         return self.user_features if side == USER else self.item_features
+
+    @property
+    def seconds_between_snapshots(self) -> float:
+        """``save_every`` as a number."""
+        number, unit = re.findall("[0-9.]+|[a-z]+", self.save_every)
+        return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
 class EvaluateSettings(BaseModel):

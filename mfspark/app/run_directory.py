@@ -1,5 +1,6 @@
 """The directory of a run: where each step finds what the one before left."""
 
+import hashlib
 import json
 import os
 import platform
@@ -9,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
@@ -29,10 +30,51 @@ _LOCK = ".lock"
 
 
 class Provenance(BaseModel):
-    """What an output is, and what it was made from: identities, by the name of the output."""
+    """What an output is, what it was made from (identities, by the name of the output), and which
+    attempt at a step made it."""
 
     identity: str = ""
     made_from: dict[str, str] = {}
+    attempt: str = ""
+
+
+class StepRecord(BaseModel):
+    """What ``run.json`` says of the last attempt at a step.
+
+    ``depends_on``: a fingerprint of the settings and inputs; ``outputs``: identities of what it has
+    written. An attempt that was killed is running for ever.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    state: Literal["running", "succeeded", "failed"] = "failed"
+    attempt: str | None = None
+    depends_on: str | None = None
+    outputs: dict[str, str] = {}
+
+
+class Dependencies(NamedTuple):
+    """What a step of the pipeline depends on: parts of the configuration, and earlier outputs."""
+
+    settings: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+# In the order of the pipeline.
+DEPENDENCIES = {
+    "ingest": Dependencies(("data", "split", "synthetic"), ()),
+    "train": Dependencies(("train", "trained"), ("ratings", "users", "items")),
+    "evaluate": Dependencies(
+        ("data", "split", "trained", "evaluate", "ranking", "recommend"),
+        ("ratings", "users", "items", "model"),
+    ),
+    "interpret": Dependencies(("trained", "interpret"), ("ratings", "items", "model")),
+    "report": Dependencies(
+        ("data", "split", "synthetic", "train", "trained", "evaluate", "ranking", "recommend",
+         "interpret"),
+        ("ratings", "model", "evaluation", "interpretation", "recommendations", "comparison"),
+    ),
+}  # fmt: skip
 
 
 class IngestRecord(BaseModel):
@@ -63,6 +105,10 @@ class RunDirectory:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.path = files.join(config.run.directory, config.run.name)
+        # Of the step that is running.
+        self._attempt = ""
+        self._before = StepRecord()
+        self._written: dict[str, str] = {}
 
     def of(self, name: str) -> str:
         """Path of an output of this run, such as ``model`` or ``ratings/train``."""
@@ -197,51 +243,110 @@ class RunDirectory:
         ``made_from``: outputs of this run that it depends on. ``identity`` tells it from others of
         the same name.
         """
-        with files.staged_directory(self.of(name), self.config.run.overwrite) as stage:
+        may_replace = self._may_replace(name, self._before)
+        with files.staged_directory(self.of(name), may_replace) as stage:
             yield stage
             provenance = Provenance(
                 identity=identity or uuid.uuid4().hex,
                 made_from={source: self.identity(source) for source in made_from},
+                attempt=self._attempt,
             )
         # After the output: who is stopped in between has an output that seems to be outdated.
         files.write_text(
             self.of(f"{_PROVENANCE}/{name}.json"), provenance.model_dump_json(indent=2) + "\n"
         )
+        self._written[name] = provenance.identity
 
-    def refuse_existing(self, *names: str) -> None:
-        """Raise ``OutputExistsError`` for outputs that are there, unless they may be replaced."""
-        if self.config.run.overwrite:
-            return
-        for name in names:
-            if files.exists(self.of(name)):
+    def refuse_existing(self, step: str, *outputs: str) -> None:
+        """Raise ``OutputExistsError`` for outputs that are there, unless they may be replaced, or
+        are of an attempt at the step that was broken off."""
+        before = self._last_attempt(step)
+        for name in outputs:
+            if files.exists(self.of(name)) and not self._may_replace(name, before):
                 raise OutputExistsError(
                     f"{self.path}/{name} exists and would be replaced; pass --set "
                     "run.overwrite=true to allow it, or --set run.name=NAME for another folder"
                 )
 
+    def _may_replace(self, output: str, before: StepRecord) -> bool:
+        if self.config.run.overwrite:
+            return True
+        # Without provenance, it was killed when the output was there and that was not.
+        is_broken_off = before.state != "succeeded" and before.attempt is not None
+        return is_broken_off and self._provenance(output).attempt in (before.attempt, "")
+
+    def _last_attempt(self, step: str) -> StepRecord:
+        """What ``run.json`` says of a step."""
+        if not files.exists(self.of("run.json")):
+            return StepRecord()
+        steps = self.document(self.of("run.json")).get("steps")
+        entry = steps.get(step) if isinstance(steps, dict) else None
+        try:
+            return StepRecord.model_validate(entry or {})
+        except ValidationError:
+            return StepRecord()
+
+    def is_finished(self, step: str) -> bool:
+        """Whether a step of the pipeline need not be run again: it has succeeded, its outputs are
+        there, and nothing that it depends on has changed since."""
+        record = self._last_attempt(step)
+        if not self.config.run.resume or record.state != "succeeded":
+            return False
+        return record.depends_on == self._dependence(step) and all(
+            files.exists(self.of(name)) and self.identity(name) == identity
+            for name, identity in record.outputs.items()
+        )
+
+    def _dependence(self, step: str) -> str | None:
+        """A fingerprint of all that a step of the pipeline depends on; None for other steps."""
+        if step not in DEPENDENCIES:
+            return None
+        settings, inputs = DEPENDENCIES[step]
+        told: list[object] = [version("mfspark")]
+        for name in settings:
+            # How often a fit is saved makes no difference to it.
+            part = getattr(self.config, name).model_dump(mode="json", exclude={"save_every"})
+            told.append([name, part])
+        told += [[name, self.identity(name)] for name in inputs if files.exists(self.of(name))]
+        if step == "ingest":
+            data = self.config.data
+            paths = (data.path, data.items_path, data.users_path)
+            told += [[path, files.listing(path)] for path in paths if path is not None]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
     @contextmanager
     def step(self, name: str, *outputs: str) -> Iterator[dict[str, object]]:
-        """Time a step and record its end in ``run.json``; yields a dict for facts about it.
+        """Time a step and record its beginning and its end in ``run.json``; yields a dict for facts
+        about it.
 
-        Before any work, ``outputs`` that are there and may not be replaced are an error.
-        A failure is recorded where an earlier step has left something; a run whose first step
-        fails leaves nothing.
+        Before any work, ``outputs`` that are there and may not be replaced are an error. A run
+        whose first step fails before it has written anything leaves nothing.
         """
-        if files.exists(self.of("run.json")):
-            self.document(self.of("run.json"))
+        self.refuse_existing(name, *outputs)
+        is_first = not files.exists(self.of("run.json"))
+        self._before = self._last_attempt(name)
+        self._attempt, self._written = uuid.uuid4().hex, {}
+        about: dict[str, object] = {
+            "attempt": self._attempt,
+            "depends_on": self._dependence(name),
+        }
         facts: dict[str, Any] = {}
         started = time.time()
+        self._record(name, started, {"state": "running", **about})
         try:
-            self.refuse_existing(*outputs)
             yield facts
         except BaseException as error:
-            if files.exists(self.of("run.json")):
-                self._record(name, started, {"state": "failed", "error": str(error)[:500]})
+            if is_first and not self._written:
+                files.remove(self.of("run.json"))
+            else:
+                told = str(error)[:500] or type(error).__name__
+                self._record(name, started, {"state": "failed", "error": told, **about})
             raise
-        self._record(name, started, {"state": "succeeded", **facts})
+        about["outputs"] = self._written
+        self._record(name, started, {"state": "succeeded", **facts, **about})
 
     def _record(self, step: str, started: float, facts: dict[str, object]) -> None:
-        """Put what is known of a step that has ended into ``run.json``."""
+        """Put what is known of a step into ``run.json``."""
         content: dict[str, Any] = {}
         if files.exists(self.of("run.json")):
             content = self.document(self.of("run.json"))

@@ -41,11 +41,20 @@ from mfspark.interpretation.worth import worth_of_parts
 from mfspark.kernels.warm import Part
 from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
+from mfspark.models.factorisation import Factorisation
 from mfspark.report.render import write_report
 from mfspark.settings import BayesianSettings, SGDSettings
 
 logger = logging.getLogger("mfspark")
 _VALIDATION = "is_validation"
+# Steps of the pipeline, and the outputs that tell whether it was run before.
+_OUTPUTS = {
+    "ingest": ("ratings",),
+    "train": ("model",),
+    "evaluate": ("evaluation",),
+    "interpret": ("interpretation",),
+    "report": ("report",),
+}
 
 
 def train(spark: SparkSession, run: RunDirectory) -> None:
@@ -60,10 +69,16 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
         refuse_unused_features(run.config.train)
         features = features_of_run(spark, run, fitted)
         estimator = make_estimator(run.config.train.model, settings, indicator, features)
+        assert isinstance(estimator, Factorisation)
+        snapshots = run.of("snapshots")
+        if not run.config.run.resume:
+            files.remove(snapshots)
+        estimator.setSnapshots(snapshots, run.config.train.seconds_between_snapshots)
         logger.info("%s", _plan(spark, run).describe())
         model = estimator.fit(fitted)
         with run.output("model", ("ratings",)) as target:
             model.save(target, overwrite=True)
+        files.remove(snapshots)
         facts |= {
             "rank": settings.rank,
             "iterations": model.metadata.best_iteration,
@@ -111,9 +126,7 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
                 rows, ", ".join(f"{n} string" for n in Alert.model_fields)
             )
             files.write_parquet(table.coalesce(1), f"{target}/alerts")
-        metrics = files.read_parquet(spark, run.of("evaluation/metrics"))
-        overall = metrics.where(F.col("slice") == "all").collect()
-        rmse = {row["predictor"]: row["rmse"] for row in overall}
+        rmse = _rmse(run)
         facts["rmse"] = rmse
         facts["alerts"] = [alert.name for alert in alerts]
     _print_alerts(alerts)
@@ -196,38 +209,63 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
 
 def report(spark: SparkSession, run: RunDirectory) -> None:
     """Write report/index.html from the files that the other jobs left."""
-    print(f"Report: {_write_report(run)}")
+    _write_report(run)
+    print(f"Report: {_report_path(run)}")
 
 
-def _write_report(run: RunDirectory) -> str:
-    """Write the report; returns its path."""
+def _write_report(run: RunDirectory) -> None:
     with run.step("report", "report"):
         needed = {"model": "train", "evaluation": "evaluate", "interpretation": "interpret"}
         for name, job in needed.items():
             run.require(name, job)
         with run.output("report") as target:
             write_report(run.of(""), f"{target}/index.html")
+
+
+def _report_path(run: RunDirectory) -> str:
     return f"{run.path}/report/index.html"
 
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
-    """ingest → train → evaluate → interpret → report, and the headline at the end."""
-    run.refuse_existing("ratings", "model", "evaluation", "interpretation", "report")
-    logger.info("step 1 of 5: ingest")
-    with kernels_compiled(spark, "als", run.config.train.model, "predict"):
-        ingest(spark, run)
-    logger.info("step 2 of 5: train")
-    train(spark, run)
-    logger.info("step 3 of 5: evaluate")
-    rmse = evaluate_model(spark, run)
-    logger.info("step 4 of 5: interpret")
-    interpret_model(spark, run)
-    logger.info("step 5 of 5: report")
-    path = _write_report(run)
+    """ingest → train → evaluate → interpret → report, and the headline at the end.
+
+    Steps that are finished and whose inputs have not changed are skipped.
+    """
+    for name, outputs in _OUTPUTS.items():
+        if not run.is_finished(name):
+            run.refuse_existing(name, *outputs)
+    if _is_to_do(run, "ingest"):
+        with kernels_compiled(spark, "als", run.config.train.model, "predict"):
+            ingest(spark, run)
+    if _is_to_do(run, "train"):
+        train(spark, run)
+    if _is_to_do(run, "evaluate"):
+        evaluate_model(spark, run)
+    if _is_to_do(run, "interpret"):
+        interpret_model(spark, run)
+    if _is_to_do(run, "report"):
+        _write_report(run)
     print(f"\nRMSE on the test ratings ({run.ingested().origin}):")
-    for predictor, value in sorted(rmse.items(), key=lambda pair: pair[1]):
+    for predictor, value in sorted(_rmse(run).items(), key=lambda pair: pair[1]):
         print(f"  {predictor:<12} {value:.4f}")
-    print(f"Report: {path}")
+    print(f"Report: {_report_path(run)}")
+
+
+def _is_to_do(run: RunDirectory, step: str) -> bool:
+    """Whether a step of the pipeline has to be run, which is said."""
+    place = f"step {list(_OUTPUTS).index(step) + 1} of {len(_OUTPUTS)}: {step}"
+    if run.is_finished(step):
+        logger.info("%s: finished before, and nothing has changed since: skipped", place)
+        return False
+    logger.info("%s", place)
+    return True
+
+
+def _rmse(run: RunDirectory) -> dict[str, float]:
+    """That of each predictor on all test ratings."""
+    metrics = files.read_pandas(run.of("evaluation/metrics"))
+    overall = metrics[metrics["slice"] == "all"]
+    return dict(zip(overall["predictor"], overall["rmse"].astype(float), strict=True))
 
 
 @contextmanager

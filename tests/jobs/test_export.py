@@ -94,7 +94,7 @@ def test_stores_that_cannot_be_written(spark, finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     result = run_job(spark, "export", folder / "run.toml", 'export.stores=["milvus"]')
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "export.stores names milvus, but pymilvus cannot be imported" in result.stdout
     assert not (folder / "runs/mine/vectors").exists()
 

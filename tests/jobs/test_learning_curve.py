@@ -65,7 +65,7 @@ def test_error_falls_with_the_share_of_the_ratings(spark, tmp_path):
     assert "From 50% to all of the ratings RMSE falls by" in page
     assert "more ratings would help" in result.stdout
     again = run_job(spark, "learning_curve", tmp_path / "run.toml")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "runs/r/learning_curve exists" in again.stdout
 
 
@@ -89,5 +89,5 @@ def test_without_test_ratings(spark, tmp_path):
     make_planted_ratings(tmp_path / "ratings.csv", n_users=30, n_items=20)
     (tmp_path / "run.toml").write_text(CONFIG.replace("test = 0.2", "test = 0.0"))
     result = run_job(spark, "learning_curve", tmp_path / "run.toml")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "ratings/test is empty: there is nothing to measure; raise split.test" in result.stdout

@@ -53,7 +53,7 @@ def test_the_job_finds_that_there_are_two_factors(spark, tmp_path):
     assert "Rank 2 is the smallest" in page
     # The ratings that are there are used again, and nothing is replaced in silence.
     again = run_job(spark, "ranks", tmp_path / "run.toml")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "runs/r/ranks exists" in again.stdout
 
 
@@ -87,5 +87,5 @@ def test_without_validation_ratings(spark, tmp_path):
     )
     (tmp_path / "run.toml").write_text('[data]\npath = "ratings.csv"\n')
     result = run_job(spark, "ranks", tmp_path / "run.toml")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "no validation ratings to choose a rank by; pass --set split.validation" in result.stdout

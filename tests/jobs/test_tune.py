@@ -65,7 +65,7 @@ def test_trials_of_other_ratings_are_refused(spark, ingested, tmp_path):
     path = next((folder / "runs/r/tune/trials").glob("*.parquet"))
     pd.read_parquet(path).assign(fingerprint="of others").to_parquet(path)
     refused = run_job(spark, "tune", folder / "run.toml", "tune.trials=2")
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert "has trials of other ratings than runs/r/ratings holds now; pass" in refused.stdout
     anew = run_job(spark, "tune", folder / "run.toml", "tune.trials=1", "run.overwrite=true")
     assert anew.returncode == 0, anew.stdout[-3000:]
@@ -77,7 +77,7 @@ def test_a_trial_that_fails_says_why(spark, ingested, tmp_path):
     result = run_job(
         spark, "tune", folder / "run.toml", "tune.trials=1", 'als.initial_model="nowhere"'
     )
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "no trial came to an end: " in result.stdout
     assert "nowhere" in trials_of(folder).loc[0, "reason"]
 

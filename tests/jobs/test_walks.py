@@ -27,7 +27,7 @@ def test_from_the_first_error_to_the_report(spark, tmp_path):
     """The error of the first try says what to type; with that it works."""
     own_files(tmp_path)
     first = run_job(spark, "pipeline", tmp_path / "own.toml")
-    assert first.returncode == 1
+    assert first.returncode == 3
     (line,) = first.stdout.strip().splitlines()[-1:]
     assert "has no column 'user' for the user; it has Kunde, ISBN, Bewertung; pass --set" in line
     settings = re.findall(r"--set (\S+)", line)
@@ -37,7 +37,7 @@ def test_from_the_first_error_to_the_report(spark, tmp_path):
     settings += ["data.items_path=books.csv", "als.rank=4", "als.max_iter=3"]
     settings += ["interpret.refits=1"]
     second = run_job(spark, "pipeline", tmp_path / "own.toml", *settings)
-    assert second.returncode == 1
+    assert second.returncode == 3
     line = second.stdout.strip().splitlines()[-1]
     assert "the item table books.csv has no column 'item'" in line
     more = re.findall(r"--set (\S+)", line)
@@ -69,7 +69,7 @@ def test_from_the_first_error_to_the_report(spark, tmp_path):
     assert "Warning: There are" in third.stdout
     # Nothing that is there is worked over, and before any work the line says what to type.
     again = run_job(spark, "pipeline", tmp_path / "own.toml", *settings)
-    assert again.returncode == 1
+    assert again.returncode == 2
     line = again.stdout.strip().splitlines()[-1]
     assert "runs/custom/ratings exists" in line
     assert "--set run.overwrite=true" in line
