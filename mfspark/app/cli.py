@@ -151,3 +151,8 @@ def _log_to_stderr() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # What others say. py4j shows a traceback where a job is interrupted or Spark is lost, which is
+    # told in a line of ours.
+    of_others = logging.StreamHandler()
+    of_others.addFilter(lambda record: "py4j" not in record.pathname)
+    logging.getLogger().addHandler(of_others)

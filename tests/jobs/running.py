@@ -31,6 +31,7 @@ def run_job(spark: SparkSession, name: str, config: Path, *settings: str) -> Fin
     console, code, folder = io.StringIO(), 0, Path.cwd()
     logger = logging.getLogger("mfspark")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    root_handlers = list(logging.getLogger().handlers)
     with (
         redirect_stdout(console),
         redirect_stderr(console),
@@ -49,6 +50,7 @@ def run_job(spark: SparkSession, name: str, config: Path, *settings: str) -> Fin
         finally:
             os.chdir(folder)
             logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+            logging.getLogger().handlers[:] = root_handlers
     return Finished(code, console.getvalue())
 
 
