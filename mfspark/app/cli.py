@@ -119,6 +119,7 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _parse(description: str | None) -> argparse.Namespace:
+    """What the command line says; ``--resume`` as if it were set."""
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
