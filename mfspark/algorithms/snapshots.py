@@ -83,13 +83,15 @@ class LoopState(_Stated):
 
 
 class Snapshot(_Stated):
-    """``fit.json``: whose state it is, and the folder of its rows."""
+    """``fit.json``: whose state it is, the folder of its rows, and the files there with their
+    sizes."""
 
     format: int
     identity: str
     execution: Literal["one_task", "distributed"]
     folder: str
     loop: LoopState
+    sizes: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Snapshots:
     execution: Literal["one_task", "distributed"] = "one_task"
 
     def latest(self) -> Snapshot | None:
-        """The last snapshot of this very fit; None when there is none that can be read."""
+        """The last snapshot of this very fit; None when there is none, or not all of it."""
         try:
             text = files.read_text(files.join(self.folder, _RECORD))
             found = Snapshot.model_validate_json(text)
@@ -116,11 +118,17 @@ class Snapshots:
         ours = _FORMAT, self.identity, self.execution
         is_ours = (found.format, found.identity, found.execution) == ours
         # Names of folders are ours as well: no path leads out of the folder.
-        return found if is_ours and found.folder.isalnum() else None
+        if not is_ours or not found.folder.isalnum():
+            return None
+        return found if _sizes(self.path(found)) == found.sizes else None
 
     def path(self, snapshot: Snapshot) -> str:
         """Where the rows of a snapshot are."""
         return files.join(self.folder, snapshot.folder)
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    return {name: size for name, size, _ in files.listing(folder)}
 
 
 class Saver:
@@ -160,8 +168,8 @@ class Saver:
         path = snapshots.path(snapshot)
         try:
             yield path
-            record = files.join(snapshots.folder, _RECORD)
-            files.write_text(record, snapshot.model_dump_json())
+            whole = snapshot.model_copy(update={"sizes": _sizes(path)})
+            files.write_text(files.join(snapshots.folder, _RECORD), whole.model_dump_json())
         except BaseException:
             with suppress(OSError, DataError):
                 files.remove(path)

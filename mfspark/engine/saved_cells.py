@@ -25,8 +25,6 @@ from mfspark.spark_errors import SPARK_ERRORS
 
 logger = logging.getLogger("mfspark")
 
-_CELLS_SCHEMA = "number int, rows binary"
-
 
 def fingerprint(table: DataFrame) -> str:
     """The same for the same rows in any order."""
@@ -107,5 +105,12 @@ class FitSnapshots:
     def table(self, workspace: Workspace, name: str, keep: Keep) -> DataFrame:
         """A table that an earlier fit saved, copied to where this one keeps its own."""
         folder = files.join(self._folder(), f"name={name}")
-        cells = workspace.spark.read.schema(_CELLS_SCHEMA).parquet(files.to_read(folder))
-        return workspace.keep(cells, keep, FACTORS)[0]
+        try:
+            cells = files.read_parquet(workspace.spark, folder).select(*FACTORS)
+            return workspace.keep(cells, keep, FACTORS)[0]
+        except SPARK_ERRORS as error:
+            raise DataError(
+                f"the snapshot in {self._folder()} cannot be read ({one_line(error)}), so the fit "
+                "cannot go on from it; remove that folder (in jobs: pass --no-resume), and it "
+                "begins anew"
+            ) from error

@@ -195,6 +195,7 @@ def test_a_snapshot_of_something_else_is_not_used(change, ratings, tmp_path):
         lambda folder: (folder / "fit.json").write_text(json.dumps({"format": 1})),
         lambda folder: next(folder.glob("*/items.npy")).write_bytes(b"\x93NUMPY"),
         lambda folder: next(folder.glob("*/items.npy")).write_bytes(b"items"),
+        lambda folder: next(folder.glob("*/items.npy")).unlink(),
         lambda folder: (folder / "fit.json").write_text(
             (folder / "fit.json").read_text().replace('"folder":"', '"folder":"../')
         ),

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from mfspark import BayesianMF, BiasedALS, BiasedSGD
 from mfspark.algorithms.history import History
 from mfspark.columns import Side
+from mfspark.errors import DataError
 
 ALS = {"rank": 3, "maxIter": 9, "tol": 0.0, "seed": 1}
 SGD = ALS | {"schedule": "bold_driver"}
@@ -175,6 +176,26 @@ def test_the_same_ratings_in_another_order_go_on(marked, left, tmp_path, caplog)
     with caplog.at_level(logging.INFO, logger="mfspark"):
         estimator.setSnapshots(str(tmp_path / "state")).fit(marked.repartition(5).orderBy("rating"))
     assert len(said(caplog)) == 1
+
+
+def test_a_snapshot_that_is_not_whole_is_none(marked, left, tmp_path, caplog):
+    shutil.copytree(left, tmp_path / "state")
+    next((tmp_path / "state/fit").glob("*/name=items/*.parquet")).unlink()
+    estimator = BiasedALS(execution="distributed", validationIndicatorCol="held", **ALS)
+    with caplog.at_level(logging.INFO, logger="mfspark"):
+        estimator.setSnapshots(str(tmp_path / "state")).fit(marked)
+    assert said(caplog) == []
+
+
+def test_a_snapshot_with_other_bytes_is_an_error_that_says_what_to_do(marked, left, tmp_path):
+    shutil.copytree(left, tmp_path / "state")
+    file = next((tmp_path / "state/fit").glob("*/name=items/*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    file.write_bytes(content)
+    estimator = BiasedALS(execution="distributed", validationIndicatorCol="held", **ALS)
+    with pytest.raises(DataError, match=r"snapshot in .* cannot be read .* pass --no-resume"):
+        estimator.setSnapshots(str(tmp_path / "state")).fit(marked)
 
 
 def test_a_copy_has_snapshots_and_a_saved_estimator_has_none(tmp_path):
