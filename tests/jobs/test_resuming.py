@@ -134,21 +134,18 @@ def test_a_pipeline_killed_again_and_again_ends_as_if_nothing_had_happened(place
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_step_that_can_be_resumed(place, undisturbed):
-    text = (place / "run.toml").read_text()
-    (place / "run.toml").write_text(
-        text.replace('name = "mine"', 'name = "mine"\ndirectory = "ended"')
-    )
-    job = Job(place, "pipeline")
+def test_sigterm_ends_a_step_that_can_be_resumed(tmp_path, undisturbed):
+    make_place(tmp_path)
+    job = Job(tmp_path, "pipeline")
     assert job.watch("ALS 4/"), "".join(job.lines)
     job.process.send_signal(signal.SIGTERM)
     assert job.end() == 5, "".join(job.lines)
     assert "mfspark: interrupted; what was finished is there" in job.lines[-1]
     assert "Traceback" not in "".join(job.lines)
-    run = place / "ended/mine"
+    run = tmp_path / "runs/mine"
     assert json.loads((run / "run.json").read_text())["steps"]["train"]["state"] == "failed"
     assert not (run / ".lock").exists()
-    again = Job(place, "pipeline")
+    again = Job(tmp_path, "pipeline")
     assert again.end() == 0, "".join(again.lines)
     assert "goes on after iteration" in "".join(again.lines)
     assert_same_run(run, undisturbed)

@@ -68,7 +68,10 @@ def test_from_the_first_error_to_the_report(spark, tmp_path):
     )
     assert "Warning: There are" in third.stdout
     # Nothing that is there is worked over, and before any work the line says what to type.
-    again = run_job(spark, "pipeline", tmp_path / "own.toml", *settings)
+    unchanged = run_job(spark, "pipeline", tmp_path / "own.toml", *settings)
+    assert unchanged.returncode == 0
+    assert unchanged.stdout.count("nothing has changed since: skipped") == 5
+    again = run_job(spark, "pipeline", tmp_path / "own.toml", *settings, "split.seed=5")
     assert again.returncode == 2
     line = again.stdout.strip().splitlines()[-1]
     assert "runs/custom/ratings exists" in line
