@@ -1,34 +1,55 @@
 """Errors that a user can act on: what was found, why it matters, what to do."""
 
 import re
+from typing import ClassVar
+
+# How a job ends, for those who start it; README lists all codes.
+UNEXPECTED, CONFIGURATION, DATA, SPARK_LOST, INTERRUPTED = range(1, 6)
 
 
 class MfsparkError(Exception):
-    """Base of all errors that mfspark raises on purpose; jobs print it as one line."""
+    """Base of all errors that mfspark raises on purpose; jobs print it as one line.
+
+    ``exit_code``: that of the job.
+    """
+
+    exit_code: ClassVar[int] = UNEXPECTED
 
 
 class ConfigError(MfsparkError):
     """The configuration names an unknown key or holds a value that is not allowed."""
 
+    exit_code = CONFIGURATION
+
 
 class DataError(MfsparkError):
     """The ratings, or a file that should hold them, cannot be used."""
+
+    exit_code = DATA
 
 
 class DivergenceError(MfsparkError):
     """The objective left all bounds: of gradient descent at whatever learning rate."""
 
+    exit_code = DATA
+
 
 class FitError(MfsparkError):
     """Spark gave up in the middle of a fit; the message names the cause and the remedy."""
+
+    exit_code = SPARK_LOST
 
 
 class ModelFormatError(MfsparkError):
     """A model directory is missing, corrupt, or of another schema version."""
 
+    exit_code = DATA
+
 
 class OutputExistsError(MfsparkError):
     """The target of a write exists and overwriting was not asked for."""
+
+    exit_code = CONFIGURATION
 
 
 def one_line(error: Exception) -> str:

@@ -156,7 +156,7 @@ def open_to_write(path: str) -> Any:
 
 
 def open_to_read(path: str) -> Any:
-    """A file as a stream that knows no patterns and no compression, as a context manager."""
+    """A file as a stream of its bytes as they are, as a context manager."""
     filesystem, inner = _open(path)
     return filesystem.open_input_file(inner)
 
@@ -165,11 +165,13 @@ def listing(path: str) -> list[tuple[str, int, float]]:
     """Name, bytes and time of last change of a file, or of all files below a directory, sorted:
     what tells whether they were changed. Empty when nothing is there."""
     filesystem, inner = _open(path)
-    kind = _kind(path)
-    if kind == fs.FileType.Directory:
-        found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    if _kind(path) != fs.FileType.Directory:
+        found = [filesystem.get_file_info(inner)]
     else:
-        found = [filesystem.get_file_info(inner)] if kind == fs.FileType.File else []
+        try:
+            found = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+        except OSError as error:
+            raise _refused(path, "read", error) from None
     return sorted(
         (info.path.removeprefix(inner), info.size, info.mtime.timestamp() if info.mtime else 0.0)
         for info in found
@@ -256,9 +258,9 @@ def staged_directory(path: str, overwrite: bool) -> Iterator[str]:
     stage, aside = (f"{folder}/.{name}-{mark}{end}" for end in (_PARTIAL, _REPLACED))
     filesystem, inner_stage = _open(stage)
     try:
-        make_folder(stage)
-    except DataError as error:
-        raise DataError(str(error).replace(stage, path)) from None
+        filesystem.create_dir(inner_stage)
+    except OSError as error:
+        raise _refused(path, "written", error) from None
     try:
         yield stage
     except BaseException:

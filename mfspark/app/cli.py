@@ -10,7 +10,6 @@ import traceback
 from argparse import BooleanOptionalAction
 from collections.abc import Callable
 from contextlib import suppress
-from enum import IntEnum
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -18,16 +17,7 @@ from pyspark.sql import SparkSession
 from mfspark.app.config import load_config
 from mfspark.app.config_reference import plain_reference
 from mfspark.app.run_directory import RunDirectory
-from mfspark.errors import (
-    ConfigError,
-    DataError,
-    DivergenceError,
-    FitError,
-    MfsparkError,
-    ModelFormatError,
-    OutputExistsError,
-    one_line,
-)
+from mfspark.errors import INTERRUPTED, SPARK_LOST, UNEXPECTED, MfsparkError, one_line
 from mfspark.spark_errors import SPARK_ERRORS
 
 _EXAMPLES = """examples:
@@ -38,32 +28,12 @@ _EXAMPLES = """examples:
 keys, with their defaults and [allowed values]:"""
 
 
-class ExitCode(IntEnum):
-    """How a job ends, for those who start it; README lists them."""
-
-    UNEXPECTED = 1
-    CONFIGURATION = 2
-    DATA = 3
-    SPARK_LOST = 4
-    INTERRUPTED = 5
-
-
-_CODES = {
-    ConfigError: ExitCode.CONFIGURATION,
-    OutputExistsError: ExitCode.CONFIGURATION,
-    DataError: ExitCode.DATA,
-    ModelFormatError: ExitCode.DATA,
-    DivergenceError: ExitCode.DATA,
-    FitError: ExitCode.SPARK_LOST,
-}
-
-
 class TerminatedError(KeyboardInterrupt):
     """The process was asked to end (SIGTERM): like an interrupt, it lets everything be tidied."""
 
 
 def main(step: Callable[[SparkSession, RunDirectory], object], description: str | None) -> None:
-    """Run ``step`` as a job; an error is said in one line, and ends with an ``ExitCode``."""
+    """Run ``step`` as a job; an error is said in one line, and told by the exit code."""
     arguments = _parse(description)
     before = signal.getsignal(signal.SIGTERM)
     _on_sigterm(_terminate)
@@ -78,12 +48,12 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str 
         with run.lock():
             step(spark, run)
     except MfsparkError as error:
-        code, told = _CODES[type(error)], f"error: {error}"
+        code, told = error.exit_code, f"error: {error}"
     except SPARK_ERRORS as error:
         logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
-        code, told = ExitCode.SPARK_LOST, f"error: Spark failed: {one_line(error)}"
+        code, told = SPARK_LOST, f"error: Spark failed: {one_line(error)}"
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
+        code = INTERRUPTED
         told = (
             "interrupted; what was finished is there, and the same command goes on from it, a fit "
             "from its last snapshot"
@@ -91,7 +61,7 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str 
     except Exception as error:
         logging.getLogger("mfspark").debug("unexpected", exc_info=True)
         place = traceback.extract_tb(error.__traceback__)[-1]
-        code = ExitCode.UNEXPECTED
+        code = UNEXPECTED
         told = (
             f"error: {type(error).__name__}: {one_line(error)} (unexpected, in "
             f"{place.name}, {place.filename}:{place.lineno}; please report it)"

@@ -47,13 +47,13 @@ from mfspark.settings import BayesianSettings, SGDSettings
 
 logger = logging.getLogger("mfspark")
 _VALIDATION = "is_validation"
-# Steps of the pipeline, and the outputs that tell whether it was run before.
+# Steps of the pipeline, and the output of each that tells whether it was run before.
 _OUTPUTS = {
-    "ingest": ("ratings",),
-    "train": ("model",),
-    "evaluate": ("evaluation",),
-    "interpret": ("interpretation",),
-    "report": ("report",),
+    "ingest": "ratings",
+    "train": "model",
+    "evaluate": "evaluation",
+    "interpret": "interpretation",
+    "report": "report",
 }
 
 
@@ -231,9 +231,9 @@ def pipeline(spark: SparkSession, run: RunDirectory) -> None:
 
     Steps that are finished and whose inputs have not changed are skipped.
     """
-    for name, outputs in _OUTPUTS.items():
+    for name, output in _OUTPUTS.items():
         if not run.is_finished(name):
-            run.refuse_existing(name, *outputs)
+            run.refuse_existing(name, output)
     if _is_to_do(run, "ingest"):
         with kernels_compiled(spark, "als", run.config.train.model, "predict"):
             ingest(spark, run)

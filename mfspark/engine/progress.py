@@ -11,12 +11,16 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from mfspark import files
 from mfspark.algorithms.history import FeatureCounts, HistoryRow
 from mfspark.columns import Side
 
 logger = logging.getLogger("mfspark")
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_PREFIX = "mfspark-journal-"
+# Nothing was added to such a journal for so long: its fit is dead.
+_ABANDONED_SECONDS = 24 * 3600
 _FIGURES = ("objective", "train_rmse", "validation_rmse")
 
 
@@ -51,7 +55,8 @@ class Progress:
         last = rows[-1]
         if not self._bar.disable:
             self._bar.set_postfix(_figures(last), refresh=False)
-            self._bar.update()
+            # The first one that is told of may be a later one: a fit that goes on.
+            self._bar.update(last.iteration - self._bar.n)
             return
         elapsed = sum(row.seconds for row in rows)
         left = elapsed / last.iteration * (self._n_iterations - last.iteration)
@@ -81,7 +86,8 @@ class TaskProgress:
 
     def __enter__(self) -> "TaskProgress":
         if self._title is not None:
-            handle, self.journal = tempfile.mkstemp(prefix="mfspark-journal-")
+            files.remove_abandoned(tempfile.gettempdir(), _PREFIX, _ABANDONED_SECONDS)
+            handle, self.journal = tempfile.mkstemp(prefix=_PREFIX)
             os.close(handle)
             self._thread.start()
         return self

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 import pytest
+from killed_fits import KilledError, killed_after
 
 from mfspark.algorithms import snapshots as module
 from mfspark.algorithms.als_threads import ThreadedALS
@@ -55,10 +56,6 @@ FITS = {
 }
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.fixture(scope="module")
 def ratings():
     rng = np.random.default_rng(3)
@@ -86,20 +83,6 @@ def snapshots(folder: Path, **changes) -> Snapshots:
     Path(folder).mkdir(exist_ok=True)
     found = Snapshots(str(folder), seconds=0.0, identity="these ratings", execution="one_task")
     return replace(found, **changes)
-
-
-def killed_after(n_passes: int):
-    """Has the fit end when a pass after so many is told of."""
-    told = History.add
-    left = [n_passes]
-
-    def add(self, *arguments, **named):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KilledError
-        told(self, *arguments, **named)
-
-    return patch.object(History, "add", add)
 
 
 def assert_same(found, expected):

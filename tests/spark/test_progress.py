@@ -85,3 +85,15 @@ def test_a_fit_tells_each_iteration_once_and_leaves_no_file(
     told = [message for message in heard.messages if message.startswith("SGD ")]
     assert [message[:8] for message in told] == ["SGD 1/3:", "SGD 2/3:", "SGD 3/3:"]
     assert not list(tmp_path.glob("mfspark-journal-*"))
+
+
+def test_journals_of_fits_that_were_killed_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, young = tmp_path / "mfspark-journal-old", tmp_path / "mfspark-journal-young"
+    for path in (old, young):
+        path.write_text("")
+    two_days_ago = young.stat().st_mtime - 2 * 24 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    with TaskProgress(2, "Fit"):
+        assert not old.exists()
+        assert young.exists()

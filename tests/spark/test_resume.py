@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_fits import KilledError, killed_after
 from pyspark.sql import functions as F
 
 from mfspark import BayesianMF, BiasedALS, BiasedSGD
-from mfspark.algorithms.history import History
 from mfspark.columns import Side
 from mfspark.errors import DataError
 
@@ -37,25 +37,7 @@ def marked(ratings):
     return ratings.withColumn("held", F.expr("pmod(hash(user, item), 6) = 0")).cache()
 
 
-class KilledError(Exception):
-    """Stands for the end of the driver."""
-
-
-def killed_after(monkeypatch, n_passes: int) -> None:
-    """Has the fit end when a pass after so many is told of."""
-    told = History.add
-    left = [n_passes]
-
-    def add(self, *arguments, **named):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KilledError
-        told(self, *arguments, **named)
-
-    monkeypatch.setattr(History, "add", add)
-
-
-def assert_same(model, expected, name: str) -> None:
+def assert_same(model, expected) -> None:
     for side in Side:
         ours, theirs = (
             (each.user_factors if side == Side.USER else each.item_factors)
@@ -103,15 +85,13 @@ def test_a_distributed_fit_goes_on_where_it_was_broken_off(
     estimator.setSnapshots(str(tmp_path / "state"), seconds=0)
     # More than once, and the second time in what the first one left.
     for n in (n_passes // 2, n_passes // 3):
-        with monkeypatch.context() as patch:
-            killed_after(patch, n)
-            with pytest.raises(KilledError):
-                estimator.fit(marked)
+        with killed_after(n), pytest.raises(KilledError):
+            estimator.fit(marked)
     estimator.setSnapshots(str(tmp_path / "state"), seconds=1000)
     with caplog.at_level(logging.INFO, logger="mfspark"):
         model = estimator.fit(marked)
     assert len(said(caplog)) == 1
-    assert_same(model, expected, name)
+    assert_same(model, expected)
 
 
 @pytest.mark.parametrize("kind", [BiasedALS, BiasedSGD, BayesianMF])
@@ -121,24 +101,22 @@ def test_a_fit_in_one_task_goes_on_from_what_another_left(kind, marked, tmp_path
     expected = estimator.fit(marked)
     estimator.setSnapshots(str(tmp_path / "state"), seconds=0)
     with caplog.at_level(logging.INFO, logger="mfspark"):
-        assert_same(estimator.fit(marked), expected, "")
+        assert_same(estimator.fit(marked), expected)
         assert said(caplog) == []
         # As if that one had been killed after its last snapshot.
-        assert_same(estimator.fit(marked), expected, "")
+        assert_same(estimator.fit(marked), expected)
         assert len(said(caplog)) == 1
 
 
-def test_a_refit_goes_on_as_well(marked, tmp_path, monkeypatch, caplog):
+def test_a_refit_goes_on_as_well(marked, tmp_path, caplog):
     estimator = BiasedALS(execution="distributed", validationIndicatorCol="held", refit=True, **ALS)
     expected = estimator.fit(marked)
     estimator.setSnapshots(str(tmp_path / "state"), seconds=0)
-    with monkeypatch.context() as patch:
-        killed_after(patch, expected.history.count() + 5)
-        with pytest.raises(KilledError):
-            estimator.fit(marked)
+    with killed_after(expected.history.count() + 5), pytest.raises(KilledError):
+        estimator.fit(marked)
     assert {path.name for path in (tmp_path / "state").iterdir()} == {"fit", "refit"}
     with caplog.at_level(logging.INFO, logger="mfspark"):
-        assert_same(estimator.fit(marked), expected, "")
+        assert_same(estimator.fit(marked), expected)
     assert len(said(caplog)) == 2
 
 
@@ -147,10 +125,8 @@ def left(marked, tmp_path_factory) -> Path:
     """Snapshots of a fit that was broken off."""
     folder = tmp_path_factory.mktemp("left") / "state"
     estimator = BiasedALS(execution="distributed", validationIndicatorCol="held", **ALS)
-    with pytest.MonkeyPatch.context() as patch:
-        killed_after(patch, 9)
-        with pytest.raises(KilledError):
-            estimator.setSnapshots(str(folder), seconds=0).fit(marked)
+    with killed_after(9), pytest.raises(KilledError):
+        estimator.setSnapshots(str(folder), seconds=0).fit(marked)
     return folder
 
 
