@@ -88,6 +88,8 @@ def test_a_distributed_fit_goes_on_where_it_was_broken_off(
         with killed_after(n), pytest.raises(KilledError):
             estimator.fit(marked)
     estimator.setSnapshots(str(tmp_path / "state"), seconds=1000)
+    # The fits before may have been heard too.
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="mfspark"):
         model = estimator.fit(marked)
     assert len(said(caplog)) == 1
