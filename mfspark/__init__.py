@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mfspark.models.knn import ItemKNN, KNNModel, UserKNN
     from mfspark.models.local_model import LocalModel
     from mfspark.models.mllib_als import ALS, ALSModel
+    from mfspark.shipping import ship
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "MeanModel",
     "UserKNN",
     "__version__",
+    "ship",
 ]
 
 # Spark would start its workers with whatever python3 is on the PATH, which need not have mfspark.
@@ -43,23 +45,24 @@ __all__ = [
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 _MODULES = {
-    "ALS": "mllib_als",
-    "ALSModel": "mllib_als",
-    "BayesianMF": "bayesian_mf",
-    "BiasOnly": "baselines",
-    "BiasedALS": "biased_als",
-    "BiasedSGD": "biased_sgd",
-    "FactorModel": "factor_model",
-    "GlobalMean": "baselines",
-    "ItemKNN": "knn",
-    "KNNModel": "knn",
-    "LocalModel": "local_model",
-    "MeanModel": "baselines",
-    "UserKNN": "knn",
+    "ALS": "models.mllib_als",
+    "ALSModel": "models.mllib_als",
+    "BayesianMF": "models.bayesian_mf",
+    "BiasOnly": "models.baselines",
+    "BiasedALS": "models.biased_als",
+    "BiasedSGD": "models.biased_sgd",
+    "FactorModel": "models.factor_model",
+    "GlobalMean": "models.baselines",
+    "ItemKNN": "models.knn",
+    "KNNModel": "models.knn",
+    "LocalModel": "models.local_model",
+    "MeanModel": "models.baselines",
+    "UserKNN": "models.knn",
+    "ship": "shipping",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(f"mfspark.models.{_MODULES[name]}"), name)
+        return getattr(import_module(f"mfspark.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'mfspark' has no attribute {name!r}")

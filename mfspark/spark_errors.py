@@ -26,7 +26,9 @@ def remedy(error: Exception) -> str:
     if re.search("No module named '(mfspark|numba|numpy|pandas|pyarrow|scipy)", text):
         return (
             "Spark's workers run another Python than this one: import mfspark before the session "
-            "is made, or set PYSPARK_PYTHON to a Python that has mfspark and what it needs"
+            "is made, or set PYSPARK_PYTHON to a Python that has mfspark and what it needs; on "
+            "Spark Connect call mfspark.ship(spark), which sends mfspark to the server, whose "
+            "Python must have the rest"
         )
     if "No space left" in text:
         return "make room on the executors' disks, or name others in spark.local.dir"

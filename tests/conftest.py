@@ -20,6 +20,15 @@ os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     from pyspark.sql import SparkSession
 
+    if url := os.environ.get("MFSPARK_TEST_REMOTE"):
+        # Of test_connect.py, which runs other tests against a server of its own.
+        from mfspark import ship
+
+        remote = SparkSession.builder.remote(url).getOrCreate()
+        ship(remote)
+        yield remote
+        remote.stop()
+        return
     session = (
         SparkSession.builder.master("local[2]")
         .appName("mfspark-tests")

@@ -27,6 +27,7 @@ from mfspark.data.synthetic import synthetic_ratings
 from mfspark.engine.machine import machine_of
 from mfspark.errors import ConfigError
 from mfspark.models.factor_model import FactorModel
+from mfspark.persisted import persist, unpersist
 
 logger = logging.getLogger("mfspark")
 
@@ -77,7 +78,7 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
     results = []
     with run.step("benchmark"):
         for name, ratings in _datasets(spark, run):
-            cached = ratings.withColumn(IS_VALIDATION, fold(0, _TEST_FOLDS) == 0).persist()
+            cached = persist(ratings.withColumn(IS_VALIDATION, fold(0, _TEST_FOLDS) == 0))
             data = Data(
                 cached.where(~F.col(IS_VALIDATION)).drop(IS_VALIDATION),
                 cached.where(IS_VALIDATION).drop(IS_VALIDATION),
@@ -100,7 +101,7 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
                             **timings.figures(settings.iterations),
                         }
                     )
-            cached.unpersist()
+            unpersist(cached)
         content = {"machine": _machine(), "iterations": settings.iterations}
         content |= {"rounds": settings.rounds, "results": results}
         files.write_text(run.of("benchmark.json"), json.dumps(content, indent=2) + "\n")

@@ -18,6 +18,7 @@ from mfspark.app.config import load_config
 from mfspark.app.config_reference import plain_reference
 from mfspark.app.run_directory import RunDirectory
 from mfspark.errors import INTERRUPTED, SPARK_LOST, UNEXPECTED, MfsparkError, one_line
+from mfspark.shipping import ship
 from mfspark.spark_errors import SPARK_ERRORS
 
 _EXAMPLES = """examples:
@@ -45,6 +46,7 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str 
     try:
         run = RunDirectory(load_config(arguments.config, arguments.set))
         spark = SparkSession.builder.appName(f"mfspark {run.config.run.name}").getOrCreate()
+        ship(spark)
         with run.lock():
             step(spark, run)
     except MfsparkError as error:

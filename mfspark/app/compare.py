@@ -31,6 +31,7 @@ from mfspark.data.split import PARTS, fold, uniform
 from mfspark.errors import DataError
 from mfspark.evaluation.comparison import compare
 from mfspark.evaluation.ranking import Ranking, candidates_of, evaluate_predictions
+from mfspark.persisted import persist, unpersist
 from mfspark.report.comparison_page import write_comparison
 from mfspark.report.list_table import usual_length
 
@@ -74,8 +75,8 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
                     run_entry(entry, each, parts)
             if each.candidates is not None:
                 lists = _lists(run, each, entries, parts)
-                each.candidates.unpersist()
-            each.ratings.unpersist()
+                unpersist(each.candidates)
+            unpersist(each.ratings)
         facts["rmse"] = _write_tables(spark, run, target, entries, lists)
         files.remove(parts)
         facts_of_ratings, unit = run.ingested().model_dump(), run.config.data.unit
@@ -137,16 +138,16 @@ def _fold(
     parts = {TEST: test} if validation.isEmpty() else {VALIDATION: validation, TEST: test}
     candidates = None
     if number == 0:
-        candidates = candidates_of(train, test, run.config.ranking).persist()
-    return Fold(number, ratings.persist(), features, parts, candidates)
+        candidates = persist(candidates_of(train, test, run.config.ranking))
+    return Fold(number, persist(ratings), features, parts, candidates)
 
 
 def _warm_up(entries: list[Entry], each: Fold) -> None:
-    few = train_of(each).limit(_WARM_UP_RATINGS).persist()
+    few = persist(train_of(each).limit(_WARM_UP_RATINGS))
     for entry in entries:
         if entry.contender.kind != "blend":
             warm_up(entry, few)
-    few.unpersist()
+    unpersist(few)
 
 
 def _lists(run: RunDirectory, each: Fold, entries: list[Entry], parts: str) -> Ranking | None:

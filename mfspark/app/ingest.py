@@ -21,6 +21,7 @@ from mfspark.data.text import MALFORMED
 from mfspark.data.validate import CheckedRatings, check_ratings
 from mfspark.errors import DataError
 from mfspark.ids import column
+from mfspark.persisted import persist, unpersist
 from mfspark.report.description_page import write_description
 
 logger = logging.getLogger("mfspark")
@@ -99,7 +100,7 @@ def _write_ratings(
     run: RunDirectory, checked: CheckedRatings, known: dict[Side, DataFrame], origin: str
 ) -> IngestRecord:
     """Write the parts of the split, the quarantine, users and items; what became of all rows."""
-    split = split_ratings(checked.clean, run.config.split).persist()
+    split = persist(split_ratings(checked.clean, run.config.split))
     try:
         counts = {row[SPLIT]: row["count"] for row in split.groupBy(SPLIT).count().collect()}
         if not counts.get("train"):
@@ -140,7 +141,7 @@ def _write_ratings(
                 run.config.run.name, record.model_dump(), target, f"{target}/index.html", unit
             )
     finally:
-        split.unpersist()
+        unpersist(split)
     with run.output("quarantine", ("ratings",)) as target:
         files.write_parquet(checked.quarantine.coalesce(1), target)
     for side in Side:

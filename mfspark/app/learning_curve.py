@@ -19,6 +19,7 @@ from mfspark.evaluation.gains import overall_gains
 from mfspark.evaluation.ratings import BIAS_ONLY, MODEL, rating_metrics
 from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
+from mfspark.persisted import persist, unpersist
 from mfspark.report.learning_page import learning_verdict, write_learning_page
 
 logger = logging.getLogger("mfspark")
@@ -48,7 +49,7 @@ def learning_curve(spark: SparkSession, run: RunDirectory) -> None:
         train, validation, test = (run.ratings(spark, part) for part in PARTS)
         if test.isEmpty():
             raise DataError("ratings/test is empty: there is nothing to measure; raise split.test")
-        ratings = mark_validation(train, validation, IS_VALIDATION).persist()
+        ratings = persist(mark_validation(train, validation, IS_VALIDATION))
         drawn = uniform(_OWN_SEEDS + run.config.learning_curve.seed)
         shares = sorted({*run.config.learning_curve.shares, 1.0})
         scored, rows, models = test.select(USER, ITEM, RATING), [], []
@@ -68,7 +69,7 @@ def learning_curve(spark: SparkSession, run: RunDirectory) -> None:
         found = _measured(scored, shares)
         for each in models:
             each.unpersist()
-        ratings.unpersist()
+        unpersist(ratings)
         table = spark.createDataFrame(
             [
                 (share, *counts, *found[share], iterations, seconds)
@@ -121,7 +122,7 @@ def _with_predictions(rows: DataFrame, model: FactorModel, name: str) -> DataFra
 def _measured(scored: DataFrame, shares: list[float]) -> dict[float, tuple[float | None, ...]]:
     """rmse, rmse_low, rmse_high, bias_only_rmse, gain, low, high of each share, on test ratings
     with a column of predictions for each share and predictor."""
-    scored = scored.persist()
+    scored = persist(scored)
     names = [_name(predictor, share) for predictor in (MODEL, BIAS_ONLY) for share in shares]
     quoted: list[Column] = [F.col(f"`{name}`").alias(name) for name in names]
     long = scored.select(
@@ -134,7 +135,7 @@ def _measured(scored: DataFrame, shares: list[float]) -> dict[float, tuple[float
     gains = {}
     if others:
         gains = {row["baseline"]: row for row in overall_gains(scored, whole, others).collect()}
-    scored.unpersist()
+    unpersist(scored)
     found = {}
     for share in shares:
         own, gain = metrics[_name(MODEL, share)], gains.get(_name(MODEL, share))

@@ -20,6 +20,7 @@ from mfspark.evaluation.ratings import MODEL, rating_metrics
 from mfspark.interpretation.agreement import factor_agreement
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
+from mfspark.persisted import persist, unpersist
 from mfspark.report.rank_page import write_rank_page
 
 logger = logging.getLogger("mfspark")
@@ -73,14 +74,14 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
                 "there are no validation ratings to choose a rank by; pass --set "
                 "split.validation=0.1 --set run.overwrite=true to the ingest job"
             )
-        ratings = mark_validation(train, validation, IS_VALIDATION).persist()
+        ratings = persist(mark_validation(train, validation, IS_VALIDATION))
         with run.output("ranks", ("ratings",)) as target:
             found = _trials(spark, run, ratings, (validation, test), f"{target}/start")
             trials, squares = [trial for trial, _ in found], [errors for _, errors in found]
             rmse, error = validation_errors(squares)
             excess = rmse - rmse.min()
             for table in (ratings, *squares):
-                table.unpersist()
+                unpersist(table)
             chosen = next(t.rank for t, e, s in zip(trials, excess, error, strict=True) if e <= s)
             rows = [
                 (*trial, *map(float, figures), trial.rank == chosen)
@@ -145,7 +146,7 @@ def _trials(
             trial, errors, above = _trial(spark, run, rank, ratings, parts, start)
         else:
             trial, errors, above = _trial(spark, run, rank, ratings, parts)
-        found.append((trial, errors.persist()))
+        found.append((trial, persist(errors)))
     files.remove(start)
     return sorted(found, key=lambda pair: pair[0].rank)
 

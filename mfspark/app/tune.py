@@ -19,6 +19,7 @@ from mfspark.app.search import Search
 from mfspark.columns import IS_VALIDATION
 from mfspark.errors import DataError, one_line
 from mfspark.models.factor_model import FactorModel
+from mfspark.persisted import persist, unpersist
 
 logger = logging.getLogger("mfspark")
 
@@ -61,7 +62,7 @@ def tune(spark: SparkSession, run: RunDirectory) -> None:
                 "there are no validation ratings to judge trials by; pass --set "
                 "split.validation=0.1 --set run.overwrite=true to the ingest job"
             )
-        ratings = mark_validation(train, validation, IS_VALIDATION).persist()
+        ratings = persist(mark_validation(train, validation, IS_VALIDATION))
         done = _done(run)
         if done:
             logger.info("%d trials are there already", len(done))
@@ -73,7 +74,7 @@ def tune(spark: SparkSession, run: RunDirectory) -> None:
             _write(run, row)
             done.append(row)
             logger.info("trial %d of %d: %s", number + 1, settings.trials, _said(row))
-        ratings.unpersist()
+        unpersist(ratings)
         best = _best(done)
         files.write_text(run.of("tune/best.toml"), best_config(run.config, best))
         facts |= {"trials": len(done), "validation_rmse": best.validation_rmse}

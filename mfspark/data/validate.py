@@ -21,6 +21,7 @@ from mfspark.data.source import RAW_COLUMNS, IdType, RawRatings
 from mfspark.data.text import MALFORMED
 from mfspark.errors import DataError
 from mfspark.ids import whole
+from mfspark.persisted import persist, unpersist
 
 logger = logging.getLogger("mfspark")
 
@@ -69,7 +70,7 @@ class CheckedRatings:
 
     def release(self) -> None:
         """Let go of the memory."""
-        self.persisted.unpersist()
+        unpersist(self.persisted)
 
 
 def check_ratings(raw: RawRatings, checks: Checks) -> CheckedRatings:
@@ -87,11 +88,11 @@ def check_ratings(raw: RawRatings, checks: Checks) -> CheckedRatings:
         MALFORMED,
     )
     scale = checks.rating_scale or raw.scale
-    checked = _settle_duplicates(typed.withColumn(REASON, _reason(scale)), checks).persist()
+    checked = persist(_settle_duplicates(typed.withColumn(REASON, _reason(scale)), checks))
     try:
         return _outcome(raw, checks, checked)
     except BaseException:
-        checked.unpersist()
+        unpersist(checked)
         raise
 
 

@@ -7,25 +7,23 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from mfspark.engine.plan import Machine
+from mfspark.engine.workspace import setting
 
 
 def machine_of(spark: SparkSession) -> Machine:
     """Cores of the cluster and of one executor, and memory of a Python worker."""
 
-    def setting(name: str, default: str = "") -> str:
-        return spark.conf.get(name, default) or default
-
     # One JVM with all cores; local-cluster[…] has several.
-    local = re.fullmatch(r"local(\[(\*|\d+).*\])?", setting("spark.master"))
+    local = re.fullmatch(r"local(\[(\*|\d+).*\])?", setting(spark, "spark.master"))
     if local:
         n = {None: 1, "*": os.cpu_count() or 1}.get(local[2]) or int(local[2])
         return Machine(n, n)
     # Without Spark's context: a plain range has a partition per core.
     cores = spark.range(100_000).select(F.spark_partition_id()).distinct().count()
-    task_cores = int(setting("spark.executor.cores", "1"))
-    if memory := setting("spark.executor.pyspark.memory"):
+    task_cores = int(setting(spark, "spark.executor.cores") or "1")
+    if memory := setting(spark, "spark.executor.pyspark.memory"):
         return Machine(cores, task_cores, _bytes(memory))
-    if memory := setting("spark.executor.memoryOverhead"):
+    if memory := setting(spark, "spark.executor.memoryOverhead"):
         return Machine(cores, task_cores, _bytes(memory) // task_cores)
     return Machine(cores, task_cores)
 

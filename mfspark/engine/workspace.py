@@ -15,6 +15,7 @@ from pyspark.storagelevel import StorageLevel
 from mfspark import files
 from mfspark.engine.plan import BROADCAST_LIMIT, Keep
 from mfspark.errors import DataError, FitError, one_line
+from mfspark.persisted import can_persist, persist, unpersist
 from mfspark.spark_errors import SPARK_ERRORS, remedy
 
 logger = logging.getLogger("mfspark")
@@ -56,9 +57,7 @@ class Workspace:
         with self._lock:
             users, before = self._active.get(id(self.spark), (0, {}))
             if users == 0:
-                before = {name: str(self.spark.conf.get(name)) for name in FIT_SETTINGS}
-                for name, value in FIT_SETTINGS.items():
-                    self.spark.conf.set(name, value)
+                before = _changed_settings(self.spark)
             self._active[id(self.spark)] = (users + 1, before)
         return self
 
@@ -81,7 +80,7 @@ class Workspace:
                 # What the fit found, or failed of, matters more than what it leaves behind.
                 logger.debug("cleaning up after the fit failed: %s", problem)
         for table in self._persisted:
-            table.unpersist()
+            unpersist(table)
         if self._checkpoints is not None:
             try:
                 files.remove(self._checkpoints)
@@ -106,14 +105,18 @@ class Workspace:
 
         ``is_made_of_files``: its tasks make files of their node, or work at such files.
         """
-        self._persisted.append(table.persist(level))
+        kept = persist(table, level)
+        self._persisted.append(kept)
         if is_made_of_files:
-            self._made_of_files.append(table)
-        return table
+            self._made_of_files.append(kept)
+        return kept
 
     def renew(self) -> None:
         """Have the tables made of files computed again when they are next asked for, files
-        included."""
+        included. Where they are written in place of persisted, they are never lost, and tasks make
+        do without the files of their nodes."""
+        if not can_persist(self.spark):
+            return
         for table in self._made_of_files:
             table.unpersist()
         for table in self._made_of_files:
@@ -125,7 +128,7 @@ class Workspace:
 
     def release(self, table: DataFrame) -> None:
         """Unpersist a table that no later step reads."""
-        table.unpersist()
+        unpersist(table)
         self._persisted = [other for other in self._persisted if other is not table]
         self._made_of_files = [other for other in self._made_of_files if other is not table]
 
@@ -139,17 +142,23 @@ class Workspace:
         executors   persisted; what is lost with an executor is computed again, so what it is made
                     of must itself be kept on the driver or be durable
         durable     in files under ``spark.checkpoint.dir``, or else on two executors
+
+        Where the session does not persist, all but the first are in files of its scratch folder.
         """
         if keep == "driver":
             table = made.toArrow()
             kept = self.spark.createDataFrame(table.select(columns))
             self._releases.append(None)
             return kept, table.drop_columns("rows")
-        if keep == "executors":
+        if not can_persist(self.spark):
+            kept = persist(made)
+            self._persisted.append(kept)
+            self._releases.append(partial(self.release, kept))
+        elif keep == "executors":
             kept = self.persist(made, is_made_of_files=True)
             self._releases.append(partial(self.release, kept))
-        elif folder := self.spark.conf.get("spark.checkpoint.dir", ""):
-            kept, path = self._in_files(made, str(folder))
+        elif folder := setting(self.spark, "spark.checkpoint.dir"):
+            kept, path = self._in_files(made, folder)
             self._releases.append(partial(files.remove, path))
         else:
             # Spark lets go of it when nothing refers to it.
@@ -180,6 +189,27 @@ class Workspace:
         return self.spark.read.schema(made.schema).parquet(files.to_read(path)), path
 
 
+def _changed_settings(spark: SparkSession) -> dict[str, str]:
+    """Bring a session to ``FIT_SETTINGS``; the values before of those that it lets be changed."""
+    before = {}
+    for name, value in FIT_SETTINGS.items():
+        try:
+            found = str(spark.conf.get(name))
+            spark.conf.set(name, value)
+            before[name] = found
+        except SPARK_ERRORS as error:
+            logger.debug("%s stays as it is: %s", name, one_line(error))
+    return before
+
+
+def setting(spark: SparkSession, name: str) -> str:
+    """A setting of the session; empty where it is not set, or is not told."""
+    try:
+        return spark.conf.get(name, "") or ""
+    except SPARK_ERRORS:
+        return ""
+
+
 def materialised(table: DataFrame, n_bytes: int) -> DataFrame:
     """``table``, computed now, and no longer dependent on what it was made of.
 
@@ -188,12 +218,15 @@ def materialised(table: DataFrame, n_bytes: int) -> DataFrame:
     are several, until nothing refers to it.
     """
     if n_bytes <= BROADCAST_LIMIT:
-        return table.sparkSession.createDataFrame(table.toArrow()).persist()
+        collected = table.sparkSession.createDataFrame(table.toArrow())
+        return collected.persist() if can_persist(table.sparkSession) else collected
+    if not can_persist(table.sparkSession):
+        return persist(table)
     return table.localCheckpoint(storageLevel=replicated_level(table.sparkSession))
 
 
 def replicated_level(spark: SparkSession) -> StorageLevel:
     """Memory, spilling to disk, of two executors; of one in a session that has just one."""
-    master = str(spark.conf.get("spark.master", ""))
+    master = setting(spark, "spark.master")
     is_one = master == "local" or master.startswith("local[")
     return StorageLevel.MEMORY_AND_DISK if is_one else StorageLevel.MEMORY_AND_DISK_2

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, RATING, USER
+from mfspark.engine.workspace import materialised
 from mfspark.evaluation.bootstrap import resample
 from mfspark.evaluation.ratings import rating_metrics
 
@@ -56,7 +57,7 @@ def compare(predictions: DataFrame, resamples: int, seed: int) -> Comparison:
     )
     samples = resample(sums, len(names), resamples, seed)
     # The verdicts need the figures as well: computed once, a row for each model.
-    metrics = own.join(shared, "predictor", "left").localCheckpoint()
+    metrics = materialised(own.join(shared, "predictor", "left"), n_bytes=0)
     folds = predictions.where(is_scored).groupBy("predictor", "fold")
     return Comparison(
         metrics,

@@ -18,6 +18,7 @@ from mfspark.evaluation.top_lists import (
     scorers,
 )
 from mfspark.models.factor_model import FactorModel
+from mfspark.persisted import persist, unpersist
 
 # Drawn for each user of a comparison, whose models are asked for single predictions, where the
 # configuration does not say how many.
@@ -85,21 +86,21 @@ def evaluate_lists(
     """
     longest = max(settings.k)
     models = scorers(model, biases, caution)
-    truth = _truth(model.metadata.rating_scale, train, test, settings).persist()
+    truth = persist(_truth(model.metadata.rating_scale, train, test, settings))
     users = truth.where(F.col("n_relevant") > 0).select(USER)
     if settings.candidates is None:
         # Each model groups them by user, where they lie.
-        pairs = train.join(users, USER, "semi").select(USER, ITEM).repartition(USER).persist()
-        lists = lists_of_unseen(models, users, pairs, longest, min_ratings).persist()
+        pairs = persist(train.join(users, USER, "semi").select(USER, ITEM).repartition(USER))
+        lists = persist(lists_of_unseen(models, users, pairs, longest, min_ratings))
         candidates = "all items not rated in training"
     else:
         n = settings.candidates
-        pairs = sampled_candidates(users, train, test, n, settings.seed).persist()
-        lists = lists_of_sampled(models, pairs, longest).persist()
+        pairs = persist(sampled_candidates(users, train, test, n, settings.seed))
+        lists = persist(lists_of_sampled(models, pairs, longest))
         candidates = _drawn(n)
     result = _measured(lists, truth, Catalogue.of_model(model), settings, candidates, test)
     for table in (truth, pairs, lists):
-        table.unpersist()
+        unpersist(table)
     return result
 
 
@@ -119,18 +120,18 @@ def evaluate_predictions(
 ) -> Ranking:
     """Measure lists in order of ``predictions`` (predictor, user, item, predicted) of the pairs of
     ``candidates_of``, and of popularity. What is not scored comes last."""
-    truth = _truth(_scale(train), train, test, settings).persist()
+    truth = persist(_truth(_scale(train), train, test, settings))
     counts = train.groupBy(ITEM).agg(F.count("*").cast("double").alias("predicted"))
     pairs = predictions.select(USER, ITEM).distinct()
     by_popularity = pairs.join(counts, ITEM, "left").select(
         F.lit(BY_POPULARITY).alias("predictor"), USER, ITEM, "predicted"
     )
     scored = predictions.select(*by_popularity.columns).unionByName(by_popularity)
-    lists = lists_of_scored(scored, max(settings.k)).persist()
+    lists = persist(lists_of_scored(scored, max(settings.k)))
     drawn = _drawn(settings.candidates or _USUAL_CANDIDATES)
     result = _measured(lists, truth, Catalogue.of_ratings(train), settings, drawn, test)
     for table in (truth, lists):
-        table.unpersist()
+        unpersist(table)
     return result
 
 

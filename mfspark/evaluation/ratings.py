@@ -14,6 +14,7 @@ from mfspark.evaluation.metadata_slices import add_metadata_slices
 from mfspark.evaluation.slices import ALL, add_slices
 from mfspark.models.baselines import GlobalMean
 from mfspark.models.factor_model import FactorModel
+from mfspark.persisted import persist, unpersist
 
 MODEL = "model"
 GLOBAL_MEAN, ITEM_MEAN, BIAS_ONLY = "global mean", "item mean", "bias only"
@@ -52,7 +53,7 @@ class Evaluation:
     def release(self) -> None:
         """Let go of the memory of what the tables are made of, once they are written."""
         for table in self.persisted:
-            table.unpersist()
+            unpersist(table)
 
     def tables(self) -> dict[str, DataFrame]:
         """The tables by name."""
@@ -86,11 +87,11 @@ def evaluate(
     ``n_unscored``, never dropped in silence.
     """
     # Several tables are made of them.
-    predictions = predict(model, biases, train, test).persist()
+    predictions = persist(predict(model, biases, train, test))
     sliced = add_slices(predictions, train, MODEL)
     if known:
         sliced = add_metadata_slices(sliced, predictions.select(USER, ITEM), known)
-    sliced = sliced.persist()
+    sliced = persist(sliced)
     by_slice = sliced.withColumn("member", F.explode("slices")).select(
         USER, RATING, "member.slice", "member.value", *PREDICTORS
     )

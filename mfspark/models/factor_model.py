@@ -25,6 +25,7 @@ from mfspark.models.persistence import Persistent
 from mfspark.models.prediction import Scoring, Spreading, add_predictions
 from mfspark.models.similar import Nearest, evidence_of, nearest_rows
 from mfspark.models.uncertainty import less_uncertainty
+from mfspark.persisted import persist, unpersist
 from mfspark.settings import CAUTION, MIN_AGREEMENT, FactorModelSettings
 
 # New rows whose ids go to where the old ones are; more are brought together by a shuffle.
@@ -359,14 +360,14 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         dataset = self._rated(ratings)
         tables = {USER: self.user_factors, ITEM: self.item_factors}
         fixed = tables[own.other]
-        found = fold_in(dataset, fixed, self.metadata.n_rows(own.other), system, own).persist()
+        found = persist(fold_in(dataset, fixed, self.metadata.n_rows(own.other), system, own))
         ids = found.select(own)
         if found.count() <= _MOST_BROADCAST_IDS:
             ids = F.broadcast(ids)
         old = tables[own].join(ids, own, "anti")
-        tables[own] = old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found).persist()
+        tables[own] = persist(old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found))
         n = tables[own].count()
-        found.unpersist()
+        unpersist(found)
         metadata = self.metadata.model_copy(update={"n_users" if own == USER else "n_items": n})
         model = FactorModel(tables[USER], tables[ITEM], self.history, metadata)
         return model.setParams(
@@ -411,10 +412,10 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
 
     def unpersist(self) -> "FactorModel":
         """Free the memory of executors that the tables take; the next use fetches them again."""
-        self.user_factors.unpersist()
-        self.item_factors.unpersist()
+        unpersist(self.user_factors)
+        unpersist(self.item_factors)
         for draws in self.draws.values():
-            draws.unpersist()
+            unpersist(draws)
         return self
 
     def save(self, path: str, overwrite: bool = False) -> None:

@@ -25,6 +25,7 @@ from mfspark.models.frames import FitsFrames, TransformsFrames
 from mfspark.models.knn_storage import KNNTables, read_knn_tables, write_knn_tables
 from mfspark.models.params import FactorModelParams, KNNArguments, KNNParams
 from mfspark.models.persistence import Persistent
+from mfspark.persisted import unpersist
 from mfspark.settings import KNNSettings
 
 _BASE = "_base"
@@ -64,7 +65,7 @@ class KNNModel(TransformsFrames, Model, FactorModelParams, Persistent):
         """Free the memory of executors that the tables take; the next use fetches them again."""
         tables = [self.neighbourhood.neighbours, self.neighbourhood.rated]
         for table in tables if self.means is None else [*tables, self.means]:
-            table.unpersist()
+            unpersist(table)
         self.biases.unpersist()
         return self
 

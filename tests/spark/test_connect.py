@@ -4,6 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+from connect_server import ConnectServer, python_without_mfspark
 
 SCRIPT = """
 from pyspark.sql import SparkSession
@@ -77,3 +81,60 @@ def test_fit_save_load_and_recommend_on_connect(tmp_path):
     assert "folded: 100 41" in log.read_text()
     assert "influences: 40" in log.read_text()
     assert "tastes: 4" in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    server = ConnectServer(folder, python_without_mfspark(folder / "python"))
+    yield server
+    server.stop()
+
+
+def run_client(script: str, server: ConnectServer, cwd) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYSPARK_GATEWAY")}
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**environment, "SPARK_REMOTE": server.url},
+    )  # fmt: skip
+
+
+FIT = """
+from pyspark.sql import SparkSession
+from mfspark import BiasedALS, ship
+
+spark = SparkSession.builder.getOrCreate()
+ratings = spark.createDataFrame([(u, i, float(u * i % 5)) for u in range(9) for i in range(7)],
+                                "user int, item int, rating double")
+{}
+model = BiasedALS(rank=2, maxIter=2).fit(ratings)
+print("fitted", model.transform(ratings).count())
+spark.stop()
+"""
+
+
+def test_a_server_without_the_package_is_sent_it_or_said_how(server, tmp_path):
+    refused = run_client(FIT.format(""), server, tmp_path)
+    assert refused.returncode == 1
+    assert "No module named 'mfspark'" in refused.stderr
+    assert "on Spark Connect call mfspark.ship(spark)" in refused.stderr
+    sent = run_client(FIT.format("ship(spark); ship(spark)"), server, tmp_path)
+    assert sent.returncode == 0, sent.stderr[-3000:]
+    assert "fitted 63" in sent.stdout
+
+
+SUITES = ["test_estimator.py", "test_factor_model.py", "test_comparison.py", "test_evaluation.py"]
+
+
+@pytest.mark.slow
+def test_suites_pass_on_a_server_without_the_package(server, tmp_path):
+    """The estimator's, the model's and the comparison's tests against the server."""
+    folder = Path(__file__).parent
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYSPARK_GATEWAY")}
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+         *[str(folder / name) for name in SUITES]],
+        cwd=folder.parents[1], capture_output=True, text=True, check=False,
+        env={**environment, "MFSPARK_TEST_REMOTE": server.url},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-5000:]
