@@ -69,6 +69,16 @@ class DataSettings(RatingsSource, Checks):
     path: str | None = Field(  # type: ignore[assignment]
         None, description="file or folder of ratings (path or URI); goes before data.dataset"
     )
+    table: str | None = Field(
+        None,
+        description="table of ratings in Spark's catalog, such as catalog.schema.ratings; goes "
+        "before data.path",
+    )
+    table_filter: str | None = Field(
+        None,
+        description="SQL condition that rows of data.table must fulfil, such as day >= "
+        "'2026-01-01'; on partition columns only those partitions are read",
+    )
     dataset: str | None = Field(
         None, description="a dataset to download, or synthetic; used when data.path is not set"
     )
@@ -79,8 +89,10 @@ class DataSettings(RatingsSource, Checks):
 
     @model_validator(mode="after")
     def _has_origin(self) -> "DataSettings":
-        if self.path is None and self.dataset is None:
-            raise ValueError("set path or dataset")
+        if self.path is None and self.dataset is None and self.table is None:
+            raise ValueError("set path, table or dataset")
+        if self.table_filter is not None and self.table is None:
+            raise ValueError("table_filter is for rows of a table; set table, too")
         return self
 
     def checks(self) -> Checks:

@@ -13,7 +13,13 @@ from mfspark.app.run_directory import IngestRecord, RunDirectory
 from mfspark.columns import ITEM, RATING, TIMESTAMP, USER, Side
 from mfspark.data.description import describe
 from mfspark.data.fetch import fetch
-from mfspark.data.read import RatingsSource, read_items, read_ratings, read_users
+from mfspark.data.read import (
+    RatingsSource,
+    read_catalog_ratings,
+    read_items,
+    read_ratings,
+    read_users,
+)
 from mfspark.data.source import RawRatings
 from mfspark.data.split import PARTS, SPLIT, split_ratings
 from mfspark.data.synthetic import SyntheticSettings, synthetic_items, synthetic_ratings
@@ -60,6 +66,12 @@ def checked_ratings(
 def _read(spark: SparkSession, run: RunDirectory) -> tuple[RawRatings, dict[Side, DataFrame], str]:
     """Raw ratings, tables of users and items, and what to call their origin."""
     data = run.config.data
+    if data.table is not None:
+        ratings = read_catalog_ratings(spark, data.table, data.table_filter, data.columns)
+        source, readers = data.source(""), {USER: read_users, ITEM: read_items}
+        paths = {USER: data.users_path, ITEM: data.items_path}
+        known = {side: read(spark, source) for side, read in readers.items() if paths[side]}
+        return ratings, {side: each for side, each in known.items() if each is not None}, data.table
     if data.path is not None:
         source = data.source(data.path)
         return *_read_source(spark, source), data.path

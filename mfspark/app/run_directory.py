@@ -292,14 +292,20 @@ class RunDirectory:
         record = self._last_attempt(step)
         if not self.config.run.resume or record.state != "succeeded":
             return False
-        return record.depends_on == self._dependence(step) and all(
-            files.exists(self.of(name)) and self.identity(name) == identity
-            for name, identity in record.outputs.items()
+        depends_on = self._dependence(step)
+        return (
+            depends_on is not None
+            and record.depends_on == depends_on
+            and all(
+                files.exists(self.of(name)) and self.identity(name) == identity
+                for name, identity in record.outputs.items()
+            )
         )
 
     def _dependence(self, step: str) -> str | None:
-        """A fingerprint of all that a step of the pipeline depends on; None for other steps."""
-        if step not in DEPENDENCIES:
+        """A fingerprint of all that a step of the pipeline depends on; None for other steps, and
+        where it cannot be known: a catalog does not tell whether a table has changed."""
+        if step not in DEPENDENCIES or (step == "ingest" and self.config.data.table is not None):
             return None
         settings, inputs = DEPENDENCIES[step]
         told: list[object] = [version("mfspark")]

@@ -266,21 +266,55 @@ def _malformed_json(table: DataFrame) -> Column:
     return F.col(corrupt) if corrupt in table.columns else F.lit(None).cast("string")
 
 
+def read_catalog_ratings(
+    spark: SparkSession, name: str, condition: str | None, columns: ColumnMapping
+) -> RawRatings:
+    """Ratings in a table of Spark's catalog, of any format that the session knows (Parquet, Delta,
+    Iceberg, …), as they are there.
+
+    ``condition``: SQL that rows must fulfil; on partition columns only those partitions are read.
+    Raises ``DataError`` for a table or columns that are not there.
+    """
+    try:
+        table = spark.table(name)
+        if condition is not None:
+            table = table.where(condition)
+        # Analysed now, so that errors are those of this table.
+        found = _mapped(table, name, columns)
+    except SPARK_ERRORS as error:
+        raise DataError(
+            f"the table {name} cannot be read ({one_line(error)}); check data.table and "
+            "data.table_filter, and that the session has the table's catalog and format (for Delta "
+            "and Iceberg their package: spark-submit --packages)"
+        ) from None
+    selected = [found[role].alias(role) for role in RAW_COLUMNS]
+    nothing = F.lit(None).cast("string").alias(MALFORMED)
+    return RawRatings(
+        table.select(*selected, F.lit(name).alias("origin"), nothing),
+        has_timestamps=columns.timestamp is not None,
+    )
+
+
+def _mapped(table: DataFrame, name: str, mapping: ColumnMapping) -> dict[str, Column]:
+    """The columns of the table ``name`` by role; null for a role that has none."""
+    found = [each for each in table.columns if each not in (MALFORMED, "_corrupt_record")]
+    wanted = {role: each for role, each in mapping.model_dump().items() if each is not None}
+    columns = {role: _column_or_field(table, each) for role, each in wanted.items()}
+    missing = {role: wanted[role] for role, each in columns.items() if each is None}
+    _require_columns(name, missing, found, "columns")
+    there = {role: each for role, each in columns.items() if each is not None}
+    return dict.fromkeys(RAW_COLUMNS, F.lit(None).cast("string")) | there
+
+
 def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRatings:
-    """Ratings of any table, whose columns ``data.columns`` names."""
+    """Ratings of any file, whose columns ``data.columns`` names."""
     dialect = _dialect(source.path, kind, source)
     table = _read_table(spark, source.path, kind, dialect, source.encoding)
-    mapping = source.columns.model_dump()
-    found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
-    columns = {
-        role: _column_or_field(table, name) for role, name in mapping.items() if name is not None
-    }
-    wanted = {role: name for role, name in mapping.items() if name is not None}
-    _require_columns(
-        source.path, {r: n for r, n in wanted.items() if columns[r] is None}, found, "columns"
-    )
+    columns = _mapped(table, source.path, source.columns)
     decimal = source.decimal
     if dialect is not None:
+        mapping = source.columns.model_dump()
+        found = [name for name in table.columns if name not in (MALFORMED, "_corrupt_record")]
         at = found.index(mapping[RATING]) if mapping[RATING] in found else None
         values = [row[at] for row in dialect.rows[1:] if at is not None and at < len(row)]
         decimal = decimal or ("," if has_decimal_comma(values) else ".")
@@ -289,16 +323,13 @@ def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRa
             source.path, dialect.separator, dialect.quoting.mark or "nothing", decimal,
             dialect.encoding,
         )  # fmt: skip
-    rating = columns[RATING]
-    if decimal == "," and rating is not None:
-        columns[RATING] = F.replace(rating.cast("string"), F.lit(","), F.lit("."))
-    selected = [
-        F.lit(None).cast("string").alias(role) if found is None else found.alias(role)
-        for role, found in ((role, columns.get(role)) for role in RAW_COLUMNS)
-    ]
+    if decimal == ",":
+        text = columns[RATING].cast("string")
+        columns[RATING] = F.replace(text, F.lit(","), F.lit("."))
+    selected = [columns[role].alias(role) for role in RAW_COLUMNS]
     return RawRatings(
         table.select(*selected, file_path().alias("origin"), MALFORMED),
-        has_timestamps=mapping["timestamp"] is not None,
+        has_timestamps=source.columns.timestamp is not None,
     )
 
 
