@@ -230,7 +230,13 @@ def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> F
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.
     aggregate = arrow_udf(make_file, f"struct<{files.format.about_schema}>")  # type: ignore[call-overload]
     places = workspace.persist(_make_places(chunks, aggregate), is_made_of_files=True)
-    return FiledBlocks(files, chunks, places, aggregate)
+    n_blocks = files.layout.n_blocks
+    return FiledBlocks(
+        files,
+        workspace.partitioned(chunks, n_blocks, "block"),
+        workspace.partitioned(places, n_blocks, "block"),
+        aggregate,
+    )
 
 
 def _make_places(chunks: DataFrame, make_file: Any) -> DataFrame:

@@ -82,7 +82,9 @@ class MeanCells:
             tables = {side: [self.rows[side], *tables[side]] for side in Side}
             weights, widths = [n_old / n, *weights], [self.width, *widths]
         workspace = self._workspace
-        beside = workspace.persist(by_block(tables, self._layouts))
+        persisted = workspace.persist(by_block(tables, self._layouts))
+        n_partitions = sum(len(layout.sizes) for layout in self._layouts.values())
+        beside = workspace.partitioned(persisted, n_partitions, "partition").drop("partition")
         gram = partial(_grams, weights=weights, widths=widths)
         n_blocks = max(layout.n_blocks for layout in self._layouts.values())
         parts = recovering(
@@ -109,7 +111,7 @@ class MeanCells:
                 beside.mapInArrow(rotate, PARAMETERS_SCHEMA), self._keep, PARAMETERS
             ),
         )
-        workspace.release(beside)
+        workspace.release(persisted)
         workspace.forget(self._kept.start, self._kept.stop)
         self._kept = range(first, workspace.n_kept)
         self.rows = {side: kept.where(F.col("side") == side).select(*FACTORS) for side in Side}
@@ -152,7 +154,7 @@ class MeanCells:
 
 def by_block(tables: dict[Side, list[DataFrame]], layouts: dict[Side, Layout]) -> DataFrame:
     """Cells of several tables of the columns ``FACTORS``, those of one block in one partition: side
-    string, number int, place int (of the table), rows binary."""
+    string, number int, place int (of the table), rows binary, partition int."""
     tagged, first = [], 0
     for side in Side:
         for place, table in enumerate(tables[side]):
@@ -167,7 +169,7 @@ def by_block(tables: dict[Side, list[DataFrame]], layouts: dict[Side, Layout]) -
             )
         first += len(layouts[side].sizes)
     everything = reduce(DataFrame.unionAll, tagged)
-    return everything.repartitionById(first, F.col("partition")).drop("partition")
+    return everything.repartitionById(first, F.col("partition"))
 
 
 def cells_of_block(

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from mfspark import files
@@ -110,6 +111,13 @@ class Workspace:
         if is_made_of_files:
             self._made_of_files.append(kept)
         return kept
+
+    def partitioned(self, kept: DataFrame, n: int, column: str) -> DataFrame:
+        """``kept``, which was persisted with ``n`` partitions of the numbers in ``column``, with
+        these partitions: what is written in place of persisted comes back in others."""
+        if can_persist(self.spark):
+            return kept
+        return kept.repartitionById(n, F.col(column))
 
     def renew(self) -> None:
         """Have the tables made of files computed again when they are next asked for, files
