@@ -100,9 +100,11 @@ def read_table(path: str, name: str, columns: set[str]) -> DataFrame:
     or lacks one of ``columns``."""
     try:
         table = files.read_parquet(SparkSession.active(), f"{path}/{name}")
+        # On Spark Connect nothing is read before one asks.
+        found = set(table.columns)
     except SPARK_ERRORS as error:
         raise damaged(path, name, error) from None
-    missing = columns - set(table.columns)
+    missing = columns - found
     if missing:
         raise ModelFormatError(
             f"table {name} of model {path} lacks the columns {sorted(missing)}; train again"

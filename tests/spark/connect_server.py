@@ -9,6 +9,10 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from session_settings import SETTINGS
+
+_SECONDS_TO_START = 120
+
 
 def python_without_mfspark(folder: Path) -> Path:
     """An environment that finds the packages of this one; an editable mfspark is none of them."""
@@ -21,7 +25,7 @@ def python_without_mfspark(folder: Path) -> Path:
 class ConnectServer:
     """``url``: for clients; ``log``: a file."""
 
-    def __init__(self, folder: Path, python: Path, seconds: float = 120) -> None:
+    def __init__(self, folder: Path, python: Path) -> None:
         home = Path(find_spec("pyspark").origin).parent
         self.log = folder / "server.log"
         kept = ("PATH", "HOME", "LANG", "JAVA_HOME")
@@ -30,13 +34,10 @@ class ConnectServer:
             "SPARK_LOCAL_DIRS": str(folder / "scratch"), "TMPDIR": str(folder),
         }  # fmt: skip
         conf = {
+            **SETTINGS,
             "spark.connect.grpc.binding.address": "127.0.0.1",
             "spark.connect.grpc.binding.port": "0",
-            "spark.ui.enabled": "false",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.sql.codegen.wholeStage": "false",
-            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-            "spark.driver.memory": "2g",
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
         }
         properties = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
         with self.log.open("w") as sink:
@@ -48,10 +49,10 @@ class ConnectServer:
                 stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=folder, env=environment,
                 start_new_session=True,
             )  # fmt: skip
-        self.url = f"sc://127.0.0.1:{self._port(seconds)}"
+        self.url = f"sc://127.0.0.1:{self._port()}"
 
-    def _port(self, seconds: float) -> int:
-        end = time.monotonic() + seconds
+    def _port(self) -> int:
+        end = time.monotonic() + _SECONDS_TO_START
         while time.monotonic() < end and self.process.poll() is None:
             text = self.log.read_text(errors="replace")
             if found := re.search(r"Spark Connect server started at: \S*?:(\d+)", text):

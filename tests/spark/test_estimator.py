@@ -46,6 +46,7 @@ def test_wrong_columns_are_named(spark, ratings):
         BiasedALS().fit(ratings.withColumn("rating", F.col("rating").cast("string")))
 
 
+@pytest.mark.classic
 @pytest.mark.parametrize("execution", ["one_task", "distributed"])
 def test_settings_and_cache_are_as_before_also_after_a_failure(
     spark, ratings, monkeypatch, execution

@@ -1,0 +1,23 @@
+"""Settings of Spark for tests: sessions with a short life and little data."""
+
+SETTINGS = {
+    "spark.ui.enabled": "false",
+    # Code that is made and compiled for a query costs more than a query over few rows.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # More shuffle partitions than cores only adds task overhead to tables this small.
+    "spark.sql.shuffle.partitions": "2",
+    "spark.default.parallelism": "2",
+    # Timestamps in expectations must not depend on the machine.
+    "spark.sql.session.timeZone": "UTC",
+    "spark.driver.memory": "2g",
+    # A short life: the optimising compiler and parallel collection cost more than they save.
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    # What Spark remembers for its UI grows until it is a thousand queries: tests of memory would
+    # depend on the tests before them.
+    "spark.sql.ui.retainedExecutions": "10",
+    "spark.ui.retainedJobs": "10",
+    "spark.ui.retainedStages": "10",
+    "spark.ui.retainedTasks": "100",
+    "spark.python.unix.domain.socket.enabled": "true",
+}
