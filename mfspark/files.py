@@ -3,6 +3,11 @@
 A path is a path of this machine, or a URI (``hdfs://``, ``s3://``, ``gs://``, ``abfs://``) that
 both Spark and pyarrow understand. Its characters mean themselves, in Spark as elsewhere: there are
 no patterns and no escapes, so ``my ratings [2024] 100%.csv`` is the file of that very name.
+
+Object stores have no directories that could be renamed. What is replaced as a whole lies there in
+``versions/`` below its path, and the small file ``_CURRENT`` names the versions that are kept, the
+current one first: readers ask ``current`` for it, once per read, and are not disturbed by a
+writer.
 """
 
 import re
@@ -10,7 +15,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +29,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _PARTIAL, _REPLACED = ".partial", ".replaced"
+_CURRENT, _VERSIONS = "_CURRENT", "versions"
+# The current version, and the one that a reader may still be at.
+KEPT_VERSIONS = 2
+_SCHEMES_THAT_RENAME = ("hdfs", "viewfs")
 
 
 def absolute(path: str) -> str:
@@ -40,6 +50,11 @@ def absolute(path: str) -> str:
 def is_local(path: str) -> bool:
     """Whether ``path`` lies on this machine's file system."""
     return "://" not in absolute(path)
+
+
+def _renames(path: str) -> bool:
+    """Whether the file system of ``path`` renames directories, at once and whole."""
+    return is_local(path) or path.partition("://")[0] in _SCHEMES_THAT_RENAME
 
 
 def join(folder: str, *names: str) -> str:
@@ -88,7 +103,7 @@ def _open(path: str) -> tuple[fs.FileSystem, str]:
     host, _, inner = rest.partition("/")
     try:
         # The rest of the path never goes through a parser of URIs.
-        filesystem, root = fs.FileSystem.from_uri(f"{scheme}://{host}/")
+        filesystem, root = _filesystem(f"{scheme}://{host}/")
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DataError(
@@ -99,9 +114,36 @@ def _open(path: str) -> tuple[fs.FileSystem, str]:
     return filesystem, f"{root.rstrip('/')}/{inner}".rstrip("/") or "/"
 
 
+@cache
+def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """That of a URI, and its root there. Spark's names for S3 are its own."""
+    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(re.sub(r"^s3[an]:", "s3:", uri))
+    return found
+
+
 def exists(path: str) -> bool:
-    """Whether a file or directory of that name is there."""
-    return bool(_kind(path) != fs.FileType.NotFound)
+    """Whether a file or directory of that name is there; versions of which none is current are
+    none."""
+    kind = _kind(path)
+    if kind != fs.FileType.Directory or _renames(path):
+        return bool(kind != fs.FileType.NotFound)
+    return _versions(path) != [] or not is_folder(join(path, _VERSIONS))
+
+
+def _versions(path: str) -> list[str]:
+    """Names of the versions that are kept of a directory, the current one first."""
+    pointer = join(path, _CURRENT)
+    return [] if _kind(pointer) != fs.FileType.File else read_text(pointer).split()
+
+
+def current(folder: str, name: str = "") -> str:
+    """Where the directory ``folder`` is to be read, or, with a ``name`` such as ``model/draws``,
+    where that is: the first part of the name is a directory of its own."""
+    top, _, rest = name.partition("/")
+    path = join(folder, top) if top else folder
+    if not _renames(path) and (versions := _versions(path)):
+        path = join(path, _VERSIONS, versions[0])
+    return join(path, rest) if rest else path
 
 
 def is_folder(path: str) -> bool:
@@ -216,6 +258,11 @@ def write_bytes(path: str, content: bytes) -> None:
     parent = inner.rpartition("/")[0]
     staged = f"{parent}/.{uuid.uuid4().hex}"
     try:
+        if not _renames(path):
+            # An object appears when it is whole.
+            with filesystem.open_output_stream(inner, compression=None) as stream:
+                stream.write(content)
+            return
         filesystem.create_dir(parent)
         with filesystem.open_output_stream(staged, compression=None) as stream:
             stream.write(content)
@@ -242,17 +289,23 @@ def remove_abandoned(folder: str, prefix: str, seconds: float) -> None:
 
 
 @contextmanager
-def staged_directory(path: str, overwrite: bool) -> Iterator[str]:
+def staged_directory(path: str, overwrite: bool, keep: int = KEPT_VERSIONS) -> Iterator[str]:
     """Yield the path of a directory to fill; it becomes ``path`` when the block ends well.
 
     After an exception nothing new is left and what was at ``path`` is untouched: it is renamed
-    aside before it is replaced, and removed last. Raises ``OutputExistsError`` when ``path`` exists
-    and ``overwrite`` is false, ``DataError`` when it cannot be written.
+    aside before it is replaced, and removed last. Where directories are not renamed, it becomes
+    the current version of ``path`` (see ``current``), and of the older ones ``keep`` - 1 stay.
+    Raises ``OutputExistsError`` when ``path`` exists and ``overwrite`` is false, ``DataError`` when
+    it cannot be written.
     """
     if exists(path) and not overwrite:
         raise OutputExistsError(
             f"{path} exists and would be replaced; choose another name or allow overwriting"
         )
+    if not _renames(path):
+        with _new_version(path, keep) as stage:
+            yield stage
+        return
     folder, _, name = absolute(path).rpartition("/")
     mark = uuid.uuid4().hex[:8]
     stage, aside = (f"{folder}/.{name}-{mark}{end}" for end in (_PARTIAL, _REPLACED))
@@ -279,6 +332,27 @@ def staged_directory(path: str, overwrite: bool) -> Iterator[str]:
         raise
     if was_there:
         remove(aside)
+
+
+@contextmanager
+def _new_version(path: str, keep: int) -> Iterator[str]:
+    """``staged_directory`` where directories are not renamed. One writer at a time: versions that
+    no pointer names are what killed writers left."""
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+    stage = join(path, _VERSIONS, name)
+    make_folder(stage)
+    try:
+        yield stage
+    except BaseException:
+        remove(stage)
+        raise
+    kept = [name, *_versions(path)][:keep]
+    write_text(join(path, _CURRENT), "\n".join(kept) + "\n")
+    for other in names_in(join(path, _VERSIONS)):
+        if other not in kept:
+            # The new one counts already; the next writer will remove what is left.
+            with suppress(OSError, DataError):
+                remove(join(path, _VERSIONS, other))
 
 
 def settle_replacements(folder: str) -> None:

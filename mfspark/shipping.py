@@ -30,7 +30,8 @@ def ship(spark: SparkSession) -> None:
     as they are: their workers run the driver's Python, or an environment that is sent with the
     application (see the README).
     """
-    if not hasattr(spark, "client") or spark in _has_it:
+    is_remote = "connect" in type(spark).__module__
+    if not is_remote or spark in _has_it:
         return
     content = archive()
     name = f"mfspark-{hashlib.sha256(content).hexdigest()[:16]}.zip"

@@ -84,7 +84,7 @@ def compare_models(spark: SparkSession, run: RunDirectory) -> None:
             run.config.run.name, facts_of_ratings, target, f"{target}/index.html", unit
         )
     print(_table(run))
-    print(f"Report: {run.path}/comparison/index.html")
+    print(f"Report: {run.current('comparison/index.html')}")
 
 
 def entries_of(run: RunDirectory) -> list[Entry]:
@@ -217,10 +217,10 @@ def _model_rows(entry: Entry) -> list[tuple[Any, ...]]:
 
 def _table(run: RunDirectory) -> str:
     """Models by RMSE, and the verdicts between each and the next."""
-    models: Any = files.read_pandas(run.of("comparison/models")).sort_values("rmse")
-    differences = files.read_pandas(run.of("comparison/differences"))
+    models: Any = files.read_pandas(run.current("comparison/models")).sort_values("rmse")
+    differences = files.read_pandas(run.current("comparison/differences"))
     succeeded = models[models["state"] == "succeeded"]
-    lists: Any = files.read_pandas(run.of("comparison/ranking"))
+    lists: Any = files.read_pandas(run.current("comparison/ranking"))
     k = usual_length(lists)
     ndcg = lists[(lists["measure"] == "NDCG") & (lists["k"] == k)].set_index("predictor")["value"]
     shown = pd.DataFrame(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mfspark import files
 from mfspark.app.vector_stores import Store
 from mfspark.columns import USER, Side
 from mfspark.data.read import RatingsSource
@@ -45,6 +46,12 @@ class RunSettings(BaseModel):
     name: str = Field("default", description="name of the run's directory")
     directory: str = Field("runs", description="where run directories lie (path or URI)")
     overwrite: bool = Field(False, description="replace what an earlier run of that name left")
+    keep: int = Field(
+        files.KEPT_VERSIONS,
+        ge=1,
+        description="versions kept of each output on object stores, where a reader may still be at "
+        "an older one",
+    )
     resume: bool = Field(
         True,
         description="go on where a job that was broken off left: pipeline skips steps that are "

@@ -54,4 +54,4 @@ def export(spark: SparkSession, run: RunDirectory) -> None:
                     write_store(store, written, target)
         facts["length"] = model.rank + 1
         facts["stores"] = stores
-    print(f"Vectors of {model.rank + 1} numbers: {run.of('vectors')}")
+    print(f"Vectors of {model.rank + 1} numbers: {run.current('vectors')}")

@@ -46,7 +46,7 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
         )  # fmt: skip
         for reason, n in record.bad_rows.items():
             logger.info("quarantine: %d rows, %s", n, reason)
-        logger.info("what ratings there are: %s/index.html", run.of("description"))
+        logger.info("what ratings there are: %s", run.current("description/index.html"))
 
 
 @contextmanager

@@ -83,11 +83,11 @@ def learning_curve(spark: SparkSession, run: RunDirectory) -> None:
                 run.config.run.name, run.ingested().model_dump(), f"{target}/learning_curve",
                 f"{target}/index.html", run.config.data.unit, run.config.train.model,
             )  # fmt: skip
-        curve: Any = files.read_pandas(run.of("learning_curve/learning_curve"))
+        curve: Any = files.read_pandas(run.current("learning_curve/learning_curve"))
         facts["rmse"] = dict(zip(curve["share"].map(str), curve["rmse"], strict=True))
     print(_table(curve))
     print(f"\n{learning_verdict(curve, run.config.data.unit)}")
-    print(f"Report: {run.path}/learning_curve/index.html")
+    print(f"Report: {run.current('learning_curve/index.html')}")
 
 
 def _fit(

@@ -95,7 +95,7 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
         facts["chosen"] = chosen
     print(_table(trials, rmse, chosen))
     print(f"\nSmallest rank within one standard error of the lowest validation RMSE: {chosen}")
-    print(f"Report: {run.path}/ranks/index.html")
+    print(f"Report: {run.current('ranks/index.html')}")
 
 
 def validation_errors(squares: list[DataFrame]) -> tuple[Float64s, Float64s]:

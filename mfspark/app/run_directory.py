@@ -111,8 +111,12 @@ class RunDirectory:
         self._written: dict[str, str] = {}
 
     def of(self, name: str) -> str:
-        """Path of an output of this run, such as ``model`` or ``ratings/train``."""
+        """Path of an output of this run, such as ``model``."""
         return files.join(self.path, name)
+
+    def current(self, name: str) -> str:
+        """Where an output is to be read, or a part of one, such as ``ratings/train``."""
+        return files.current(self.path, name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -174,7 +178,7 @@ class RunDirectory:
                     f"holds now, so its figures would be wrong; run the {job} job again with "
                     "run.overwrite = true"
                 )
-        return self.of(name)
+        return self.current(name)
 
     def identity(self, name: str) -> str:
         """What tells this output from others of the same name."""
@@ -225,7 +229,7 @@ class RunDirectory:
         """Ratings of a part of the split, none of them missing."""
         assert part in PARTS
         expected = self.ingested().split[part]
-        rows = files.read_parquet(spark, self.of(f"ratings/{part}"))
+        rows = files.read_parquet(spark, self.current(f"ratings/{part}"))
         found = rows.count()
         if found != expected:
             raise DataError(
@@ -244,7 +248,8 @@ class RunDirectory:
         the same name.
         """
         may_replace = self._may_replace(name, self._before)
-        with files.staged_directory(self.of(name), may_replace) as stage:
+        keep = self.config.run.keep
+        with files.staged_directory(self.of(name), may_replace, keep) as stage:
             yield stage
             provenance = Provenance(
                 identity=identity or uuid.uuid4().hex,

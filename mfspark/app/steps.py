@@ -77,7 +77,7 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
         logger.info("%s", _plan(spark, run).describe())
         model = estimator.fit(fitted)
         with run.output("model", ("ratings",)) as target:
-            model.save(target, overwrite=True)
+            model.write_content(target)
         files.remove(snapshots)
         facts |= {
             "rank": settings.rank,
@@ -199,10 +199,10 @@ def recommend(spark: SparkSession, run: RunDirectory) -> None:
                 lists = with_titles(lists, items)
         with run.output("recommendations", ("model",)) as target:
             files.write_parquet(lists, target)
-        written = files.read_parquet(spark, run.of("recommendations"))
+        written = files.read_parquet(spark, run.current("recommendations"))
         found = facts_of(written, model, ITEM if for_users else USER)
         facts.update(found._asdict())
-    print(f"Lists: {run.of('recommendations')}")
+    print(f"Lists: {run.current('recommendations')}")
     for line in found.lines(ITEM if for_users else USER):
         print(f"  {line}")
 
@@ -223,7 +223,7 @@ def _write_report(run: RunDirectory) -> None:
 
 
 def _report_path(run: RunDirectory) -> str:
-    return f"{run.path}/report/index.html"
+    return run.current("report/index.html")
 
 
 def pipeline(spark: SparkSession, run: RunDirectory) -> None:
@@ -263,7 +263,7 @@ def _is_to_do(run: RunDirectory, step: str) -> bool:
 
 def _rmse(run: RunDirectory) -> dict[str, float]:
     """That of each predictor on all test ratings."""
-    metrics = files.read_pandas(run.of("evaluation/metrics"))
+    metrics = files.read_pandas(run.current("evaluation/metrics"))
     overall = metrics[metrics["slice"] == "all"]
     return dict(zip(overall["predictor"], overall["rmse"].astype(float), strict=True))
 

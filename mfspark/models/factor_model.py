@@ -429,7 +429,7 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
             self.write_content(stage)
         if replaces and self._reads_from(path):
             # The files that the tables were read from are gone.
-            saved = read_factor_tables(path)
+            saved = read_factor_tables(files.current(path))
             self.user_factors, self.item_factors = saved.user_factors, saved.item_factors
             self.history, self.draws = saved.history, saved.draws
 

@@ -86,6 +86,7 @@ class ModelReader(MLReader[PersistentT]):
 
     def load(self, path: str) -> PersistentT:
         """Read the model directory ``path``."""
+        path = files.current(path)
         model: Any = self._model_type.read_content(path)
         if not self._model_type.has_own_params:
             saved = DefaultParamsReader.loadMetadata(files.to_read(path), SparkSession.active())

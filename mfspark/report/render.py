@@ -77,21 +77,23 @@ def read_run(uri: str) -> RunTables:
     base = uri.rstrip("/")
 
     def document(name: str) -> dict[str, object]:
-        content: dict[str, Any] = json.loads(files.read_text(f"{base}/{name}"))
+        content: dict[str, Any] = json.loads(files.read_text(files.current(base, name)))
         return content
 
     paths = _TABLES | {
-        name: path for name, path in _INTERVAL_TABLES.items() if files.exists(f"{base}/{path}")
+        name: path
+        for name, path in _INTERVAL_TABLES.items()
+        if files.exists(files.current(base, path))
     }
     run = document("run.json")
-    compared = f"{base}/comparison"
+    compared = files.current(base, "comparison")
     ingest = document("ingest.json")
     return RunTables(
         run,
         ingest,
         document("model/metadata.json"),
-        {name: files.read_pandas(f"{base}/{path}") for name, path in paths.items()},
-        description_section(f"{base}/description", ingest, _unit(run)),
+        {name: files.read_pandas(files.current(base, path)) for name, path in paths.items()},
+        description_section(files.current(base, "description"), ingest, _unit(run)),
         comparison_section(compared, _unit(run)) if files.exists(compared) else None,
     )
 
