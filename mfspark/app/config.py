@@ -183,6 +183,27 @@ class RecommendSettings(BaseModel):
     exclude_seen: bool = Field(True, description="leave out pairs that were rated in training")
 
 
+class UpdateSettings(BaseModel):
+    """How the update job brings the model of another run up to date."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str | None = Field(
+        None, description="directory of the run to bring up to date (path or URI)"
+    )
+    method: Literal["auto", "fold_in", "warm_start"] = Field(
+        "auto",
+        description="fold_in solves for the rows whose ratings have changed, warm_start fits anew "
+        "from the factors of the base, auto folds in what update.most_folded allows",
+    )
+    most_folded: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of new and changed training ratings up to which auto folds in",
+    )
+
+
 class ExportSettings(BaseModel):
     """Where else the export job puts the vectors of items."""
 
@@ -413,6 +434,7 @@ class Config(BaseModel):
     recommend: RecommendSettings = Field(default_factory=RecommendSettings)
     ranking: RankingSettings = Field(default_factory=RankingSettings)
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
+    update: UpdateSettings = Field(default_factory=UpdateSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
     ranks: RankStudySettings = Field(default_factory=RankStudySettings)
     learning_curve: LearningCurveSettings = Field(default_factory=LearningCurveSettings)

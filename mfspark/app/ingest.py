@@ -38,7 +38,8 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
     ingest.json."""
     with run.step("ingest", "ratings", "quarantine") as facts:
         with checked_ratings(spark, run) as (checked, known, origin):
-            record = _write_ratings(run, checked, known, origin)
+            split = split_ratings(checked.clean, run.config.split)
+            record = write_ratings(run, split, checked, known, origin)
         facts.update(record.model_dump())
         logger.info(
             "ingest: %d of %d rows are good; train %d, validation %d, test %d",
@@ -108,11 +109,16 @@ def _synthetic(
     return RawRatings(table, True, (0.5, 5.0)), {ITEM: synthetic_items(spark, settings)}
 
 
-def _write_ratings(
-    run: RunDirectory, checked: CheckedRatings, known: dict[Side, DataFrame], origin: str
+def write_ratings(
+    run: RunDirectory,
+    split: DataFrame,
+    checked: CheckedRatings,
+    known: dict[Side, DataFrame],
+    origin: str,
 ) -> IngestRecord:
-    """Write the parts of the split, the quarantine, users and items; what became of all rows."""
-    split = persist(split_ratings(checked.clean, run.config.split))
+    """Write the parts of the ``split``, the quarantine, users and items; what became of all
+    rows."""
+    split = persist(split)
     try:
         counts = {row[SPLIT]: row["count"] for row in split.groupBy(SPLIT).count().collect()}
         if not counts.get("train"):

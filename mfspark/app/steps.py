@@ -60,32 +60,41 @@ _OUTPUTS = {
 def train(spark: SparkSession, run: RunDirectory) -> None:
     """Fit the model to ratings/train, stopping by ratings/validation: model/."""
     with run.step("train", "model") as facts:
-        fitted, validation = run.ratings(spark, "train"), run.ratings(spark, "validation")
-        settings = run.config.trained
-        indicator = None
-        if not validation.isEmpty():
-            indicator = _VALIDATION
-            fitted = mark_validation(fitted, validation, indicator)
-        refuse_unused_features(run.config.train)
-        features = features_of_run(spark, run, fitted)
-        estimator = make_estimator(run.config.train.model, settings, indicator, features)
-        assert isinstance(estimator, Factorisation)
-        snapshots = run.of("snapshots")
-        if not run.config.run.resume:
-            files.remove(snapshots)
-        estimator.setSnapshots(snapshots, run.config.train.seconds_between_snapshots)
-        logger.info("%s", _plan(spark, run).describe())
-        model = estimator.fit(fitted)
+        model = fit_model(spark, run)
         with run.output("model", ("ratings",)) as target:
             model.write_content(target)
-        files.remove(snapshots)
+        files.remove(run.of("snapshots"))
         facts |= {
-            "rank": settings.rank,
+            "rank": model.rank,
             "iterations": model.metadata.best_iteration,
             "stopped": model.metadata.stopped,
             "users": model.metadata.n_users,
             "items": model.metadata.n_items,
         }
+
+
+def fit_model(spark: SparkSession, run: RunDirectory, start: str | None = None) -> FactorModel:
+    """The model of the ratings of the run, which leaves snapshots there; ``start``: the directory
+    of a model whose factors it begins with."""
+    fitted, validation = run.ratings(spark, "train"), run.ratings(spark, "validation")
+    settings = run.config.trained
+    if start is not None:
+        settings = settings.model_copy(update={"initial_model": start})
+    indicator = None
+    if not validation.isEmpty():
+        indicator = _VALIDATION
+        fitted = mark_validation(fitted, validation, indicator)
+    refuse_unused_features(run.config.train)
+    features = features_of_run(spark, run, fitted)
+    estimator = make_estimator(run.config.train.model, settings, indicator, features)
+    assert isinstance(estimator, Factorisation)
+    snapshots = run.of("snapshots")
+    if not run.config.run.resume:
+        files.remove(snapshots)
+    estimator.setSnapshots(snapshots, run.config.train.seconds_between_snapshots)
+    logger.info("%s", _plan(spark, run).describe())
+    model: FactorModel = estimator.fit(fitted)
+    return model
 
 
 def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
