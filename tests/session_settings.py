@@ -12,7 +12,7 @@ SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.driver.memory": "2g",
     # A short life: the optimising compiler and parallel collection cost more than they save.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
     # What Spark remembers for its UI grows until it is a thousand queries: tests of memory would
     # depend on the tests before them.
     "spark.sql.ui.retainedExecutions": "10",

@@ -197,7 +197,7 @@ class UpdateSettings(BaseModel):
         "from the factors of the base, auto folds in what update.most_folded allows",
     )
     most_folded: float = Field(
-        0.05,
+        0.01,
         ge=0,
         le=1,
         description="share of new and changed training ratings up to which auto folds in",

@@ -48,9 +48,9 @@ def update(spark: SparkSession, run: RunDirectory) -> None:
     that the base has takes the place of the older one, in the part of the split where that was; all
     others are for training. So errors on test ratings before and after are of the same pairs.
 
-    ``fold_in`` solves for the rows of users, then items, whose ratings have changed, the others
-    being as they were, and again for users of new items; ``warm_start`` fits anew, beginning with
-    the factors of the base. ``auto`` folds in while at most ``update.most_folded`` of the training
+    ``fold_in`` solves for the rows of users, of items and of users again whose ratings have
+    changed, the others being as they were; ``warm_start`` fits anew, beginning with the factors of
+    the base. ``auto`` folds in while at most ``update.most_folded`` of the training
     ratings are new or changed, and the model allows it (see ``FactorModel.foldIn``).
     """
     base = _base(run)
@@ -190,16 +190,12 @@ def _method(run: RunDirectory, model: FactorModel, changes: Changes) -> str:
 
 
 def _folded_in(model: FactorModel, train: DataFrame, changed: DataFrame) -> FactorModel:
-    """New rows for all whose ratings have changed, from all their ratings."""
-    items = changed.select(ITEM).distinct()
-    model_items = model.item_factors.select(ITEM)
-    users = changed.select(USER).distinct()
-    found = model.foldIn(train.join(users, USER, "semi"), "user")
-    found = found.foldIn(train.join(items, ITEM, "semi"), "item")
-    # Their users' rows do not know them yet.
-    unknown = items.join(model_items, ITEM, "anti")
-    raters = train.join(unknown, ITEM, "semi").select(USER).distinct()
-    return found.foldIn(train.join(raters, USER, "semi"), "user")
+    """New rows for all whose ratings have changed, from all their ratings: users twice, since the
+    first time they do not know the items that are new or have moved."""
+    for side in (USER, ITEM, USER):
+        whole = train.join(changed.select(side).distinct(), side, "semi")
+        model = model.foldIn(whole, side)
+    return model
 
 
 def _sides(model: FactorModel, updated: FactorModel) -> dict[str, int]:

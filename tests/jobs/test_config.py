@@ -57,7 +57,7 @@ def test_overrides_are_toml_values_or_text(write):
         ),
         ("[data]\npath='x'", ["als.rank"], r"not of the form section.key=value"),
         ("[run]\nname='x'", [], r"'data' is not set"),
-        ("[data]\nformat='csv'", [], r"data is not allowed: set path or dataset"),
+        ("[data]\nformat='csv'", [], r"data is not allowed: set path, table or dataset"),
         ("[data", [], r"not valid TOML"),
     ],
 )
