@@ -11,7 +11,7 @@ SETTINGS = {
     # Timestamps in expectations must not depend on the machine.
     "spark.sql.session.timeZone": "UTC",
     "spark.driver.memory": "2g",
-    # A short life: the optimising compiler and parallel collection cost more than they save.
+    # Two processes of tests have two cores.
     "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
     # What Spark remembers for its UI grows until it is a thousand queries: tests of memory would
     # depend on the tests before them.

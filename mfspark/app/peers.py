@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from mfspark.app.config import BenchmarkSettings
 from mfspark.app.packages import Fitted, Numbered, fit_cmfrec, fit_libmf, require_package
 from mfspark.columns import ITEM, RATING, USER
+from mfspark.evaluation.ratings import rmse_of
 from mfspark.models.biased_als import BiasedALS
 from mfspark.models.biased_sgd import BiasedSGD
 from mfspark.settings import ALSSettings, FactorisationSettings, SGDSettings
@@ -45,10 +45,9 @@ class _SparkPeer(Peer):
         self._data, self._cores = data, cores
 
     def rmse(self, model: Any) -> float:
-        error = F.col(RATING) - F.col("prediction")
-        row = model.transform(self._data.test).agg(F.sqrt(F.avg(F.pow(error, 2)))).first()
-        assert row is not None
-        return float(row[0])
+        found = rmse_of(model, self._data.test)
+        assert found is not None
+        return found
 
 
 class Mfspark(_SparkPeer):

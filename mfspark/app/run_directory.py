@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
 from mfspark.app.config import Config
+from mfspark.data.read import catalog_files
 from mfspark.data.split import PARTS
 from mfspark.errors import DataError, OutputExistsError
 
@@ -309,8 +310,8 @@ class RunDirectory:
 
     def _dependence(self, step: str) -> str | None:
         """A fingerprint of all that a step of the pipeline depends on; None for other steps, and
-        where it cannot be known: a catalog does not tell whether a table has changed."""
-        if step not in DEPENDENCIES or (step == "ingest" and self.config.data.table is not None):
+        where it cannot be known, as of a table that is not made of files."""
+        if step not in DEPENDENCIES:
             return None
         settings, inputs = DEPENDENCIES[step]
         told: list[object] = [version("mfspark")]
@@ -323,6 +324,11 @@ class RunDirectory:
             data = self.config.data
             paths = (data.path, data.items_path, data.users_path)
             told += [[path, files.listing(path)] for path in paths if path is not None]
+            if data.table is not None:
+                found = catalog_files(SparkSession.active(), data.table, data.table_filter)
+                if not found:
+                    return None
+                told.append([data.table, found])
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @contextmanager

@@ -12,10 +12,11 @@ from mfspark.app.config import RunSettings
 from mfspark.app.ingest import checked_ratings, write_ratings
 from mfspark.app.run_directory import RunDirectory
 from mfspark.app.steps import fit_model
-from mfspark.columns import ITEM, PREDICTION, RATING, TIMESTAMP, TITLE, USER, Side
+from mfspark.columns import ITEM, RATING, TIMESTAMP, TITLE, USER, Side
 from mfspark.data.split import PARTS, SPLIT
 from mfspark.data.validate import CheckedRatings
 from mfspark.errors import ConfigError, DataError
+from mfspark.evaluation.ratings import rmse_of
 from mfspark.interpretation.changes import item_changes, kept_lists
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.fold_in import fault_of_rows
@@ -75,14 +76,14 @@ def update(spark: SparkSession, run: RunDirectory) -> None:
             changes.items, "folded in" if method == _FOLD_IN else "the model is fitted anew",
         )  # fmt: skip
         if method == _FOLD_IN:
-            updated = _folded_in(model, train, changed)
+            updated = folded_in(model, train, changed)
         else:
             updated = fit_model(spark, run, start=base.current("model"))
         with run.output("model", ("ratings",)) as target:
             updated.write_content(target)
         files.remove(run.of("snapshots"))
         updated = FactorModel.load(run.require("model", "train"))
-        summary = {"method": method, **changes._asdict(), **_sides(model, updated)}
+        summary = {"method": method, **changes._asdict(), **_newcomers(model, updated)}
         summary |= _errors(model, updated, changed, run.ratings(spark, "test"))
         summary["lists_kept"] = kept_lists(model, updated, changed.select(USER))
         _write_report(spark, run, model, updated, summary)
@@ -189,7 +190,7 @@ def _method(run: RunDirectory, model: FactorModel, changes: Changes) -> str:
     return _FOLD_IN if is_small and not fault else _WARM_START
 
 
-def _folded_in(model: FactorModel, train: DataFrame, changed: DataFrame) -> FactorModel:
+def folded_in(model: FactorModel, train: DataFrame, changed: DataFrame) -> FactorModel:
     """New rows for all whose ratings have changed, from all their ratings: users twice, since the
     first time they do not know the items that are new or have moved."""
     for side in (USER, ITEM, USER):
@@ -198,8 +199,8 @@ def _folded_in(model: FactorModel, train: DataFrame, changed: DataFrame) -> Fact
     return model
 
 
-def _sides(model: FactorModel, updated: FactorModel) -> dict[str, int]:
-    """Numbers of users and items that only one of the models knows."""
+def _newcomers(model: FactorModel, updated: FactorModel) -> dict[str, int]:
+    """Numbers of users and items that the model did not know and the updated one does."""
     found = {}
     for side, before, after in (
         (USER, model.user_factors, updated.user_factors),
@@ -214,18 +215,10 @@ def _errors(
 ) -> dict[str, float | None]:
     """RMSE of the base on what it could not know, and of both on the test ratings."""
     return {
-        "rmse_of_base_on_new": _rmse(model, changed),
-        "test_rmse_before": _rmse(model, test),
-        "test_rmse_after": _rmse(updated, test),
+        "rmse_of_base_on_new": rmse_of(model, changed.select(*_PAIR, RATING)),
+        "test_rmse_before": rmse_of(model, test),
+        "test_rmse_after": rmse_of(updated, test),
     }
-
-
-def _rmse(model: FactorModel, ratings: DataFrame) -> float | None:
-    square = F.pow(F.col(RATING) - F.col(PREDICTION), 2)
-    row = model.transform(ratings.select(USER, ITEM, RATING)).agg(F.sqrt(F.avg(square))).first()
-    assert row is not None
-    found: float | None = row[0]
-    return found
 
 
 def _write_report(

@@ -295,6 +295,16 @@ def read_catalog_ratings(
     )
 
 
+def catalog_files(spark: SparkSession, name: str, condition: str | None) -> list[str]:
+    """The files that rows of a table of the catalog come from, sorted: writers never use a name
+    twice, so they tell whether the table has changed. Empty where it has none or cannot be read."""
+    try:
+        table = spark.table(name)
+        return sorted((table if condition is None else table.where(condition)).inputFiles())
+    except SPARK_ERRORS:
+        return []
+
+
 def _mapped(table: DataFrame, name: str, mapping: ColumnMapping) -> dict[str, Column]:
     """The columns of the table ``name`` by role; null for a role that has none."""
     found = [each for each in table.columns if each not in (MALFORMED, "_corrupt_record")]

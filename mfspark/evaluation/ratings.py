@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -158,6 +159,16 @@ def add_baselines(test: DataFrame, train: DataFrame, biases: FactorModel) -> Dat
             F.col(BIAS_ONLY).cast("double").alias(BIAS_ONLY),
         )
     )
+
+
+def rmse_of(model: Any, ratings: DataFrame) -> float | None:
+    """RMSE of a model on those of the ``ratings`` (user, item, rating) that it scores; None when
+    there are none."""
+    square = F.pow(F.col(RATING) - F.col(PREDICTION), 2)
+    row = model.transform(ratings).agg(F.sqrt(F.avg(square))).first()
+    assert row is not None
+    found: float | None = row[0]
+    return found
 
 
 def rating_metrics(predictions: DataFrame) -> DataFrame:

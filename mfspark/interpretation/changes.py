@@ -4,6 +4,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER
+from mfspark.interpretation.user_groups import factors_of_population
 from mfspark.models.factor_model import FactorModel
 
 _MOST_USERS = 1000
@@ -29,12 +30,11 @@ def item_changes(before: FactorModel, after: FactorModel, n: int) -> DataFrame:
 
 
 def _mean_prediction(model: FactorModel) -> Column:
-    users, rank = model.user_factors, model.rank
-    row = users.agg(F.avg(BIAS), *[F.avg(F.col(FACTORS)[k]) for k in range(rank)]).first()
+    row = model.user_factors.agg(F.avg(BIAS)).first()
     assert row is not None
     constant = model.metadata.global_mean + row[0] + F.col(BIAS).cast("double")
-    parts = [F.col(FACTORS)[k] * F.lit(row[k + 1]) for k in range(rank)]
-    return sum(parts, start=constant)
+    means = factors_of_population(model.user_factors)
+    return sum((F.col(FACTORS)[k] * F.lit(mean) for k, (mean, _) in means.items()), start=constant)
 
 
 def kept_lists(

@@ -97,6 +97,41 @@ def test_outputs_of_an_attempt_that_was_killed_are_replaced(spark, copied):
     assert run_job(spark, "train", copied / "run.toml").returncode == 0
 
 
+@pytest.fixture
+def from_a_table(spark, tmp_path) -> Path:
+    """A configuration of ratings in the catalog and items in a file."""
+    spark.sql("CREATE DATABASE IF NOT EXISTS warehouse")
+    rows = [(u, i, float(1 + (u * i + u) % 5)) for u in range(30) for i in range(20) if (u + i) % 3]
+    ratings = spark.createDataFrame(rows, "customer long, product long, stars double")
+    ratings.write.saveAsTable("warehouse.ratings")
+    items = "".join(f"{n},Title {n}\n" for n in range(20))
+    (tmp_path / "items.csv").write_text(f"item,title\n{items}")
+    (tmp_path / "run.toml").write_text(
+        '[data]\ntable = "warehouse.ratings"\nitems_path = "items.csv"\n'
+        '[data.columns]\nuser = "customer"\nitem = "product"\nrating = "stars"\n'
+        '[run]\nname = "mine"\n'
+    )
+    yield tmp_path
+    spark.sql("DROP DATABASE warehouse CASCADE")
+
+
+def test_a_table_of_the_catalog_is_ingested_again_when_it_has_changed(spark, from_a_table):
+    config = from_a_table / "run.toml"
+    done = run_job(spark, "ingest", config)
+    assert done.returncode == 0, done.stdout[-3000:]
+    run = from_a_table / "runs/mine"
+    assert json.loads((run / "ingest.json").read_text())["origin"] == "warehouse.ratings"
+    assert (run / "items").is_dir()
+    assert finished_steps(from_a_table) == {"ingest"}
+    spark.sql("INSERT INTO warehouse.ratings VALUES (99, 1, 5.0)")
+    assert finished_steps(from_a_table) == set()
+    spark.sql("DROP TABLE warehouse.ratings")
+    assert finished_steps(from_a_table) == set()
+    gone = run_job(spark, "ingest", config, "run.overwrite=true")
+    assert gone.returncode == 3
+    assert "the table warehouse.ratings cannot be read" in gone.stdout
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("killed")

@@ -1,0 +1,67 @@
+"""Errors after an update by folding in and by a warm start:
+
+    python tests/benchmarks/update_errors.py ratings.csv
+
+The file has userId, movieId and rating, as MovieLens 1M. A tenth is for testing; of the rest the
+last rows by user are new. Rows are folded in as the update job does it.
+"""
+
+import argparse
+import tempfile
+import time
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import SparkSession
+
+from mfspark import BiasedALS
+from mfspark.app.update import folded_in
+from mfspark.evaluation.ratings import rmse_of
+
+RANK, SHARES = 16, (0.01, 0.05, 0.1, 0.2)
+
+
+def main() -> None:
+    """Print the errors, and seconds of both ways."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("ratings")
+    names = {"userId": "user", "movieId": "item"}
+    frame = pd.read_csv(parser.parse_args().ratings).rename(columns=names)
+    frame = frame[["user", "item", "rating"]].sort_values("user", kind="stable")
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.driver.memory", "6g")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.ui.showConsoleProgress", "false")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    is_test = np.random.default_rng(0).random(len(frame)) < 0.1
+    test = spark.createDataFrame(frame[is_test]).persist()
+    known = frame[~is_test]
+    train = spark.createDataFrame(known).persist()
+    whole = rmse_of(BiasedALS(rank=RANK, seed=1).fit(train), test)
+    print(f"a fit to all ratings: {whole:.4f}", flush=True)
+    for share in SHARES:
+        n_old = int(len(known) * (1 - share))
+        old = spark.createDataFrame(known[:n_old])
+        changed = spark.createDataFrame(known[n_old:]).persist()
+        base = BiasedALS(rank=RANK, seed=1).fit(old)
+        with tempfile.TemporaryDirectory() as folder:
+            base.save(f"{folder}/model")
+            started = time.monotonic()
+            folded = rmse_of(folded_in(base, train, changed), test)
+            between = time.monotonic()
+            again = BiasedALS(rank=RANK, seed=1, initialModel=f"{folder}/model").fit(train)
+            warm = rmse_of(again, test)
+            seconds = between - started, time.monotonic() - between
+        print(
+            f"{share:.0%} new: before {rmse_of(base, test):.4f}, folded in {folded:.4f} "
+            f"({seconds[0]:.0f} s), fitted anew {warm:.4f} ({seconds[1]:.0f} s)",
+            flush=True,
+        )
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()
