@@ -12,6 +12,7 @@ from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
 from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.engine.workspace import materialised
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
@@ -361,11 +362,15 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         tables = {USER: self.user_factors, ITEM: self.item_factors}
         fixed = tables[own.other]
         found = persist(fold_in(dataset, fixed, self.metadata.n_rows(own.other), system, own))
-        ids = found.select(own)
-        if found.count() <= _MOST_BROADCAST_IDS:
+        ids, n_found = found.select(own), found.count()
+        if n_found <= _MOST_BROADCAST_IDS:
             ids = F.broadcast(ids)
         old = tables[own].join(ids, own, "anti")
-        tables[own] = persist(old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found))
+        together = old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found)
+        n_most = self.metadata.n_rows(own) + n_found
+        # Free of what it is made of: models that were folded in again and again would have plans
+        # that take longer than their work.
+        tables[own] = materialised(together, n_most * 4 * (self.rank + 4))
         n = tables[own].count()
         unpersist(found)
         metadata = self.metadata.model_copy(update={"n_users" if own == USER else "n_items": n})

@@ -211,3 +211,14 @@ def test_the_local_model_at_its_edges(model, tmp_path):
     np.savez(tmp_path / "pickled.npz", facts=np.array([{"a": 1}], object))
     with pytest.raises(ModelFormatError, match=r"is not a file that LocalModel\.save made"):
         LocalModel.load(str(tmp_path / "pickled.npz"))
+
+
+@pytest.mark.classic
+def test_plans_do_not_grow_with_every_fold_in(spark, ratings):
+    model = BiasedALS(rank=2, maxIter=2, seed=1).fit(ratings)
+    lengths = []
+    for side in ("user", "item", "user", "item", "user"):
+        model = model.foldIn(ratings, side)
+        plan = model.user_factors._jdf.queryExecution().optimizedPlan().toString()
+        lengths.append(len(plan))
+    assert lengths[-1] == pytest.approx(lengths[0], rel=0.1)
