@@ -1,10 +1,14 @@
 """Errors that a user can act on: what was found, why it matters, what to do."""
 
+import errno
 import re
 from typing import ClassVar
 
 # How a job ends, for those who start it; README lists all codes.
 UNEXPECTED, CONFIGURATION, DATA, SPARK_LOST, INTERRUPTED = range(1, 6)
+
+# Numbers of an OSError: a full disk, a quota that is used up.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class MfsparkError(Exception):
@@ -40,6 +44,12 @@ class FitError(MfsparkError):
     exit_code = SPARK_LOST
 
 
+class DiskError(MfsparkError):
+    """A disk has not room for what will be written."""
+
+    exit_code = SPARK_LOST
+
+
 class ModelFormatError(MfsparkError):
     """A model directory is missing, corrupt, or of another schema version."""
 
@@ -52,7 +62,7 @@ class OutputExistsError(MfsparkError):
     exit_code = CONFIGURATION
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # A Java error reached through py4j says on its second line what happened.

@@ -10,7 +10,10 @@ current one first: readers ask ``current`` for it, once per read, and are not di
 writer.
 """
 
+import json
+import os
 import re
+import stat
 import tempfile
 import time
 import uuid
@@ -23,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 from pyarrow import parquet as pq
 
-from mfspark.errors import DataError, OutputExistsError
+from mfspark.errors import NO_SPACE, DataError, DiskError, MfsparkError, OutputExistsError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -32,6 +35,7 @@ _PARTIAL, _REPLACED = ".partial", ".replaced"
 _CURRENT, _VERSIONS = "_CURRENT", "versions"
 # The current version, and the one that a reader may still be at.
 KEPT_VERSIONS = 2
+_MOST_JSON = 2**26
 _SCHEMES_THAT_RENAME = ("hdfs", "viewfs")
 
 
@@ -162,7 +166,9 @@ def _kind(path: str) -> fs.FileType:
     return kind
 
 
-def _refused(path: str, what: str, error: OSError) -> DataError:
+def _refused(path: str, what: str, error: OSError) -> MfsparkError:
+    if error.errno in NO_SPACE:
+        return DiskError(f"{path} cannot be {what} ({error.strerror}); make room, and go on")
     reason = error.strerror or str(error).strip().splitlines()[0]
     return DataError(f"{path} cannot be {what} ({reason}); check the path and its permissions")
 
@@ -219,6 +225,39 @@ def listing(path: str) -> list[tuple[str, int, float]]:
         for info in found
         if info.type == fs.FileType.File
     )
+
+
+def read_json(path: str) -> Any:
+    """The content of a small JSON file; ``ValueError`` when it is damaged, deeper than Python reads
+    or longer than any that is written here; ``FileNotFoundError`` when it is missing."""
+    content = read_bytes(path, _MOST_JSON + 1)
+    if len(content) > _MOST_JSON:
+        raise ValueError(f"it is longer than {_MOST_JSON >> 20} MiB")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
+
+
+def stray_entry(folder: str) -> str | None:
+    """Something below a directory of this machine that would lead a reader astray: a link that
+    leads out of it, or what is neither file nor directory. None when there is nothing of it."""
+    if not is_local(folder):
+        return None
+    top = os.path.realpath(absolute(folder))
+    # Links to directories are listed and not followed.
+    for where, folders, names in os.walk(top):
+        for name in (*folders, *names):
+            path = os.path.join(where, name)
+            is_inside = os.path.realpath(path).startswith(top + os.sep)
+            is_plain = os.path.exists(path) and _is_file_or_folder(os.stat(path).st_mode)
+            if not (is_inside and is_plain):
+                return os.path.relpath(path, top)
+    return None
+
+
+def _is_file_or_folder(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def read_text(path: str) -> str:

@@ -26,7 +26,9 @@ class Finished:
     stdout: str
 
 
-def run_job(spark: SparkSession, name: str, config: Path, *settings: str) -> Finished:
+def run_job(
+    spark: SparkSession, name: str, config: Path, *settings: str, arguments: tuple[str, ...] = ()
+) -> Finished:
     """The script of a job in this process and on this session, from the folder of ``config``."""
     console, code, folder = io.StringIO(), 0, Path.cwd()
     logger = logging.getLogger("mfspark")
@@ -35,7 +37,8 @@ def run_job(spark: SparkSession, name: str, config: Path, *settings: str) -> Fin
     with (
         redirect_stdout(console),
         redirect_stderr(console),
-        patch.object(sys, "argv", [name, *_arguments(config, settings)]),
+        patch.object(sys, "argv", [name, *_arguments(config, settings), *arguments]),
+        patch.dict(os.environ),
         # The session is shared with other tests.
         patch.object(SparkSession, "stop"),
     ):

@@ -16,10 +16,14 @@ from pyspark.sql import SparkSession
 
 from mfspark.app.config import load_config
 from mfspark.app.config_reference import plain_reference
+from mfspark.app.dry_run import describe_job
+from mfspark.app.logs import LOG_FORMATS, log_to_stderr, placed
 from mfspark.app.run_directory import RunDirectory
-from mfspark.errors import INTERRUPTED, SPARK_LOST, UNEXPECTED, MfsparkError, one_line
+from mfspark.errors import INTERRUPTED, NO_SPACE, SPARK_LOST, UNEXPECTED, MfsparkError, one_line
 from mfspark.shipping import ship
 from mfspark.spark_errors import SPARK_ERRORS
+
+logger = logging.getLogger("mfspark")
 
 _EXAMPLES = """examples:
   --config conf/demo.toml
@@ -38,36 +42,22 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str 
     arguments = _parse(description)
     before = signal.getsignal(signal.SIGTERM)
     _on_sigterm(_terminate)
-    _log_to_stderr()
+    log_to_stderr(arguments.log_format)
     # Workers must run the interpreter of the driver, where nothing else was asked for.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = None
     code, told = None, ""
     try:
         run = RunDirectory(load_config(arguments.config, arguments.set))
+        if arguments.dry_run:
+            print(describe_job(run))
+            return
         spark = SparkSession.builder.appName(f"mfspark {run.config.run.name}").getOrCreate()
         ship(spark)
-        with run.lock():
+        with placed(run=run.config.run.name), run.lock():
             step(spark, run)
-    except MfsparkError as error:
-        code, told = error.exit_code, f"error: {error}"
-    except SPARK_ERRORS as error:
-        logging.getLogger("mfspark").debug("Spark failed", exc_info=True)
-        code, told = SPARK_LOST, f"error: Spark failed: {one_line(error)}"
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-        told = (
-            "interrupted; what was finished is there, and the same command goes on from it, a fit "
-            "from its last snapshot"
-        )
-    except Exception as error:
-        logging.getLogger("mfspark").debug("unexpected", exc_info=True)
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        code = UNEXPECTED
-        told = (
-            f"error: {type(error).__name__}: {one_line(error)} (unexpected, in "
-            f"{place.name}, {place.filename}:{place.lineno}; please report it)"
-        )
+    except (Exception, KeyboardInterrupt) as error:
+        code, told = _end(error)
     finally:
         # It ends anyway, and is to end tidily.
         _on_sigterm(signal.SIG_IGN)
@@ -76,8 +66,32 @@ def main(step: Callable[[SparkSession, RunDirectory], object], description: str 
                 spark.stop()
         _on_sigterm(before)
     if code is not None:
-        print(f"mfspark: {told}", file=sys.stderr)
+        logger.error("mfspark: %s", told, extra={"exit_code": code})
         sys.exit(code)
+
+
+def _end(error: BaseException) -> tuple[int, str]:
+    """The exit code for an error, and the line about it."""
+    if isinstance(error, MfsparkError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, (
+            "interrupted; what was finished is there, and the same command goes on from it, a fit "
+            "from its last snapshot"
+        )
+    logger.debug("the job failed", exc_info=error)
+    if isinstance(error, SPARK_ERRORS):
+        return SPARK_LOST, f"error: Spark failed: {one_line(error)}"
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return SPARK_LOST, (
+            f"error: a disk is full ({error.strerror}); make room: what was finished is there, and "
+            "the same command goes on from it, a fit from its last snapshot"
+        )
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return UNEXPECTED, (
+        f"error: {type(error).__name__}: {one_line(error)} (unexpected, in "
+        f"{place.name}, {place.filename}:{place.lineno}; please report it)"
+    )
 
 
 def _on_sigterm(handler: Any) -> None:
@@ -111,21 +125,20 @@ def _parse(description: str | None) -> argparse.Namespace:
         default=None,
         help="go on where a job that was broken off left (run.resume), or begin anew",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the configuration in force, what is found of its inputs and outputs, plan, "
+        "memory and disk of the fit, and end: Spark is not started, nothing is written",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default="text",
+        help="of standard error: text, or json, an object per line (run, step, iteration, seconds, "
+        "rows, …)",
+    )
     arguments = parser.parse_args()
     if arguments.resume is not None:
         arguments.set.append(f"run.resume={str(arguments.resume).lower()}")
     return arguments
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("mfspark")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # What others say. py4j shows a traceback where a job is interrupted or Spark is lost, which is
-    # told in a line of ours.
-    of_others = logging.StreamHandler()
-    of_others.addFilter(lambda record: "py4j" not in record.pathname)
-    logging.getLogger().addHandler(of_others)

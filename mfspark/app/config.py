@@ -18,6 +18,7 @@ from mfspark.data.validate import Checks
 from mfspark.errors import ConfigError
 from mfspark.evaluation.ranking import RankingSettings
 from mfspark.interpretation.tables import InterpretSettings
+from mfspark.redact import holds_secret, redacted
 from mfspark.settings import (
     CAUTION,
     ALSSettings,
@@ -473,10 +474,27 @@ def load_config(path: str, overrides: list[str]) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _apply(content, override)
+    _refuse_secrets(content, [])
     try:
         return Config.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, Config)}") from None
+
+
+def _refuse_secrets(value: Any, place: list[str]) -> None:
+    """``ConfigError`` for a path with a secret in it: the configuration is stored with the run."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_secrets(inner, [*place, name])
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_secrets(inner, place)
+    elif isinstance(value, str) and holds_secret(value):
+        raise ConfigError(
+            f"{'.'.join(place)} = {redacted(value)!r} holds a secret, which would be stored with "
+            "the run and shown in its report; leave it out of the URI, and give it to Spark as a "
+            "property (spark.hadoop.…) or by the environment"
+        )
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

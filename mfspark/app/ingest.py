@@ -40,7 +40,7 @@ def ingest(spark: SparkSession, run: RunDirectory) -> None:
         with checked_ratings(spark, run) as (checked, known, origin):
             split = split_ratings(checked.clean, run.config.split)
             record = write_ratings(run, split, checked, known, origin)
-        facts.update(record.model_dump())
+        facts.update(record.model_dump(), rows=record.rows_read)
         logger.info(
             "ingest: %d of %d rows are good; train %d, validation %d, test %d",
             record.rows_clean, record.rows_read, *[record.split[part] for part in PARTS],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -17,9 +18,11 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
 from mfspark.app.config import Config
+from mfspark.app.logs import placed
 from mfspark.data.read import catalog_files
 from mfspark.data.split import PARTS
 from mfspark.errors import DataError, OutputExistsError
+from mfspark.redact import redacted
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -28,6 +31,10 @@ _PACKAGES = ("mfspark", "pyspark", "numpy", "pandas", "pyarrow", "numba", "scipy
 # Beside the outputs, since folders of tables hold nothing but tables.
 _PROVENANCE = "provenance"
 _LOCK = ".lock"
+# Facts about a step that are in its last line of JSON.
+_TOLD = ("rows", "rmse", "iterations")
+
+logger = logging.getLogger("mfspark")
 
 
 class Provenance(BaseModel):
@@ -203,7 +210,7 @@ class RunDirectory:
     def document(self, path: str) -> dict[str, object]:
         """The content of a JSON file of the run; ``DataError`` when it is damaged."""
         try:
-            content = json.loads(files.read_text(path))
+            content = files.read_json(path)
         except ValueError as error:
             raise DataError(
                 f"{path} is damaged ({error}); restore it from a copy, or delete it and run the "
@@ -308,6 +315,17 @@ class RunDirectory:
             )
         )
 
+    def state_of(self, step: str) -> str:
+        """What is known of a step of the pipeline, in words."""
+        record = self._last_attempt(step)
+        if record.attempt is None:
+            return "not run yet"
+        if record.state != "succeeded":
+            return "was broken off, or is at work" if record.state == "running" else "has failed"
+        if self.is_finished(step):
+            return "finished, and nothing has changed since"
+        return "finished, but its settings or inputs may have changed since"
+
     def _dependence(self, step: str) -> str | None:
         """A fingerprint of all that a step of the pipeline depends on; None for other steps, and
         where it cannot be known, as of a table that is not made of files."""
@@ -325,7 +343,8 @@ class RunDirectory:
             paths = (data.path, data.items_path, data.users_path)
             told += [[path, files.listing(path)] for path in paths if path is not None]
             if data.table is not None:
-                found = catalog_files(SparkSession.active(), data.table, data.table_filter)
+                spark = SparkSession.getActiveSession()
+                found = [] if spark is None else catalog_files(spark, data.table, data.table_filter)
                 if not found:
                     return None
                 told.append([data.table, found])
@@ -351,16 +370,23 @@ class RunDirectory:
         started = time.time()
         self._record(name, started, {"state": "running", **about})
         try:
-            yield facts
+            with placed(step=name):
+                yield facts
         except BaseException as error:
             if is_first and not self._written:
                 files.remove(self.of("run.json"))
             else:
-                told = str(error)[:500] or type(error).__name__
+                told = redacted(str(error))[:500] or type(error).__name__
                 self._record(name, started, {"state": "failed", "error": told, **about})
             raise
         about["outputs"] = self._written
         self._record(name, started, {"state": "succeeded", **facts, **about})
+        seconds = time.time() - started
+        known = {name: facts[name] for name in _TOLD if name in facts}
+        logger.info(
+            "%s: done in %.3g s", name, seconds,
+            extra={"step": name, "seconds": round(seconds, 3), **known},
+        )  # fmt: skip
 
     def _record(self, step: str, started: float, facts: dict[str, object]) -> None:
         """Put what is known of a step into ``run.json``."""

@@ -17,16 +17,18 @@ from mfspark.app.configured_columns import (
     refuse_unused_features,
     slicing_columns_of_run,
 )
+from mfspark.app.disk import require_room, scratch_folders
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.findings import findings_of
+from mfspark.app.fit_plan import needs_of, plan_of
 from mfspark.app.ingest import ingest
 from mfspark.app.lists import facts_of, with_titles
 from mfspark.app.run_directory import RunDirectory
-from mfspark.columns import ITEM, N_RATINGS, TITLE, USER, Side
+from mfspark.columns import ITEM, N_RATINGS, TITLE, USER
 from mfspark.data.split import PARTS
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.machine import machine_of
-from mfspark.engine.plan import Plan, Workload, plan_als, plan_bayes, plan_sgd
+from mfspark.engine.workspace import setting
 from mfspark.errors import DataError
 from mfspark.evaluation.ranking import evaluate_lists
 from mfspark.evaluation.ratings import evaluate
@@ -43,7 +45,6 @@ from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import Factorisation
 from mfspark.report.render import write_report
-from mfspark.settings import BayesianSettings, SGDSettings
 
 logger = logging.getLogger("mfspark")
 _VALIDATION = "is_validation"
@@ -68,6 +69,7 @@ def train(spark: SparkSession, run: RunDirectory) -> None:
             "rank": model.rank,
             "iterations": model.metadata.best_iteration,
             "stopped": model.metadata.stopped,
+            "rows": model.metadata.n_ratings,
             "users": model.metadata.n_users,
             "items": model.metadata.n_items,
         }
@@ -92,22 +94,13 @@ def fit_model(spark: SparkSession, run: RunDirectory, start: str | None = None) 
     if not run.config.run.resume:
         files.remove(snapshots)
     estimator.setSnapshots(snapshots, run.config.train.seconds_between_snapshots)
-    logger.info("%s", _plan(spark, run).describe())
+    plan = plan_of(run, machine_of(spark))
+    logger.info("%s", plan.describe())
+    is_local = setting(spark, "spark.master").startswith("local")
+    scratch = scratch_folders(setting(spark, "spark.local.dir")) if is_local else []
+    require_room(needs_of(run, plan, scratch))
     model: FactorModel = estimator.fit(fitted)
     return model
-
-
-def _plan(spark: SparkSession, run: RunDirectory) -> Plan:
-    """What the fit to ratings/train will cost, from the counts in ingest.json."""
-    found = run.ingested()
-    settings, machine = run.config.trained, machine_of(spark)
-    workload = Workload(found.split["train"], found.users, found.items, settings.rank)
-    if isinstance(settings, BayesianSettings):
-        has_features = settings.implicit_features or any(map(run.config.train.features, Side))
-        return plan_bayes(workload, settings, machine, has_features)
-    if isinstance(settings, SGDSettings):
-        return plan_sgd(workload, settings, machine)
-    return plan_als(workload, settings, machine)
 
 
 def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
@@ -136,7 +129,7 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
             )
             files.write_parquet(table.coalesce(1), f"{target}/alerts")
         rmse = _rmse(run)
-        facts["rmse"] = rmse
+        facts["rows"], facts["rmse"] = run.ingested().split["test"], rmse
         facts["alerts"] = [alert.name for alert in alerts]
     _print_alerts(alerts)
     return rmse

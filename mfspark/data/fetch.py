@@ -61,19 +61,25 @@ def fetch(name: str, cache: Path | None = None, base_url: str = GROUPLENS) -> Pa
     ``cache`` defaults to ``mfspark`` in the user's cache directory (``MFSPARK_CACHE`` overrides
     it). Raises ``DataError`` for an unknown name, a failed download or a wrong checksum.
     """
-    if name not in DATASETS:
-        raise DataError(
-            f"there is no dataset {name!r}; known are {', '.join(DATASETS)} and synthetic"
-        )
-    root = cache or Path(os.environ.get("MFSPARK_CACHE") or user_cache_path("mfspark"))
-    target = root / name
+    target = place_of(name, cache)
     if target.exists():
         return target
+    root = target.parent
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         unpacked = _obtain(name, base_url, Path(scratch))
         unpacked.rename(target)
     return target
+
+
+def place_of(name: str, cache: Path | None = None) -> Path:
+    """Where ``fetch`` keeps the dataset; ``DataError`` for an unknown name."""
+    if name not in DATASETS:
+        raise DataError(
+            f"there is no dataset {name!r}; known are {', '.join(DATASETS)} and synthetic"
+        )
+    root = cache or Path(os.environ.get("MFSPARK_CACHE") or user_cache_path("mfspark"))
+    return root / name
 
 
 def _obtain(name: str, base_url: str, scratch: Path) -> Path:

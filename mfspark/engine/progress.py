@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mfspark import files
 from mfspark.algorithms.history import FeatureCounts, HistoryRow
 from mfspark.columns import Side
+from mfspark.engine.telemetry import FitMetrics
 
 logger = logging.getLogger("mfspark")
 
@@ -30,12 +31,9 @@ class Progress:
     def __init__(self, n_iterations: int, title: str | None) -> None:
         self._n_iterations = n_iterations
         self._title = title
-        self._bar = tqdm(
-            total=n_iterations,
-            desc=title,
-            unit="iteration",
-            disable=title is None or not sys.stderr.isatty(),
-        )
+        self._metrics = None if title is None else FitMetrics(title)
+        has_bar = title is not None and sys.stderr.isatty() and "TQDM_DISABLE" not in os.environ
+        self._bar = tqdm(total=n_iterations, desc=title, unit="iteration", disable=not has_bar)
 
     def __enter__(self) -> "Progress":
         return self
@@ -50,8 +48,9 @@ class Progress:
 
     def report(self, rows: list[HistoryRow]) -> None:
         """Report the end of an iteration, by all rows of the history up to it."""
-        if self._title is None:
+        if self._metrics is None:
             return
+        self._metrics.record(rows)
         last = rows[-1]
         if not self._bar.disable:
             self._bar.set_postfix(_figures(last), refresh=False)
@@ -68,6 +67,12 @@ class Progress:
             _described(last),
             elapsed,
             left,
+            extra={
+                "iteration": last.iteration,
+                "n_iterations": self._n_iterations,
+                "seconds": round(elapsed, 3),
+                **{name: getattr(last, name) for name in _FIGURES},
+            },
         )
 
 

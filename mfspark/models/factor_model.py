@@ -22,7 +22,7 @@ from mfspark.models.local_model import LocalModel
 from mfspark.models.matching import Matching, best_matches
 from mfspark.models.metadata import LEAST_DRAWS, ModelMetadata
 from mfspark.models.params import BayesianMFParams, FactorModelParams
-from mfspark.models.persistence import Persistent
+from mfspark.models.persistence import Persistent, set_stored_params
 from mfspark.models.prediction import Scoring, Spreading, add_predictions
 from mfspark.models.similar import Nearest, evidence_of, nearest_rows
 from mfspark.models.uncertainty import less_uncertainty
@@ -411,7 +411,7 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
             kind = table.schema[side].dataType
             id_ = whole(column(name)) if isinstance(kind, IntegralType) else column(name)
             columns.append(id_.cast(kind).alias(side))
-        name = self.metadata.hyper_parameters["ratingCol"]
+        name = self.metadata.hyper_parameters.get("ratingCol", RATING)
         require_column(dataset, name, "ratingCol")
         return dataset.select(*columns, column(name).cast("double").alias(RATING))
 
@@ -463,4 +463,5 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         )
         hyper_parameters = saved.metadata.hyper_parameters
         known = {param.name for param in model.params} & set(hyper_parameters)
-        return model.setParams(**{name: hyper_parameters[name] for name in known})
+        set_stored_params(model, {name: hyper_parameters[name] for name in known}, path)
+        return model

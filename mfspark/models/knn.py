@@ -24,7 +24,7 @@ from mfspark.models.factorisation import select_ratings
 from mfspark.models.frames import FitsFrames, TransformsFrames
 from mfspark.models.knn_storage import KNNTables, read_knn_tables, write_knn_tables
 from mfspark.models.params import FactorModelParams, KNNArguments, KNNParams
-from mfspark.models.persistence import Persistent
+from mfspark.models.persistence import Persistent, set_stored_params
 from mfspark.persisted import unpersist
 from mfspark.settings import KNNSettings
 
@@ -95,7 +95,7 @@ class KNNModel(TransformsFrames, Model, FactorModelParams, Persistent):
         model = cls(
             saved.neighbourhood, biases, saved.side, saved.k, saved.neighbour_damping, saved.means
         )
-        model._set(**saved.params)
+        set_stored_params(model, saved.params, path)
         return model
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pyspark.sql import DataFrame
 
 from mfspark import __version__, files
@@ -25,16 +25,16 @@ class KNNMetadata(BaseModel):
     biases. ``n_rows``: of each table.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     schema_version: int = _SCHEMA_VERSION
     mfspark_version: str = __version__
     side: Side
-    k: int
+    k: PositiveInt
     # Models of before it had a name were not damped.
-    neighbour_damping: float = 0.0
+    neighbour_damping: NonNegativeFloat = 0.0
     has_means: bool
-    n_rows: dict[str, int]
+    n_rows: dict[str, NonNegativeInt]
     params: dict[str, Any]
 
 

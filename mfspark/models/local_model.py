@@ -1,18 +1,22 @@
 """A fitted model as a function: item rows in NumPy, and a user by their ratings, without Spark."""
 
 import io
-import json
+import zipfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from mfspark import files
 from mfspark.errors import DataError, ModelFormatError
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.influence import solution_parts
 
-_FORMAT, _MOST_CONDITION = 1, 1e10
+_MOST_CONDITION = 1e10
+_ARRAYS, _FACTS = ("items", "rows", "penalty"), "facts"
+# Of the header of an array, and of the text of the facts.
+_MOST_HEADER = 2**16
 
 
 class Recommended(NamedTuple):
@@ -20,6 +24,18 @@ class Recommended(NamedTuple):
 
     item: Any
     rating: float
+
+
+class LocalFacts(BaseModel):
+    """What a file of a ``LocalModel`` holds beside arrays; ``format`` tells its version."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    format: Literal[1] = 1
+    mean: float
+    exponent: float
+    fit_biases: bool
+    limits: tuple[float, float] | None
 
 
 class LocalModel:
@@ -103,34 +119,38 @@ class LocalModel:
                 f"items are of type {type(self.items[0]).__name__}, which only a pickle could "
                 "hold; fit with ids that are numbers or text"
             )
-        facts = {
-            "format": _FORMAT, "mean": self.mean, "exponent": self.exponent,
-            "fit_biases": self.fit_biases, "limits": self.limits,
-        }  # fmt: skip
+        facts = LocalFacts(
+            mean=self.mean, exponent=self.exponent, fit_biases=self.fit_biases, limits=self.limits
+        )
         content = io.BytesIO()
         np.savez(
-            content, items=self.items, rows=self._rows, penalty=self._penalty,
-            facts=np.array(json.dumps(facts)),
-        )  # fmt: skip
+            content,
+            items=self.items,
+            rows=np.ascontiguousarray(self._rows),
+            penalty=np.ascontiguousarray(self._penalty),
+            facts=np.array(facts.model_dump_json()),
+        )
         files.write_bytes(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str) -> "LocalModel":
-        """What ``save`` wrote. ``ModelFormatError`` for anything else."""
+        """What ``save`` wrote. ``ModelFormatError`` for anything else: nothing of the file is
+        executed, nor does it take more memory than it is long."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                facts = json.loads(str(arrays["facts"]))
-                items, rows, penalty = (arrays[name] for name in ("items", "rows", "penalty"))
+            with zipfile.ZipFile(path) as archive:
+                arrays = {name: _stored_array(archive, name) for name in (*_ARRAYS, _FACTS)}
+            facts = LocalFacts.model_validate_json(str(arrays.pop(_FACTS)))
+            _check(**arrays)
         except FileNotFoundError:
             raise ModelFormatError(f"there is no file {path}; LocalModel.save makes one") from None
+        # Parsers of archives, headers and JSON have errors of many kinds.
         except Exception as error:
+            told = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelFormatError(
-                f"{path} is not a file that LocalModel.save made ({error}); make it again"
+                f"{path} is not a file that LocalModel.save of this version made ({told}); make it "
+                "again"
             ) from None
-        if facts.pop("format", None) != _FORMAT:
-            raise ModelFormatError(f"{path} is of another version of mfspark; make it again")
-        limits = facts.pop("limits")
-        return cls(items, rows, penalty=penalty, limits=limits and tuple(limits), **facts)
+        return cls(**arrays, **facts.model_dump(exclude={"format"}))
 
     def _system(self, ratings: dict[Any, float]) -> tuple[list[int], Float64s, Float64s]:
         """Places of the known items, what is left of their ratings, and the user's penalty."""
@@ -147,3 +167,52 @@ class LocalModel:
         if item not in self._places:
             raise DataError(f"item {item!r} has no row in this model; choose one of its items")
         return self._places[item]
+
+
+def _stored_array(archive: zipfile.ZipFile, name: str) -> Any:
+    """An array of an .npz file; ``ValueError`` where its header and its length do not agree, or
+    where it is compressed, which could make a small file fill the memory."""
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+        raise ValueError(f"{name} is compressed")
+    with archive.open(entry) as stream:
+        shape, dtype = _header(stream)
+        n_bytes = entry.file_size - stream.tell()
+        if dtype.hasobject or any(n < 0 for n in shape):
+            raise ValueError(f"{name} has no numbers and no text")
+        # In whole numbers, which do not overflow.
+        n_values = 1
+        for n in shape:
+            n_values *= n
+        if n_values * dtype.itemsize != n_bytes:
+            raise ValueError(f"{name} is not as long as its header says")
+        found = np.frombuffer(stream.read(), dtype).reshape(shape)
+    return found
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in C order."""
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError("an array is of another format than the one that is written")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream, _MOST_HEADER)
+    if is_fortran:
+        raise ValueError("an array is not in the order in which it is written")
+    return shape, dtype
+
+
+def _check(items: Any, rows: Any, penalty: Any) -> None:
+    """``ValueError`` where arrays do not make up a model."""
+    are_shaped = (
+        items.ndim == 1
+        and items.dtype.kind in "iufU"
+        and rows.ndim == 2
+        and len(rows) == len(items)
+        and penalty.shape == (rows.shape[1], rows.shape[1])
+    )
+    if not are_shaped or rows.dtype != np.float32 or penalty.dtype != np.float64:
+        raise ValueError("its arrays do not fit each other")
+    if not (np.isfinite(rows).all() and np.isfinite(penalty).all()):
+        raise ValueError("it has numbers that are NaN or infinite")
+    if len(set(items.tolist())) < len(items):
+        raise ValueError("an item occurs twice")

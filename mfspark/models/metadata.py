@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    model_validator,
+)
 
 from mfspark import __version__
 from mfspark.columns import USER, Side
@@ -13,7 +20,13 @@ SCHEMA_VERSION = 1
 LEAST_DRAWS = 2
 
 
-class CoordinateSystem(BaseModel):
+class StoredFacts(BaseModel):
+    """A part of ``metadata.json``, whose numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class CoordinateSystem(StoredFacts):
     """The coordinate system of the factors; see :mod:`mfspark.kernels.rotation`.
 
     ``user_penalty``: M, [rank][rank], of models that minimise a penalty: λ n^ν scale² p·M·p is that
@@ -25,7 +38,7 @@ class CoordinateSystem(BaseModel):
     user_penalty: list[list[float]] = []
 
 
-class DiagnosticFacts(BaseModel):
+class DiagnosticFacts(StoredFacts):
     """Of a quantity over all draws; see :class:`mfspark.algorithms.diagnostics.Diagnostic`."""
 
     quantity: str
@@ -35,42 +48,42 @@ class DiagnosticFacts(BaseModel):
     ess: float | None
 
 
-class PosteriorFacts(BaseModel):
+class PosteriorFacts(StoredFacts):
     """What ``BayesianMF`` knows beside the mean; see :mod:`mfspark.algorithms.posterior`.
 
     ``n_draws`` are stored in ``draws/``. ``noise``, ``cold_user`` and ``cold_item`` are variances
     in the unit of the ratings; ``diagnostics`` are of all draws.
     """
 
-    n_draws: int
-    noise: float
-    cold_user: float
-    cold_item: float
+    n_draws: NonNegativeInt
+    noise: NonNegativeFloat
+    cold_user: NonNegativeFloat
+    cold_item: NonNegativeFloat
     diagnostics: list[DiagnosticFacts] = []
 
 
-class FeatureFacts(BaseModel):
+class FeatureFacts(StoredFacts):
     """Of a side whose features the fit was given: their columns, how many features these are, ids
     with ratings that have features, and rows of ids that have features alone."""
 
     columns: list[str]
-    n_features: int
-    n_rated: int
-    n_unrated: int
+    n_features: NonNegativeInt
+    n_rated: NonNegativeInt
+    n_unrated: NonNegativeInt
 
 
-class PenaltyFacts(BaseModel):
+class PenaltyFacts(StoredFacts):
     """Weights of the penalties that were in force, given or chosen: λ and λ_b, and κ of implicit
     features."""
 
-    users: float
-    items: float
-    user_bias: float
-    item_bias: float
-    link: float | None = None
+    users: NonNegativeFloat
+    items: NonNegativeFloat
+    user_bias: NonNegativeFloat
+    item_bias: NonNegativeFloat
+    link: NonNegativeFloat | None = None
 
 
-class ModelMetadata(BaseModel):
+class ModelMetadata(StoredFacts):
     """Everything about a model that is not a table.
 
     ``scale`` is the unit in which the ratings were fitted, their deviation; regularisation refers
@@ -84,20 +97,18 @@ class ModelMetadata(BaseModel):
     beside them.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     schema_version: int
     mfspark_version: str = __version__
     algorithm: str
-    rank: int
+    rank: NonNegativeInt
     global_mean: float
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     rating_scale: tuple[float, float]
-    n_users: int
-    n_items: int
-    n_ratings: int
-    n_validation: int
-    n_cold_validation: int
+    n_users: NonNegativeInt
+    n_items: NonNegativeInt
+    n_ratings: NonNegativeInt
+    n_validation: NonNegativeInt
+    n_cold_validation: NonNegativeInt
     user_type: str
     item_type: str
     hyper_parameters: dict[str, Any]
@@ -109,6 +120,25 @@ class ModelMetadata(BaseModel):
     penalties: PenaltyFacts | None = None
     posterior: PosteriorFacts | None = None
     features: dict[str, FeatureFacts] = {}
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "ModelMetadata":
+        """What is used together fits together: numbers of factors, penalties and their kind."""
+        rotation, given = self.rotation, self.hyper_parameters
+        if len(rotation.singular_values) not in (0, self.rank):
+            raise ValueError("there is not a singular value for each factor")
+        sizes = [len(rotation.user_penalty), *map(len, rotation.user_penalty)]
+        if rotation.user_penalty and sizes != [self.rank] * (self.rank + 1):
+            raise ValueError("the penalty of users is no matrix of rank rows and columns")
+        # What a model with penalties is used by.
+        if self.penalties is not None and not (
+            isinstance(given.get("fitBiases"), bool)
+            and isinstance(given.get("regExponent"), int | float)
+        ):
+            raise ValueError("fitBiases or regExponent is missing or of another kind")
+        if not isinstance(given.get("ratingCol", ""), str):
+            raise ValueError("ratingCol is no name")
+        return self
 
     def n_rows(self, side: Side) -> int:
         """Rows of a factor table."""

@@ -1,7 +1,6 @@
 """Model directories: Parquet tables and a versioned JSON document, refused with a reason if not
 whole, and the classes by which ``pyspark.ml`` writes and reads them."""
 
-import json
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +15,7 @@ from pyspark.ml.util import (
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import files
-from mfspark.errors import ModelFormatError, one_line
+from mfspark.errors import ConfigError, ModelFormatError, one_line
 from mfspark.spark_errors import SPARK_ERRORS
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
@@ -87,13 +86,41 @@ class ModelReader(MLReader[PersistentT]):
     def load(self, path: str) -> PersistentT:
         """Read the model directory ``path``."""
         path = files.current(path)
+        if stray := files.stray_entry(path):
+            raise ModelFormatError(
+                f"{path} holds {stray}, which is a link to something outside of it or no file at "
+                "all, so reading it could read anything on this machine; a model consists of files "
+                "of its own: remove it, or copy in what it leads to"
+            )
         model: Any = self._model_type.read_content(path)
         if not self._model_type.has_own_params:
-            saved = DefaultParamsReader.loadMetadata(files.to_read(path), SparkSession.active())
-            model._resetUid(saved["uid"])
-            DefaultParamsReader.getAndSetParams(model, saved)
+            _set_params_of_spark(model, path)
         found: PersistentT = model
         return found
+
+
+def _set_params_of_spark(model: Any, path: str) -> None:
+    """Params that Spark keeps in ``metadata/``."""
+    try:
+        saved = DefaultParamsReader.loadMetadata(files.to_read(path), SparkSession.active())
+        model._resetUid(saved["uid"])
+        DefaultParamsReader.getAndSetParams(model, saved)
+    except (*SPARK_ERRORS, ValueError, LookupError, TypeError, AssertionError, RecursionError) as e:
+        raise ModelFormatError(
+            f"{path}/metadata is missing or damaged ({one_line(e)}); restore it from a copy or "
+            "train again"
+        ) from None
+
+
+def set_stored_params(model: Any, params: dict[str, Any], path: str) -> None:
+    """Set the Params of a ``model`` that the document in its directory ``path`` has."""
+    try:
+        model.set_params(params)
+    except (ConfigError, TypeError) as error:
+        raise ModelFormatError(
+            f"the parameters of model {path} are damaged: {error}; restore it from a copy or train "
+            "again"
+        ) from None
 
 
 def read_table(path: str, name: str, columns: set[str]) -> DataFrame:
@@ -149,16 +176,18 @@ def read_document(
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        told = f"at {where!r}" if where else f"({first['msg'].removeprefix('Value error, ')})"
         raise ModelFormatError(
-            f"{path}/{name} is damaged at {where!r}; restore it from a copy or train again"
+            f"{path}/{name} is damaged {told}; restore it from a copy or train again"
         ) from None
 
 
 def _read(path: str, name: str, written_by: str) -> Any:
     """The JSON of a model's document; ``ModelFormatError`` when there is none or it is damaged."""
     try:
-        return json.loads(files.read_text(f"{path}/{name}"))
+        return files.read_json(f"{path}/{name}")
     except FileNotFoundError:
         raise ModelFormatError(
             f"{path} is not a model directory: it has no {name}; give the directory that "

@@ -1,6 +1,5 @@
 """Tables of a run → one self-contained HTML file. Reads Parquet and JSON only, no Spark."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def read_run(uri: str) -> RunTables:
     base = uri.rstrip("/")
 
     def document(name: str) -> dict[str, object]:
-        content: dict[str, Any] = json.loads(files.read_text(files.current(base, name)))
+        content: dict[str, Any] = files.read_json(files.current(base, name))
         return content
 
     paths = _TABLES | {
