@@ -192,6 +192,14 @@ class Bench:
     def kill_both_executors(self) -> None:
         self.kill_executors(0, 1)
 
+    def decommission_first_executor(self) -> None:
+        """The notice that a machine will be taken away."""
+        self.has_killed = True
+        (victim,) = self.cluster.executors(0)
+        os.kill(victim, signal.SIGPWR)
+        # Its tables move before it goes.
+        wait_for(lambda: victim not in self.cluster.executors(), "the end of the executor")
+
     def kill_python_workers(self) -> None:
         victims = self.cluster.python_workers()
         assert victims
@@ -482,6 +490,12 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     ),
     "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
     "a Worker": lost_worker,
+    "an executor that is decommissioned, routed": after_iterations(
+        "routed", "decommission_first_executor"
+    ),
+    "big factors; an executor that is decommissioned, broadcast": with_big_factors(
+        after_iterations("broadcast", "decommission_first_executor")
+    ),
     "Python workers, files, scratch; broadcast": after_iterations("broadcast", *FILE_FAULTS),
     "Python workers, files, scratch; routed": after_iterations("routed", *FILE_FAULTS),
     "Python workers, files, scratch; sgd": after_iterations("sgd", *FILE_FAULTS),
