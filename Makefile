@@ -1,5 +1,6 @@
 # make help shows the targets. Without an active virtual environment, .venv is made and used.
 DATASET ?= ml-100k
+EXAMPLES ?= 2000
 PYTHON ?= python3
 ifeq ($(VIRTUAL_ENV),)
 VENV := .venv
@@ -12,7 +13,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks check-pages test test-all lint bench check-java check-python
+.PHONY: help demo notebooks check-pages test test-all fuzz lint audit package bench check-java check-python
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -37,11 +38,31 @@ test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow pa
 test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all faults on a cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+fuzz: check-java $(VENV)/.mfspark-test ## the tests of properties with many more examples (EXAMPLES=2000)
+	MFSPARK_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 --dist loadfile tests/hostile
+
 lint: $(VENV)/.mfspark-lint ## formatting, style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r mfspark jobs
+	$(BIN)/hadolint conf/Dockerfile
+
+audit: $(VENV)/.mfspark-lint ## known vulnerabilities of all dependencies, asked of the package index
+	$(BIN)/pip-audit --strict --disable-pip --requirement .ci/requirements.lock
+
+package: check-java $(VENV)/.mfspark-lint ## dist/: wheel, environment and its archive, list of parts (SBOM), context of an image
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m venv dist/environment
+	dist/environment/bin/python -m pip install --quiet dist/mfspark-*.whl
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/mfspark-sbom.json dist/environment/bin/python
+	$(BIN)/venv-pack --quiet --prefix dist/environment --output dist/mfspark-env.tar.gz \
+		--compress-level 1 --exclude '*/pyspark/*' --exclude '*/pip/*' --exclude '*/tests/*'
+	cp -r jobs .ci/requirements.lock dist/
+	echo environment > dist/.dockerignore
 
 bench: check-java $(VENV)/.mfspark-test ## speed against pyspark.ml ALS, and of the kernels
 	$(BIN)/python tests/benchmarks/kernels.py

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from running import ROOT, make_ratings
+from session_settings import INTERPRETED
 
 
 def make_place(folder: Path) -> None:
@@ -17,8 +18,10 @@ def make_place(folder: Path) -> None:
     make_ratings(folder / "ratings.csv")
     (folder / "tmp").mkdir()
     settings = (ROOT / "conf/local.conf").read_text().replace("local[*]", "local[2]")
+    interpreted = "".join(f"{name} {value}\n" for name, value in INTERPRETED.items())
     (folder / "local.conf").write_text(
-        f"{settings}\nspark.driver.memory 2g\nspark.ui.showConsoleProgress false\n"
+        f"{settings}\n{interpreted}spark.driver.memory 2g\nspark.ui.showConsoleProgress false\n"
+        "spark.sql.shuffle.partitions 2\n"
         "spark.driver.bindAddress 127.0.0.1\nspark.driver.host 127.0.0.1\n"
         "spark.driver.defaultJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC\n"
     )

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from pyspark.sql import SparkSession
+from session_settings import INTERPRETED
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,11 +61,17 @@ def run_job(
 def submit_job(name: str, config: Path, *settings: str, cwd: Path) -> Finished:
     """``spark-submit`` of this environment, as in the README."""
     submit = Path(sys.executable).parent / "spark-submit"
+    given = {
+        **INTERPRETED,
+        "spark.master": "local[2]",
+        "spark.driver.memory": "2g",
+        "spark.sql.shuffle.partitions": "2",
+        # A short life: the optimising compiler and parallel collection cost more than they save.
+        "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }
+    conf = [part for name, value in given.items() for part in ("--conf", f"{name}={value}")]
     result = subprocess.run(
-        [str(submit), "--properties-file", str(ROOT / "conf/local.conf"), "--master", "local[2]",
-         "--conf", "spark.driver.memory=2g",
-         # A short life: the optimising compiler and parallel collection cost more than they save.
-         "--conf", "spark.driver.defaultJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        [str(submit), "--properties-file", str(ROOT / "conf/local.conf"), *conf,
          str(ROOT / "jobs" / f"{name}.py"), *_arguments(config, settings)],
         # spark-submit passes the driver's standard error on to its own standard output.
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

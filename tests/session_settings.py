@@ -1,10 +1,13 @@
 """Settings of Spark for tests: sessions with a short life and little data."""
 
-SETTINGS = {
-    "spark.ui.enabled": "false",
-    # Code that is made and compiled for a query costs more than a query over few rows.
+# Code that is made and compiled for a query costs more than a query over few rows.
+INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+SETTINGS = {
+    **INTERPRETED,
+    "spark.ui.enabled": "false",
     # More shuffle partitions than cores only adds task overhead to tables this small.
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",

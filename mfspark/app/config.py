@@ -217,6 +217,17 @@ class ExportSettings(BaseModel):
     )
 
 
+class MlflowSettings(BaseModel):
+    """Where the track job logs a run (pip install 'mfspark[mlflow]')."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tracking_uri: str | None = Field(
+        None, description="MLflow's server or store; not set: MLFLOW_TRACKING_URI, or MLflow's own"
+    )
+    experiment: str = Field("mfspark", min_length=1, description="name of the experiment")
+
+
 class CrossValidationSettings(BaseModel):
     """k-fold cross-validation."""
 
@@ -437,6 +448,7 @@ class Config(BaseModel):
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     update: UpdateSettings = Field(default_factory=UpdateSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
+    mlflow: MlflowSettings = Field(default_factory=MlflowSettings)
     ranks: RankStudySettings = Field(default_factory=RankStudySettings)
     learning_curve: LearningCurveSettings = Field(default_factory=LearningCurveSettings)
     tune: TuneSettings = Field(default_factory=TuneSettings)

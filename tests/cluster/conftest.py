@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from session_settings import INTERPRETED
 from standalone import Cluster
 
 ROOT = Path(__file__).parents[2]
+STAMPS = (".mfspark", ".mfspark-test", ".mfspark-lint")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Packed:
             # Many partitions of little data cost tasks and no more.
             "spark.sql.shuffle.partitions": "4",
             "spark.default.parallelism": "4",
+            **INTERPRETED,
             "spark.ui.enabled": "false",
             "spark.log.level": "ERROR",
             "spark.driver.defaultJavaOptions": options,
@@ -74,29 +77,18 @@ class Packed:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
-    """The project and what it needs, in an environment that does not see the checkout."""
-    folder = tmp_path_factory.mktemp("packed")
-    # A copy: an installation from the checkout leaves files there.
-    source = folder / "source"
-    tracked = ["pyproject.toml", "README.md", "LICENSE", "mfspark"]
-    source.mkdir()
-    subprocess.run(["cp", "-r", *tracked, str(source)], cwd=ROOT, check=True)
-    environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    binaries = environment / "bin"
+    """What ``make package`` makes, in an environment that does not see the checkout."""
+    source = tmp_path_factory.mktemp("packed")
+    # A copy: making a package leaves files.
+    tracked = ["pyproject.toml", "README.md", "LICENSE", "Makefile", "mfspark", "jobs", ".ci"]
+    subprocess.run(["cp", "-rp", *tracked, str(source)], cwd=ROOT, check=True)
+    # This environment stays as it is.
+    kept = [part for name in STAMPS for part in ("-o", f"{sys.prefix}/{name}")]
     subprocess.run(
-        [str(binaries / "python"), "-m", "pip", "install", "--quiet", str(source), "venv-pack"],
-        check=True,
-    )
-    archive = folder / "mfspark-env.tar.gz"
-    # Executors have Spark's own libraries already, and draw no charts.
-    excluded = ["pyspark", "tests", "pip", "setuptools", "matplotlib", "fontTools", "PIL"]
-    subprocess.run(
-        [str(binaries / "venv-pack"), "-q", "-p", str(environment), "-o", str(archive),
-         "--compress-level", "1", *[f"--exclude=*/{name}/*" for name in excluded]],
-        check=True,
+        ["make", *kept, "package"],
+        cwd=source, check=True, env={**os.environ, "VIRTUAL_ENV": sys.prefix},
     )  # fmt: skip
-    return Packed(binaries / "python", archive)
+    return Packed(source / "dist/environment/bin/python", source / "dist/mfspark-env.tar.gz")
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,16 @@
 
 import json
 import os
+import shutil
+import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 from faults import SCENARIOS
 
+ROOT = Path(__file__).parents[2]
 WITH_ARCHIVE = ["broadcast, no fault", "routed, no fault", "an executor in a half-step, routed"]
 NEED_SMALL_DISK = [name for name in SCENARIOS if name.startswith("full disk")]
 ENDLESS = "executors die for ever"
@@ -51,6 +56,33 @@ def test_factors_are_those_of_an_undisturbed_fit(results, name):
     assert result["difference"] < 1e-5
     assert result["persistent"] == 0
     assert result["block_files"] == []
+
+
+def test_the_package_is_whole(packed):
+    """The wheel has all templates, the list of parts all that an executor imports."""
+    dist = packed.archive.parent
+    with zipfile.ZipFile(next(dist.glob("mfspark-*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    here = {str(path.relative_to(ROOT)) for path in (ROOT / "mfspark").rglob("*")
+            if path.suffix in (".py", ".html", ".css", ".js", ".typed")}  # fmt: skip
+    assert here <= names
+    assert not [name for name in names if name.startswith(("tests", "jobs"))]
+    parts = json.loads((dist / "mfspark-sbom.json").read_text())
+    versions = {part["name"]: part["version"] for part in parts["components"]}
+    assert {"pyspark", "numpy", "numba", "pyarrow", "scipy"} <= versions.keys()
+    assert parts["metadata"]["component"]["name"] == "mfspark"
+    assert (dist / "requirements.lock").read_text().count("--hash=sha256:") > len(versions)
+    with tarfile.open(packed.archive) as archive:
+        paths = archive.getnames()
+    assert [path for path in paths if path.endswith("/mfspark/__init__.py")]
+    assert not [path for path in paths if "/pyspark/" in path or "/tests/" in path]
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="needs Docker")
+def test_the_image_can_be_built(packed):
+    dist = packed.archive.parent
+    command = ["docker", "build", "--file", str(ROOT / "conf/Dockerfile"), str(dist)]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", [ENDLESS])

@@ -12,6 +12,10 @@ from mfspark.data.validate import DUPLICATE
 from mfspark.models.metadata import CoordinateSystem, ModelMetadata, PenaltyFacts
 
 
+def given(**hyper_parameters):
+    return {"regExponent": 0.5, "fitBiases": True, "tol": 1e-4, **hyper_parameters}
+
+
 def gain(name="bias only", value=0.03, low=0.01, high=0.05, n=5000):
     return Gain(name=name, n=n, rmse=0.9, baseline_rmse=0.9 + value, gain=value, low=low, high=high)
 
@@ -26,7 +30,7 @@ def metadata(**changes):
         "schema_version": 1, "algorithm": "BiasedALS", "rank": 8, "global_mean": 3.5,
         "rating_scale": (1.0, 5.0), "n_users": 1000, "n_items": 400, "n_ratings": 50_000,
         "n_validation": 0, "n_cold_validation": 0, "user_type": "long", "item_type": "long",
-        "hyper_parameters": {"regParam": "auto", "regExponent": 0.5, "tol": 1e-4},
+        "hyper_parameters": given(regParam="auto"),
         "rotation": CoordinateSystem(name="canonical", singular_values=[1.0] * 8),
         "best_iteration": 15, "stopped": "converged", "execution": "one_task", "exchange": {},
         "penalties": PenaltyFacts(users=1.2, items=1.2, user_bias=0.5, item_bias=0.5),
@@ -101,7 +105,12 @@ def test_an_alert_for_its_reason_alone(name):
         # Given by hand.
         {
             "metadata": metadata(
-                hyper_parameters={"regParam": 64.0, "regExponent": 0.5, "tol": 1e-4},
+                hyper_parameters={
+                    "regParam": 64.0,
+                    "regExponent": 0.5,
+                    "fitBiases": True,
+                    "tol": 1e-4,
+                },
                 penalties=PenaltyFacts(users=64.0, items=64.0, user_bias=1.0, item_bias=1.0),
             )
         },
@@ -125,7 +134,9 @@ def test_what_is_no_reason(changes):
 
 def test_remedies_name_what_to_set():
     worse = {"gains": [gain(value=-0.02, low=-0.03, high=-0.01)]}
-    given = metadata(hyper_parameters={"regParam": 0.01, "regExponent": 0.5, "tol": 1e-4})
+    given = metadata(
+        hyper_parameters={"regParam": 0.01, "regExponent": 0.5, "fitBiases": True, "tol": 1e-4}
+    )
     (alert,) = alerts_of(findings(metadata=given, **worse))
     assert '--set als.reg_param="auto"' in alert.remedy
     (alert,) = alerts_of(findings(**worse))

@@ -242,7 +242,9 @@ def test_load_looks_at_every_row(saved, how, message):
 
 def test_load_checks_the_rank_and_the_kind_of_path(saved):
     metadata = json.loads((saved / "metadata.json").read_text())
-    (saved / "metadata.json").write_text(json.dumps(metadata | {"rank": 7}))
+    other = {"rank": 7, "rotation": metadata["rotation"] | {"singular_values": [1.0] * 7}}
+    other["rotation"]["user_penalty"] = []
+    (saved / "metadata.json").write_text(json.dumps(metadata | other))
     with pytest.raises(ModelFormatError, match=r"has not the length 7 that metadata.json says"):
         FactorModel.load(str(saved))
     with pytest.raises(ModelFormatError, match="cannot be read as a model directory"):

@@ -206,10 +206,10 @@ def test_the_local_model_at_its_edges(model, tmp_path):
     with pytest.raises(ModelFormatError, match="there is no file"):
         LocalModel.load(str(tmp_path / "none.npz"))
     (tmp_path / "odd.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(ModelFormatError, match=r"is not a file that LocalModel\.save made"):
+    with pytest.raises(ModelFormatError, match=r"is not a file that LocalModel\.save"):
         LocalModel.load(str(tmp_path / "odd.npz"))
     np.savez(tmp_path / "pickled.npz", facts=np.array([{"a": 1}], object))
-    with pytest.raises(ModelFormatError, match=r"is not a file that LocalModel\.save made"):
+    with pytest.raises(ModelFormatError, match=r"is not a file that LocalModel\.save"):
         LocalModel.load(str(tmp_path / "pickled.npz"))
 
 
