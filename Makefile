@@ -13,7 +13,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks check-pages test test-all fuzz lint audit package bench check-java check-python
+.PHONY: help demo notebooks check-pages test test-ci test-all fuzz lint audit package bench check-java check-python
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -34,6 +34,9 @@ check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browse
 
 test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-ci: check-java $(VENV)/.mfspark-test ## run what CI runs: all but faults on a cluster that differ little from others
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough"
 
 test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all faults on a cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -292,6 +292,7 @@ def read_catalog_ratings(
     return RawRatings(
         table.select(*selected, F.lit(name).alias("origin"), nothing),
         has_timestamps=columns.timestamp is not None,
+        has_fields=True,
     )
 
 
@@ -340,6 +341,7 @@ def _read_mapped(spark: SparkSession, source: RatingsSource, kind: str) -> RawRa
     return RawRatings(
         table.select(*selected, file_path().alias("origin"), MALFORMED),
         has_timestamps=source.columns.timestamp is not None,
+        has_fields=dialect is None,
     )
 
 

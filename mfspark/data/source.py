@@ -56,12 +56,15 @@ class RawRatings:
 
     ``table``: user, item, rating, timestamp (text or typed, as in the file), origin string (the
     file), malformed string (the line, when it could not be split into fields; else null).
-    ``scale``: lowest and highest rating the format allows, when it says so.
+    ``scale``: lowest and highest rating the format allows, when it says so. ``has_fields``: whether
+    the format keeps fields apart by itself, as Parquet and tables do, so that no id can be a piece
+    of something longer.
     """
 
     table: DataFrame
     has_timestamps: bool
     scale: tuple[float, float] | None = None
+    has_fields: bool = False
 
 
 RAW_COLUMNS = (USER, ITEM, RATING, TIMESTAMP)

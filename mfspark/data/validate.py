@@ -88,7 +88,9 @@ def check_ratings(raw: RawRatings, checks: Checks) -> CheckedRatings:
         MALFORMED,
     )
     scale = checks.rating_scale or raw.scale
-    checked = persist(_settle_duplicates(typed.withColumn(REASON, _reason(scale)), checks))
+    checked = persist(
+        _settle_duplicates(typed.withColumn(REASON, _reason(scale, raw.has_fields)), checks)
+    )
     try:
         return _outcome(raw, checks, checked)
     except BaseException:
@@ -148,8 +150,8 @@ def _outcome(raw: RawRatings, checks: Checks, checked: DataFrame) -> CheckedRati
     )
 
 
-def _reason(scale: tuple[float, float] | None) -> Column:
-    """The first reason that applies, null for a good row."""
+def _reason(scale: tuple[float, float] | None, has_fields: bool) -> Column:
+    """The first reason that applies, null for a good row; see ``RawRatings``."""
 
     def is_blank(name: str) -> Column:
         raw = F.col(f"raw_{name}")
@@ -176,7 +178,7 @@ def _reason(scale: tuple[float, float] | None) -> Column:
             "id with bytes that are not of the character set (set data.encoding)",
         )
         .when(
-            has_odd_quote(USER) | has_odd_quote(ITEM),
+            F.lit(not has_fields) & (has_odd_quote(USER) | has_odd_quote(ITEM)),
             "id with half a pair of quotes (is there a line break inside a field?)",
         )
         .when(is_missing_id(USER), "null user")
@@ -276,10 +278,15 @@ def _refuse_too_many(
     row = checked.where(F.col(REASON).isNotNull()).first()
     assert row is not None
     shown = row[MALFORMED] or ", ".join(f"{name}={row[f'raw_{name}']}" for name in RAW_COLUMNS)
+    limit = (
+        "so nothing is left"
+        if n_bad == n_read
+        else f"more than data.max_bad_share = {checks.max_bad_share:g} allows"
+    )
     raise DataError(
-        f"{n_bad} of {n_read} rows are bad ({reasons}), more than data.max_bad_share = "
-        f"{checks.max_bad_share:g} allows; one of them is [{shown}] in {row[ORIGIN]}; "
-        "check data.format, data.columns and data.rating_scale, or raise data.max_bad_share"
+        f"{n_bad} of {n_read} rows are bad ({reasons}), {limit}; one of them is [{shown}] in "
+        f"{row[ORIGIN]}; check data.format, data.columns and data.rating_scale, or raise "
+        "data.max_bad_share"
     )
 
 

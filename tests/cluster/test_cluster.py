@@ -13,9 +13,28 @@ from faults import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 WITH_ARCHIVE = ["broadcast, no fault", "routed, no fault", "an executor in a half-step, routed"]
+# Each kind of fault and each kind of fit is there once; the others are faults and fits that are
+# among these, put together otherwise.
+IN_CI = [
+    "broadcast, no fault",
+    "an executor in a half-step, routed",
+    "a Worker",
+    "an executor that is decommissioned, routed",
+    "Python workers, files, scratch; sgd",
+    "big factors; an executor in a half-step, files, scratch; routed",
+    "an executor in a sweep, both later, chain",
+    "full disk, broadcast",
+    "an executor in the task, bayes",
+    "scratch while strata are built, sgd",
+    "both executors after the fits",
+]
 NEED_SMALL_DISK = [name for name in SCENARIOS if name.startswith("full disk")]
 ENDLESS = "executors die for ever"
-NAMES = [name for name in SCENARIOS if name != ENDLESS]
+NAMES = [
+    pytest.param(name, marks=[] if name in IN_CI else pytest.mark.thorough)
+    for name in SCENARIOS
+    if name != ENDLESS
+]
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc"),

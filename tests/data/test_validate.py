@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from mfspark.data.read import RatingsSource, read_ratings
 from mfspark.data.source import RawRatings
 from mfspark.data.validate import DUPLICATE, Checks, check_ratings
 from mfspark.errors import DataError
@@ -49,6 +50,16 @@ def test_reasons(spark, row, reason):
     assert [(r["user"], r["item"], r["rating"], r["timestamp"]) for r in bad] == [padded]
     assert (bad[0]["reason"], bad[0]["origin"]) == (reason, "file")
     assert result.clean.count() == 40
+
+
+def test_a_quote_in_an_id_is_odd_in_text_alone(spark, tmp_path):
+    spark.createDataFrame(
+        [('q"', "i", 1.0), ("r", "i", 2.0)], "user string, item string, rating double"
+    ).write.parquet(str(tmp_path / "ratings.parquet"))
+    raw = read_ratings(spark, RatingsSource(path=str(tmp_path / "ratings.parquet")))
+    result = check_ratings(raw, Checks())
+    assert (result.n_clean, result.bad_rows) == (2, {})
+    assert {row["user"] for row in result.clean.collect()} == {'q"', "r"}
 
 
 def test_half_stars_spaces_and_dates_are_fine(spark):

@@ -23,7 +23,7 @@ from mfspark.data.validate import Checks, check_ratings
 from mfspark.errors import DataError
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("MFSPARK_FUZZ_EXAMPLES", "6")),
+    max_examples=int(os.environ.get("MFSPARK_FUZZ_EXAMPLES", "5")),
     deadline=None,
     derandomize="MFSPARK_FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),

@@ -138,7 +138,7 @@ def prey(tmp_path_factory) -> Path:
 
 
 @settings(
-    max_examples=int(os.environ.get("MFSPARK_FUZZ_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("MFSPARK_FUZZ_EXAMPLES", "25")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

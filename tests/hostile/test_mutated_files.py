@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from running import make_ratings, run_job
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("MFSPARK_FUZZ_EXAMPLES", "5")),
+    max_examples=int(os.environ.get("MFSPARK_FUZZ_EXAMPLES", "2")),
     deadline=None,
     derandomize="MFSPARK_FUZZ_EXAMPLES" not in os.environ,
     # A file that is found is small enough.

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pandas as pd
 from running import ROOT, make_ratings
+from session_settings import INTERPRETED
 
 from mfspark.__main__ import JOBS
 
@@ -45,7 +46,9 @@ def test_a_job_runs_without_spark_submit(tmp_path):
     make_ratings(tmp_path / "ratings.csv", n=500)
     (tmp_path / "run.toml").write_text('[data]\npath = "ratings.csv"\nduplicates = "mean"\n')
     properties = tmp_path / "local.conf"
-    properties.write_text("spark.master local[2]\nspark.log.level ERROR\n")
+    given = {"spark.master": "local[2]", "spark.log.level": "ERROR",
+             "spark.sql.shuffle.partitions": "2", **INTERPRETED}  # fmt: skip
+    properties.write_text("".join(f"{name} {value}\n" for name, value in given.items()))
     result = run_main(
         "ingest", "--properties-file", str(properties), "--config", "run.toml",
         "--set", "run.name=plain", cwd=tmp_path,

@@ -106,12 +106,14 @@ def test_functions_of_the_api(server, tmp_path):
         assert line in found.stdout
 
 
-SUITES = ["test_estimator.py", "test_factor_model.py", "test_comparison.py"]
+SUITES = [
+    "test_estimator.py", "test_factor_model.py", "test_comparison.py", "../hostile/test_any_table.py"
+]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_suites_pass_on_a_server_without_the_package(server, tmp_path):
-    """The estimator's, the model's and the comparison's tests against the server."""
+    """Tests of the estimator, the model, the comparison, and of any table, against the server."""
     found = run_client(
         ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist",
          f"--basetemp={tmp_path / 'tests'}", *[str(HERE / name) for name in SUITES]],

@@ -21,14 +21,14 @@ def heap_mib(spark) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exchange", ["broadcast", "routed"])
-def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchange):
-    scratch, seen, n = scratch_folder(spark), [], 200
+def test_a_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchange):
+    scratch, seen, n = scratch_folder(spark), [], 100
     run = als_half_step.run_half_step
     # Tables of earlier tests go when they are collected, at any time.
     earlier = persisted(spark)
 
     def watch(workspace, side, fixed):
-        if len(seen) % 20 == 0:
+        if len(seen) % 10 == 0:
             plan = re.sub(r"\d+", "", fixed._jdf.queryExecution().analyzed().toString())
             files = sum(1 for path in scratch.rglob("*") if path.is_file())
             persistent = len(persisted(spark) - earlier)
@@ -46,7 +46,7 @@ def test_two_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchang
     ).fit(ratings)  # fmt: skip
     assert model.metadata.best_iteration == n
     figures = [row for row in seen if row is not None]
-    assert len(figures) == 2 * n // 20
+    assert len(figures) == 2 * n // 10
     early, late = figures[2], figures[-1]
     assert late[0] == early[0]
     # Spark removes files of finished shuffles some time after its garbage collector finds them
