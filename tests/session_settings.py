@@ -14,8 +14,9 @@ SETTINGS = {
     # Timestamps in expectations must not depend on the machine.
     "spark.sql.session.timeZone": "UTC",
     "spark.driver.memory": "2g",
-    # Two processes of tests have two cores.
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
+    # Two processes of tests have two cores: a compiler that optimises, and collection in parallel,
+    # would take more of them than they give.
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
     # What Spark remembers for its UI grows until it is a thousand queries: tests of memory would
     # depend on the tests before them.
     "spark.sql.ui.retainedExecutions": "10",
