@@ -107,8 +107,11 @@ def test_functions_of_the_api(server, tmp_path):
 
 
 SUITES = [
-    "test_estimator.py", "test_factor_model.py", "test_comparison.py", "../hostile/test_any_table.py"
-]  # fmt: skip
+    "test_estimator.py",
+    "test_factor_model.py",
+    "test_comparison.py",
+    "../hostile/test_any_table.py",
+]
 
 
 @pytest.mark.slow
