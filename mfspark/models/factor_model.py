@@ -11,12 +11,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType, StringType
 
 from mfspark import files
-from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
+from mfspark.columns import BIAS, COLD_BIAS, DRAWS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.workspace import materialised
 from mfspark.errors import ConfigError, DataError
 from mfspark.ids import column, require_column, whole
+from mfspark.models.drawn_fold_in import cold_biases, drawn_fold_in_of
 from mfspark.models.factor_storage import FactorTables, read_factor_tables, write_factor_tables
-from mfspark.models.fold_in import fold_in, fold_in_of
+from mfspark.models.fold_in import RowSolver, fold_in, fold_in_of
 from mfspark.models.frames import TransformsFrames, spark_frame
 from mfspark.models.local_model import LocalModel
 from mfspark.models.matching import Matching, best_matches
@@ -351,22 +352,47 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         the place of the row that the id had: give all ratings of an id, not the latest alone. What
         is rated beside ids that the model does not know, and rows without a finite rating, are left
         out; an id with nothing else gets no row. Coordinates, and what is made of them (similarity,
-        uncertainty), stay those of the fit. Raises ``DataError`` for models of ``BayesianMF``
-        and of features, whose rows depend on more than ratings.
+        uncertainty), stay those of the fit.
+
+        A row of a model of ``BayesianMF`` is the posterior mean given the rows of the other side,
+        beside each of the stored draws, and has draws of its own, so that ``predictionStdCol``
+        holds for it; what is known of an id beside its ratings is the mean and covariance of all
+        rows. Raises ``DataError`` for models of given features, and of implicit ones that minimise
+        a penalty, whose rows depend on more than ratings, and for a posterior without draws.
         """
         if side not in tuple(Side):
             raise ConfigError(f"side = {side!r} is not allowed; give 'user' or 'item'")
         own = Side(side)
-        system = fold_in_of(self.metadata)
         dataset = self._rated(ratings)
         tables = {USER: self.user_factors, ITEM: self.item_factors}
-        fixed = tables[own.other]
+        system: RowSolver
+        if self.metadata.posterior is None:
+            system, fixed = fold_in_of(self.metadata), tables[own.other]
+        else:
+            system = drawn_fold_in_of(tables, self.draws, self.metadata, own)
+            fixed = self.draws[own.other].withColumnRenamed(DRAWS, FACTORS)
+            fixed = fixed.withColumn(BIAS, F.lit(0.0).cast("float"))
         found = persist(fold_in(dataset, fixed, self.metadata.n_rows(own.other), system, own))
         ids, n_found = found.select(own), found.count()
         if n_found <= _MOST_BROADCAST_IDS:
             ids = F.broadcast(ids)
+        draws = dict(self.draws)
+        if draws:
+            # [factors, draws]: see DrawnFoldIn.
+            drawn = F.slice(FACTORS, self.rank + 1, system.n_factors)
+            kept = draws[own].join(ids, own, "anti")
+            all_draws = kept.select(own, DRAWS).unionByName(found.select(own, drawn.alias(DRAWS)))
+            n_all = self.metadata.n_rows(own) + n_found
+            draws[own] = materialised(all_draws, n_all * 4 * system.n_factors)
         old = tables[own].join(ids, own, "anti")
-        together = old.select(own, N_RATINGS, BIAS, FACTORS).unionByName(found)
+        columns = [
+            name for name in old.columns if name in (own, N_RATINGS, BIAS, COLD_BIAS, FACTORS)
+        ]
+        new = found.withColumn(FACTORS, F.slice(FACTORS, 1, self.rank))
+        if COLD_BIAS in columns:
+            new = new.join(cold_biases(dataset, tables, self.metadata, own), own, "left")
+            new = new.fillna(0.0, [COLD_BIAS])
+        together = old.select(columns).unionByName(new.select(columns))
         n_most = self.metadata.n_rows(own) + n_found
         # Free of what it is made of: models that were folded in again and again would have plans
         # that take longer than their work.
@@ -374,7 +400,7 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         n = tables[own].count()
         unpersist(found)
         metadata = self.metadata.model_copy(update={"n_users" if own == USER else "n_items": n})
-        model = FactorModel(tables[USER], tables[ITEM], self.history, metadata)
+        model = FactorModel(tables[USER], tables[ITEM], self.history, metadata, draws)
         return model.setParams(
             **{param.name: value for param, value in self.extractParamMap().items()}
         )

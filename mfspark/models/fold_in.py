@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,20 @@ from mfspark.models.metadata import ModelMetadata
 _RATINGS_PER_TASK = 2_000_000
 # Where a penalty can be told from the factors that it shrank.
 _ALGORITHMS = ("BiasedALS", "BiasedSGD")
+
+
+class RowSolver(Protocol):
+    """How rows of one side are solved for: see :mod:`mfspark.kernels.new_rows`."""
+
+    @property
+    def n_factors(self) -> int:
+        """Numbers of a fixed row beside its bias."""
+
+    def fixed_rows(self, rows: Float32s, side: Side) -> Any:
+        """What ``solve`` takes of the rows of ``side``, float32 [n, n_factors + 1]."""
+
+    def solve(self, ratings: Csr, fixed: Any, side: Side) -> Float32s:
+        """A row for each of ``ratings``, float32 [n_rows, …], the last number being its bias."""
 
 
 def fault_of_rows(metadata: ModelMetadata) -> str | None:
@@ -62,7 +77,7 @@ def fold_in_of(metadata: ModelMetadata) -> FoldIn:
 
 
 def fold_in(
-    ratings: DataFrame, fixed: DataFrame, n_fixed: int, system: FoldIn, side: Side
+    ratings: DataFrame, fixed: DataFrame, n_fixed: int, system: RowSolver, side: Side
 ) -> DataFrame:
     """One row per id of ``side``: the id, n_ratings long, bias float, factors array<float>.
 
@@ -70,7 +85,7 @@ def fold_in(
     factors; ``n_fixed`` rows) does not know are left out. Fixed rows are broadcast while they are
     few, and joined to the ratings otherwise.
     """
-    other, rank = side.other, len(system.root)
+    other, rank = side.other, system.n_factors
     kind = ratings.schema[side].dataType.simpleString()
     schema = f"{side} {kind}, {N_RATINGS} long, {BIAS} float, {FACTORS} array<float>"
     # Neither null nor NaN, which is greater than all numbers, nor infinite.
@@ -104,7 +119,7 @@ def fold_in(
 
 
 def _solve(
-    batches: Iterator[pa.RecordBatch], system: FoldIn, side: Side, rank: int
+    batches: Iterator[pa.RecordBatch], system: RowSolver, side: Side, rank: int
 ) -> Iterator[pa.RecordBatch]:
     """Id, rating, bias and factors of all that each row has rated."""
     for batch in batches:
@@ -119,7 +134,7 @@ def _solve(
 
 
 def _solve_beside(
-    batches: Iterator[pa.RecordBatch], system: FoldIn, side: Side, rank: int
+    batches: Iterator[pa.RecordBatch], system: RowSolver, side: Side, rank: int
 ) -> Iterator[pa.RecordBatch]:
     """Id, rated ids and ratings in cells, beside the fixed table."""
     fixed = None

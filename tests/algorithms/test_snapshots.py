@@ -111,7 +111,8 @@ def assert_same(found, expected):
         ):
             assert one.quantity == other.quantity
             assert one.mean == pytest.approx(other.mean, rel=1e-5)
-            assert one.rhat == pytest.approx(other.rhat, rel=1e-3)
+            # It is made of ranks, and two draws that are nearly equal may change places.
+            assert one.rhat == pytest.approx(other.rhat, rel=1e-2)
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -42,6 +42,13 @@ pytestmark = [
 ]
 
 
+def has_docker() -> bool:
+    """Whether there is a daemon that builds images."""
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
 @pytest.fixture(scope="session")
 def results(request, packed, cluster, tmp_path_factory) -> dict[str, dict]:
     """What became of all scenarios that are asked for, in two applications."""
@@ -97,7 +104,8 @@ def test_the_package_is_whole(packed):
     assert not [path for path in paths if "/pyspark/" in path or "/tests/" in path]
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="needs Docker")
+@pytest.mark.thorough
+@pytest.mark.skipif(not has_docker(), reason="needs Docker, and a registry")
 def test_the_image_can_be_built(packed):
     dist = packed.archive.parent
     command = ["docker", "build", "--file", str(ROOT / "conf/Dockerfile"), str(dist)]

@@ -99,8 +99,8 @@ LEAVES = {
     "models.params", "models.frames", "models.factor_model", "models.factor_storage",
     "models.metadata",
     "models.persistence", "models.prediction", "models.matching", "models.broadcast",
-    "models.uncertainty", "models.similar", "models.fold_in", "models.local_model",
-    "models.turned_factors", "models.list_columns",
+    "models.uncertainty", "models.similar", "models.fold_in",
+    "models.drawn_fold_in", "models.local_model", "models.turned_factors", "models.list_columns",
     "kernels.predict", "kernels.similarity", "kernels.new_rows", "kernels.influence",
 }  # fmt: skip
 
@@ -145,6 +145,8 @@ SHARED = {
     ("engine.factor_tables", "factor_batches"),
     ("engine.factor_tables", "table_bytes"),
     ("algorithms.indexed_ratings", "with_validation_column"),
+    # What a model with a posterior takes from the sampler for new rows, after its fit.
+    ("models.drawn_fold_in", "drawn_fold_in_of"),
 }
 
 
