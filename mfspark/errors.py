@@ -32,6 +32,12 @@ class DataError(MfsparkError):
     exit_code = DATA
 
 
+class DiskError(DataError):
+    """A disk has not room for what is to be written."""
+
+    exit_code = SPARK_LOST
+
+
 class DivergenceError(MfsparkError):
     """The objective left all bounds: of gradient descent at whatever learning rate."""
 
@@ -40,12 +46,6 @@ class DivergenceError(MfsparkError):
 
 class FitError(MfsparkError):
     """Spark gave up in the middle of a fit; the message names the cause and the remedy."""
-
-    exit_code = SPARK_LOST
-
-
-class DiskError(MfsparkError):
-    """A disk has not room for what will be written."""
 
     exit_code = SPARK_LOST
 

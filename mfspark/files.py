@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 from pyarrow import parquet as pq
 
-from mfspark.errors import NO_SPACE, DataError, DiskError, MfsparkError, OutputExistsError
+from mfspark.errors import NO_SPACE, DataError, DiskError, OutputExistsError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -166,7 +166,7 @@ def _kind(path: str) -> fs.FileType:
     return kind
 
 
-def _refused(path: str, what: str, error: OSError) -> MfsparkError:
+def _refused(path: str, what: str, error: OSError) -> DataError:
     if error.errno in NO_SPACE:
         return DiskError(f"{path} cannot be {what} ({error.strerror}); make room, and go on")
     reason = error.strerror or str(error).strip().splitlines()[0]

@@ -94,7 +94,7 @@ def _fit(run: RunDirectory) -> Iterator[str]:
         f"{workload.n_ratings} ratings of {workload.n_users} users and {workload.n_items} items, "
         f"rank {workload.rank}"
     )
-    plan = plan_of(run, Machine(cores, cores))
+    plan = plan_of(run, workload, Machine(cores, cores))
     yield plan.describe()
     yield from (f"warning: {warning}" for warning in plan.warnings)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -102,6 +102,6 @@ def _fit(run: RunDirectory) -> Iterator[str]:
         f"memory: {shown_bytes(plan.task_bytes)} in each Python worker, beside Spark's own "
         f"(spark.driver.memory, spark.executor.memory); this machine has {shown_bytes(memory)}"
     )
-    for need in needs_of(run, plan, scratch_folders("")):
+    for need in needs_of(run, workload, plan, scratch_folders("")):
         n_bytes, free = shown_bytes(need.n_bytes), shown_bytes(need.free_bytes)
         yield f"disk: {need.what}, about {n_bytes}; {free} are free in {need.folder}"

@@ -13,9 +13,9 @@ def workload_of(run: RunDirectory) -> Workload:
     return Workload(found.split["train"], found.users, found.items, run.config.trained.rank)
 
 
-def plan_of(run: RunDirectory, machine: Machine) -> Plan:
+def plan_of(run: RunDirectory, workload: Workload, machine: Machine) -> Plan:
     """How the model of the run will be fitted."""
-    settings, workload = run.config.trained, workload_of(run)
+    settings = run.config.trained
     if isinstance(settings, BayesianSettings):
         has_features = settings.implicit_features or any(map(run.config.train.features, Side))
         return plan_bayes(workload, settings, machine, has_features)
@@ -24,8 +24,10 @@ def plan_of(run: RunDirectory, machine: Machine) -> Plan:
     return plan_als(workload, settings, machine)
 
 
-def needs_of(run: RunDirectory, plan: Plan, scratch: list[str]) -> list[DiskNeed]:
+def needs_of(
+    run: RunDirectory, workload: Workload, plan: Plan, scratch: list[str]
+) -> list[DiskNeed]:
     """What the fit will write to disks of this machine; ``scratch``: folders of Spark's."""
     settings = run.config.trained
     n_draws = settings.keep_draws if isinstance(settings, BayesianSettings) else 0
-    return fit_needs(workload_of(run), plan, run.path, scratch, n_draws)
+    return fit_needs(workload, plan, run.path, scratch, n_draws)

@@ -20,7 +20,7 @@ from mfspark.app.configured_columns import (
 from mfspark.app.disk import require_room, scratch_folders
 from mfspark.app.estimators import make_estimator, mark_validation
 from mfspark.app.findings import findings_of
-from mfspark.app.fit_plan import needs_of, plan_of
+from mfspark.app.fit_plan import needs_of, plan_of, workload_of
 from mfspark.app.ingest import ingest
 from mfspark.app.lists import facts_of, with_titles
 from mfspark.app.run_directory import RunDirectory
@@ -94,11 +94,12 @@ def fit_model(spark: SparkSession, run: RunDirectory, start: str | None = None) 
     if not run.config.run.resume:
         files.remove(snapshots)
     estimator.setSnapshots(snapshots, run.config.train.seconds_between_snapshots)
-    plan = plan_of(run, machine_of(spark))
+    workload = workload_of(run)
+    plan = plan_of(run, workload, machine_of(spark))
     logger.info("%s", plan.describe())
     is_local = setting(spark, "spark.master").startswith("local")
     scratch = scratch_folders(setting(spark, "spark.local.dir")) if is_local else []
-    require_room(needs_of(run, plan, scratch))
+    require_room(needs_of(run, workload, plan, scratch))
     model: FactorModel = estimator.fit(fitted)
     return model
 

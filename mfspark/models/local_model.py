@@ -1,6 +1,7 @@
 """A fitted model as a function: item rows in NumPy, and a user by their ratings, without Spark."""
 
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from typing import IO, Any, Literal, NamedTuple
@@ -180,11 +181,7 @@ def _stored_array(archive: zipfile.ZipFile, name: str) -> Any:
         n_bytes = entry.file_size - stream.tell()
         if dtype.hasobject or any(n < 0 for n in shape):
             raise ValueError(f"{name} has no numbers and no text")
-        # In whole numbers, which do not overflow.
-        n_values = 1
-        for n in shape:
-            n_values *= n
-        if n_values * dtype.itemsize != n_bytes:
+        if math.prod(shape) * dtype.itemsize != n_bytes:
             raise ValueError(f"{name} is not as long as its header says")
         found = np.frombuffer(stream.read(), dtype).reshape(shape)
     return found

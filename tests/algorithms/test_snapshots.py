@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from killed_fits import KilledError, killed_after
 
+from mfspark import files
 from mfspark.algorithms import snapshots as module
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
@@ -18,6 +19,7 @@ from mfspark.algorithms.indexed_ratings import index_ratings
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.algorithms.snapshots import Snapshots
 from mfspark.columns import ITEM, USER, Side
+from mfspark.errors import DiskError
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings, BayesianSettings, SGDSettings
 
@@ -207,6 +209,13 @@ def test_a_fit_does_not_end_because_its_state_cannot_be_saved(ratings, tmp_path)
         found = replace(fit, snapshots=snapshots(tmp_path / "full")).learn(table, n_threads=2)
     assert_same(found, expected)
     assert list((tmp_path / "full").iterdir()) == []
+    # The same, told by what writes documents and makes folders.
+    for name in ("write_text", "make_folder"):
+        folder = tmp_path / name
+        with patch.object(files, name, side_effect=DiskError("no room")) as refused:
+            found = replace(fit, snapshots=snapshots(folder)).learn(table, n_threads=2)
+        assert refused.called
+        assert_same(found, expected)
 
 
 def test_saving_takes_a_small_part_of_the_time(tmp_path):
