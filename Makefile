@@ -35,7 +35,7 @@ check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browse
 test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-ci: check-java $(VENV)/.mfspark-test ## run what CI runs: all but faults on a cluster that differ little from others
+test-ci: check-java $(VENV)/.mfspark-test ## run what CI runs: all but tests that differ from others only in the way of execution
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough"
 
 test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all faults on a cluster

@@ -13,20 +13,15 @@ from faults import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 WITH_ARCHIVE = ["broadcast, no fault", "routed, no fault", "an executor in a half-step, routed"]
-# Each kind of fault and each kind of fit is there once; the others are faults and fits that are
-# among these, put together otherwise.
+# Each kind of loss is there once (an executor, a Worker, files, scratch; in ALS, SGD, a chain); the
+# others are put together otherwise of these, or are rarer.
 IN_CI = [
     "broadcast, no fault",
-    "an executor in a half-step, routed",
     "a Worker",
     "an executor that is decommissioned, routed",
-    "Python workers, files, scratch; sgd",
     "big factors; an executor in a half-step, files, scratch; routed",
     "an executor in a sweep, both later, chain",
-    "full disk, broadcast",
-    "an executor in the task, bayes",
     "scratch while strata are built, sgd",
-    "both executors after the fits",
 ]
 NEED_SMALL_DISK = [name for name in SCENARIOS if name.startswith("full disk")]
 ENDLESS = "executors die for ever"

@@ -79,6 +79,7 @@ def test_factors_are_read_as_far_as_they_are_stable(finished):
     assert pd.read_parquet(interpretation / "variance")["share"].sum() == pytest.approx(1)
 
 
+@pytest.mark.thorough
 def test_factors_are_read_in_other_coordinates(spark, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     settings = ("run.overwrite=true", "interpret.rotation=varimax", "interpret.refits=1")
@@ -218,7 +219,13 @@ def test_model_of_another_schema_is_refused(spark, finished, tmp_path):
     assert (folder / "runs/mine/evaluation/metrics").exists()
 
 
-@pytest.mark.parametrize(("model", "algorithm"), [("sgd", "BiasedSGD"), ("bayes", "BayesianMF")])
+@pytest.mark.parametrize(
+    ("model", "algorithm"),
+    [
+        pytest.param("sgd", "BiasedSGD", marks=pytest.mark.thorough),
+        ("bayes", "BayesianMF"),
+    ],
+)
 def test_other_models_are_trained_and_reported(spark, finished, tmp_path, model, algorithm):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     settings = [
@@ -235,6 +242,7 @@ def test_other_models_are_trained_and_reported(spark, finished, tmp_path, model,
 FEATURES = ('train.user_features=["age","group"]', 'train.item_features=["genres","year"]')
 
 
+@pytest.mark.thorough
 def test_features_of_the_tables_are_learnt_from(spark, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     settings = [

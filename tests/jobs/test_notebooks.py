@@ -54,7 +54,7 @@ def test_exploring_needs_the_files_alone(finished, executed):
     assert any("A prediction" in output["text"] or "= " in output["text"] for output in shown)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_transitive_inference(executed, tmp_path):
     rng = np.random.default_rng(0)
     taste, loading = rng.normal(0, 1, 60), rng.choice([-1, 1], 40)
@@ -78,7 +78,7 @@ def test_transitive_inference(executed, tmp_path):
     assert float(of_als[2]) > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_uncertainty(finished, executed):
     shown = executed("03_uncertainty.ipynb", finished[0])
     tables = [output["text/html"] for output in shown if "text/html" in output]
@@ -101,7 +101,7 @@ def test_lists_are_found_without_spark(finished, executed):
     assert ends[0] == pytest.approx(ends[1], abs=2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_comparing(spark, finished, executed, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     models = 'compare.models=["bias_only","als"]'

@@ -57,6 +57,7 @@ def test_the_job_finds_that_there_are_two_factors(spark, tmp_path):
     assert "runs/r/ranks exists" in again.stdout
 
 
+@pytest.mark.thorough
 def test_warm_starts_go_down_and_leave_nothing(spark, tmp_path):
     make_planted_ratings(tmp_path / "ratings.csv", n_users=250, n_items=80)
     (tmp_path / "run.toml").write_text(

@@ -51,7 +51,7 @@ def test_a_session_that_was_there_first_is_told_about(tmp_path):
     assert "import mfspark before the session is made, or set PYSPARK_PYTHON" in last
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_console_of_a_job_has_no_lines_of_spark(tmp_path):
     """From the checkout, as in the README; the Java virtual machine's own line stays."""
     make_ratings(tmp_path / "ratings.csv")

@@ -221,7 +221,9 @@ def test_repeated_pairs_are_separate_observations(spark):
 GIVEN = {"regParam": 1.0, "biasRegParam": 0.3}
 
 
-@pytest.mark.parametrize("execution", ["one_task", "distributed"])
+@pytest.mark.parametrize(
+    "execution", ["one_task", pytest.param("distributed", marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
 def test_another_scale_of_ratings_gives_the_same_model(ratings, estimator, execution):
     """r → a·r + c makes r̂ → a·r̂ + c, in tables and history too."""

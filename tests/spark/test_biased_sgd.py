@@ -61,7 +61,9 @@ def test_every_schedule_learns(ratings, schedule):
         assert (np.diff(history["objective"]) <= 0).all()
 
 
-@pytest.mark.parametrize("execution", ["one_task", "distributed"])
+@pytest.mark.parametrize(
+    "execution", ["one_task", pytest.param("distributed", marks=pytest.mark.thorough)]
+)
 def test_one_block_and_four_reach_the_same_error(spark, execution):
     synthetic = SyntheticSettings(n_ratings=40_000, n_users=600, n_items=300, rank=3)
     rows = synthetic_ratings(spark, synthetic).withColumn("fold", fold(0, 5)).cache()

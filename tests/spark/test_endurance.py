@@ -20,7 +20,9 @@ def heap_mib(spark) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exchange", ["broadcast", "routed"])
+@pytest.mark.parametrize(
+    "exchange", ["broadcast", pytest.param("routed", marks=pytest.mark.thorough)]
+)
 def test_a_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchange):
     scratch, seen, n = scratch_folder(spark), [], 100
     run = als_half_step.run_half_step

@@ -175,7 +175,7 @@ def truncate(path):
 
 
 @pytest.mark.parametrize("exchange", ["broadcast", "routed"])
-@pytest.mark.parametrize("damage", [delete, truncate])
+@pytest.mark.parametrize("damage", [delete, pytest.param(truncate, marks=pytest.mark.thorough)])
 def test_files_lost_before_every_half_step_are_made_again(
     spark, model, ratings, monkeypatch, exchange, damage
 ):
@@ -205,7 +205,9 @@ def test_files_lost_before_every_half_step_are_made_again(
 
 
 @pytest.mark.parametrize("keep", ["driver", "executors", "durable", "checkpoints"])
-@pytest.mark.parametrize("estimator", [BiasedALS, BiasedSGD])
+@pytest.mark.parametrize(
+    "estimator", [BiasedALS, pytest.param(BiasedSGD, marks=pytest.mark.thorough)]
+)
 def test_factors_are_the_same_wherever_they_are_kept(
     spark, ratings, monkeypatch, tmp_path, keep, estimator
 ):
@@ -228,7 +230,9 @@ def test_factors_are_the_same_wherever_they_are_kept(
 
 
 @pytest.mark.parametrize("exchange", ["broadcast", "routed"])
-@pytest.mark.parametrize("when", ["in an iteration", "after the last one"])
+@pytest.mark.parametrize(
+    "when", ["in an iteration", pytest.param("after the last one", marks=pytest.mark.thorough)]
+)
 def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
     spark, ratings, monkeypatch, caplog, exchange, when
 ):

@@ -58,8 +58,9 @@ def assert_same(found, expected, rows):
 @pytest.mark.parametrize(
     "ways",
     [
-        "broadcast", "routed, durable",
-        pytest.param("routed, checkpoints", marks=pytest.mark.slow),
+        "broadcast",
+        pytest.param("routed, durable", marks=pytest.mark.thorough),
+        pytest.param("routed, checkpoints", marks=pytest.mark.thorough),
     ],
 )  # fmt: skip
 def test_the_same_numbers_as_in_one_task(skewed, in_one_task, monkeypatch, tmp_path, ways):
@@ -126,6 +127,7 @@ def test_files_lost_before_every_sweep_are_made_again(spark, skewed, monkeypatch
     assert_same(found, expected, skewed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("rank", "length", "stopped"),
     [(0, {"maxIter": 4, "tol": 0.0}, "max_iter"), (3, {"maxIter": 60, "tol": 0.05}, "converged")],

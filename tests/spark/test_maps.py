@@ -83,6 +83,7 @@ def test_what_umap_is_given(spark, described, monkeypatch):
     np.testing.assert_allclose(batch.column("y").to_numpy(), expected[:, 1], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_umap_itself(model, described, tastes):
     pytest.importorskip("umap")
     found = draw_maps(model, described, tastes, MapSettings("umap", (1, 2)))

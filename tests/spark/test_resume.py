@@ -30,6 +30,9 @@ CASES = {
     "bayes with chains": (BayesianMF, BAYES, {"implicitFeatures": False, "numChains": 2}),
 }
 
+IN_CI = ["als", "als routed", "sgd", "bayes"]
+NAMES = [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.thorough) for name in CASES]
+
 
 @pytest.fixture(scope="module")
 def marked(ratings):
@@ -70,7 +73,7 @@ def said(caplog) -> list[str]:
     return [r.getMessage() for r in caplog.records if "goes on after" in r.getMessage()]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_distributed_fit_goes_on_where_it_was_broken_off(
     name, marked, tmp_path, monkeypatch, caplog
 ):
