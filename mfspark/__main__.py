@@ -22,6 +22,7 @@ JOBS = {
     "recommend": (_STEPS, "recommend"),
     "export": ("mfspark.app.export", "export"),
     "report": (_STEPS, "report"),
+    "publish": ("mfspark.app.publish", "publish"),
     "track": ("mfspark.app.track", "track"),
     "update": ("mfspark.app.update", "update"),
     "cross_validate": ("mfspark.app.cross_validate", "cross_validate"),

@@ -37,6 +37,9 @@ else:
 
 
 Positive = Annotated[float, Field(gt=0)]
+Published = Literal[
+    "ratings", "model", "evaluation", "interpretation", "recommendations", "vectors"
+]
 
 
 class RunSettings(BaseModel):
@@ -214,6 +217,21 @@ class ExportSettings(BaseModel):
         default_factory=list,
         description="vector stores to write beside the Parquet files: faiss (an exact index), "
         "milvus (a file of Milvus Lite)",
+    )
+
+
+class PublishSettings(BaseModel):
+    """What the publish job makes tables of, and where."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    into: str | None = Field(
+        None,
+        min_length=1,
+        description="schema of the catalog, such as main.recommenders; must be there",
+    )
+    outputs: list[Published] = Field(
+        ["model"], min_length=1, description="outputs of the run whose tables are published"
     )
 
 
@@ -448,6 +466,7 @@ class Config(BaseModel):
     cross_validation: CrossValidationSettings = Field(default_factory=CrossValidationSettings)
     update: UpdateSettings = Field(default_factory=UpdateSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
     mlflow: MlflowSettings = Field(default_factory=MlflowSettings)
     ranks: RankStudySettings = Field(default_factory=RankStudySettings)
     learning_curve: LearningCurveSettings = Field(default_factory=LearningCurveSettings)

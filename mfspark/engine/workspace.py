@@ -211,9 +211,9 @@ def _changed_settings(spark: SparkSession) -> dict[str, str]:
 
 
 def setting(spark: SparkSession, name: str) -> str:
-    """A setting of the session; empty where it is not set, or is not told."""
+    """A setting of the session, or its default; empty where it has neither, or is not told."""
     try:
-        return spark.conf.get(name, "") or ""
+        return spark.conf.get(name) or ""
     except SPARK_ERRORS:
         return ""
 
