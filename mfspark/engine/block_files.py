@@ -35,7 +35,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import Side
-from mfspark.engine.cells import LostCellError, values
+from mfspark.engine.cells import LostCellError, cells_of, values
 from mfspark.engine.index import Layout
 from mfspark.engine.plan import Keep
 from mfspark.engine.workspace import Workspace
@@ -214,9 +214,7 @@ def _folders() -> list[Path]:
 def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> FiledBlocks:
     """Bring the ``packed`` chunks of a side together and have a file made of each block."""
     chunks = workspace.persist(
-        packed.where(F.col("side") == files.side)
-        .drop("side")
-        .repartitionById(files.layout.n_blocks, F.col("block")),
+        packed.repartitionById(files.layout.n_blocks, F.col("block")),
         StorageLevel.DISK_ONLY,
     )
 
@@ -262,7 +260,10 @@ def remove_abandoned() -> None:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write arrays for ``open_arrays``; the file appears whole or not at all."""
-    batch = pa.RecordBatch.from_pydict({str(n): [part.tobytes()] for n, part in enumerate(arrays)})
+    whole = np.zeros(1, np.int64)
+    batch = pa.RecordBatch.from_pydict(
+        {str(n): cells_of(part, whole) for n, part in enumerate(arrays)}
+    )
     # Two attempts at one task may write at a time.
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:

@@ -14,7 +14,7 @@ Worked example. Five users and four items by position; users in two blocks of th
 
 >>> layout = Layout(sizes=np.array([3, 2, 0]), shares=())  # no user is hot
 >>> users, items = np.array([0, 0, 1, 2, 3, 4, 4]), np.array([0, 2, 0, 2, 1, 1, 3])
->>> block, row = layout.locate(users, items)
+>>> block, row = layout.locate(np.arange(5), users, items)
 >>> block.tolist(), row.tolist()
 ([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 2, 0, 1, 1])
 
@@ -44,9 +44,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.algorithms.indexed_ratings import with_validation_column
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.block_files import (
+    CHUNK_COLUMNS,
     Arrays,
     BlockFiles,
     FiledBlocks,
@@ -54,15 +54,14 @@ from mfspark.engine.block_files import (
     file_blocks,
     unique_name,
 )
-from mfspark.engine.cells import ROWS_PER_PACK, packs, values
-from mfspark.engine.index import Layout, SideIndex
+from mfspark.engine.cells import LostCellError, cell, cells_of, values
+from mfspark.engine.encoded import EncodedRatings
+from mfspark.engine.index import Layout, Part, Placement, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Int32s
 from mfspark.kernels.csr import Csr, RatingBlock, build_block, compact
 
-_CHUNK_SCHEMA = (
-    "side string, block int, rows binary, others binary, rating binary, is_validation binary"
-)
+_CHUNK_SCHEMA = "block int, rows binary, others binary, rating binary, is_validation binary"
 
 
 @dataclass(frozen=True)
@@ -109,15 +108,14 @@ class BlockedSide:
 
 
 def build_blocks(
-    workspace: Workspace, ratings: DataFrame, indices: dict[Side, SideIndex]
+    workspace: Workspace, encoded: EncodedRatings, indices: dict[Side, SideIndex]
 ) -> dict[Side, BlockedSide]:
-    """User-major and item-major blocks of ``ratings`` (user, item, rating float, and maybe
-    is_validation boolean).
+    """User-major and item-major blocks of ``encoded`` ratings.
 
     Validation ratings whose user or item has no training rating belong to no block.
     """
     layouts = {side: index.layout for side, index in indices.items()}
-    packed = pack_ratings(workspace, ratings, indices, tuple(Side))
+    located = locate_ratings(workspace, encoded, indices)
     name = unique_name()
     n_blocks = max(layout.n_blocks for layout in layouts.values())
     delete_at_exit(workspace, name, n_blocks)
@@ -125,67 +123,133 @@ def build_blocks(
     def build(side: Side) -> BlockedSide:
         n_fixed = layouts[side.other].n_rows
         files = BlockFiles(name, side, RatingBlockFormat(), layouts[side], n_fixed)
-        blocks = file_blocks(workspace, packed, files)
+        blocks = file_blocks(workspace, located.chunks(side), files)
         n_needed, n_validation = blocks.totals(workspace, "n_needed", "n_validation")
         return BlockedSide(blocks, n_needed, n_validation)
 
     with ThreadPoolExecutor(len(layouts)) as pool:
         blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
-    workspace.release(packed)
+    located.release(workspace)
     return blocked
 
 
-def pack_ratings(
-    workspace: Workspace,
-    ratings: DataFrame,
-    indices: dict[Side, SideIndex],
-    sides: tuple[Side, ...],
-) -> DataFrame:
-    """Chunks of the blocks of ``sides``, persisted where they were packed."""
-    located = ratings
-    for side, index in indices.items():
-        ids = index.table.select(F.col("id").alias(side), F.col("position").alias(f"{side}_at"))
-        located = located.join(ids, side)
-    layouts = {side: index.layout for side, index in indices.items()}
-    return workspace.persist(
-        located.drop(USER, ITEM).mapInArrow(
-            partial(_pack_chunks, layouts=layouts, sides=sides), _CHUNK_SCHEMA
+@dataclass(frozen=True)
+class LocatedRatings:
+    """Packs of ratings with the positions of the ids in their dictionaries.
+
+    ``positions``: target int, pack long, found array<struct<part int, positions binary>>,
+    persisted.
+    """
+
+    encoded: EncodedRatings
+    positions: DataFrame
+    placements: dict[Side, Placement]
+
+    def chunks(self, side: Side) -> DataFrame:
+        """The chunks of the blocks of a side, where they are packed."""
+        found = self.positions.hint("shuffle_hash")
+        located = self.encoded.slices.join(found, ["target", "pack"], "left")
+        return located.select("n_ids", USER, ITEM, RATING, IS_VALIDATION, "found").mapInArrow(
+            partial(_pack_chunks, placements=self.placements, side=side), _CHUNK_SCHEMA
         )
+
+    def release(self, workspace: Workspace) -> None:
+        """Let go of what no later step reads."""
+        workspace.release(self.positions)
+        workspace.release(self.encoded.persisted)
+
+
+def locate_ratings(
+    workspace: Workspace, encoded: EncodedRatings, indices: dict[Side, SideIndex]
+) -> LocatedRatings:
+    """Send every pack the positions of the ids in its dictionaries."""
+    placements = {side: index.placement for side, index in indices.items()}
+    found = encoded.dictionaries.mapInArrow(
+        partial(_find_positions, placements=placements), "pack long, part int, positions binary"
+    ).withColumn("target", encoded.target_of(F.col("pack")))
+    positions = (
+        found.repartitionById(encoded.n_targets, F.col("target"))
+        .groupBy("target", "pack")
+        .agg(F.collect_list(F.struct("part", "positions")).alias("found"))
     )
+    return LocatedRatings(encoded, workspace.persist(positions, is_made_of_files=True), placements)
+
+
+def _find_positions(
+    batches: Iterator[pa.RecordBatch], placements: dict[Side, Placement]
+) -> Iterator[pa.RecordBatch]:
+    """The positions of the ids of each pack in one part of its dictionary, −1 where an id has no
+    training rating."""
+    part = Part.of(batches)
+    if part is None:
+        return
+    (placed,) = (each for each in placements.values() if part.number in each.hashing.parts)
+    block, row = placed.place(part.number, part.ids, part.n_ratings)
+    positions = (placed.layout.offsets[block] + row).astype(np.int32)
+    positions[part.n_ratings == 0] = -1
+    for pack, codes in part.packs:
+        yield pa.RecordBatch.from_pydict(
+            {
+                "pack": [pack],
+                "part": pa.array([part.number], pa.int32()),
+                "positions": [positions[codes].tobytes()],
+            }
+        )
 
 
 def _pack_chunks(
-    batches: Iterator[pa.RecordBatch], layouts: dict[Side, Layout], sides: tuple[Side, ...]
+    batches: Iterator[pa.RecordBatch], placements: dict[Side, Placement], side: Side
 ) -> Iterator[pa.RecordBatch]:
-    for table in packs(batches, ROWS_PER_PACK):
-        yield from _chunks(table, layouts, sides)
+    for batch in batches:
+        for row in range(batch.num_rows):
+            yield _chunks(batch.slice(row, 1), placements, side)
 
 
 def _chunks(
-    table: pa.Table, layouts: dict[Side, Layout], sides: tuple[Side, ...]
-) -> Iterator[pa.RecordBatch]:
-    """One row per (side, block) that occurs in the table."""
-    positions = {side: table[f"{side}_at"].to_numpy() for side in layouts}
-    rating = table[RATING].to_numpy()
-    is_validation = with_validation_column(table)[IS_VALIDATION].to_numpy()
-    for side in sides:
-        others = positions[side.other]
-        block, row = layouts[side].locate(positions[side], others)
-        # Of short numbers numpy sorts the digits, not the values: four times as fast.
-        short = block.astype(np.min_scalar_type(layouts[side].n_blocks))
-        order = np.argsort(short, kind="stable")
-        blocks, starts = np.unique(block[order], return_index=True)
-        for n, part in zip(blocks, np.split(order, starts[1:]), strict=True):
-            yield pa.RecordBatch.from_pydict(
-                {
-                    "side": [str(side)],
-                    "block": pa.array([n], pa.int32()),
-                    "rows": [row[part].tobytes()],
-                    "others": [others[part].astype(np.int32).tobytes()],
-                    "rating": [rating[part].astype(np.float32).tobytes()],
-                    "is_validation": [is_validation[part].astype(np.bool_).tobytes()],
-                }
-            )
+    ratings: pa.RecordBatch, placements: dict[Side, Placement], side: Side
+) -> pa.RecordBatch:
+    """The chunks of one slice of a pack: a row for each block that occurs in it."""
+    dictionaries = _dictionaries(ratings["found"], placements)
+    if sum(map(len, dictionaries.values())) != ratings["n_ids"][0].as_py():
+        raise LostCellError("a pack was made again of other ratings than its dictionary")
+    codes = cell(ratings, side, 0, np.int32)
+    others = dictionaries[side.other][cell(ratings, side.other, 0, np.int32)]
+    rating, is_validation = (
+        cell(ratings, name, 0, dtype)
+        for name, dtype in ((RATING, np.float32), (IS_VALIDATION, np.bool_))
+    )
+    if any(positions.min(initial=0) < 0 for positions in dictionaries.values()):
+        is_warm = (dictionaries[side][codes] >= 0) & (others >= 0)
+        codes, others = codes[is_warm], others[is_warm]
+        rating, is_validation = rating[is_warm], is_validation[is_warm]
+    block, row = placements[side].layout.locate(dictionaries[side], codes, others)
+    order = np.argsort(block, kind="stable")
+    blocks, starts = np.unique(block[order], return_index=True)
+    columns = (row, others, rating, is_validation)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(blocks.astype(np.int32)),
+            *[cells_of(column[order], starts) for column in columns],
+        ],
+        names=list(CHUNK_COLUMNS),
+    )
+
+
+def _dictionaries(found: pa.Array, placements: dict[Side, Placement]) -> dict[Side, Int32s]:
+    """By side the position of each id of a pack's dictionary, from its parts."""
+    if found.null_count:
+        raise LostCellError("the positions of the ids of a pack are missing")
+    rows = found.flatten()
+    parts = dict(zip(rows.field("part").to_pylist(), values(rows.field("positions")), strict=True))
+    return {
+        side: np.concatenate(
+            [
+                np.zeros(0, np.int32),
+                *[np.frombuffer(parts[n], np.int32) for n in each.hashing.parts if n in parts],
+            ]
+        )
+        for side, each in placements.items()
+    }
 
 
 def assemble_whole(chunks: pa.Table, layout: Layout, n_fixed: int) -> RatingBlock:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 # Rows of ratings that a task collects before it packs them: some 50 MB, enough to make cells worth
@@ -68,3 +69,12 @@ def kept_values(column: pa.Array | pa.ChunkedArray) -> list[pa.Buffer]:
 def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
     """A binary cell as an array of ``dtype``, without a copy."""
     return np.frombuffer(values(batch.column(name))[row], dtype)
+
+
+def cells_of(values: npt.NDArray[Any], starts: npt.NDArray[Any]) -> pa.Array:
+    """Values as binary cells that begin at ``starts``, ascending from 0, without a copy."""
+    ends = np.append(starts, len(values)) * values.itemsize
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(
+        pa.binary(), len(starts), [None, pa.py_buffer(ends.astype(np.int32)), data]
+    )

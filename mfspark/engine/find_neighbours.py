@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import Side
 from mfspark.engine.cells import cell
+from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.index import Layout, count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.workspace import Workspace, materialised
@@ -60,10 +61,12 @@ def find_neighbours(ratings: DataFrame, side: Side, wanted: Nearest) -> Neighbou
     with Workspace(spark) as workspace:
         ratings = workspace.persist(ratings)
         n_ratings = ratings.count()
-        counted = count_ids(workspace, ratings, {side: 64}, n_ratings)
+        n_cores = machine_of(spark).cores
+        encoded = encode_ratings(workspace, ratings.select(side), {side: 64}, n_ratings, n_cores)
+        counted = count_ids(workspace, encoded, n_ratings)
         n_ids = counted[side].n_ids
         n_blocks = max(1, math.ceil(4 * N_SUMS * n_ids**2 / _BLOCK_BYTES))
-        n_blocks = min(max(n_blocks, machine_of(spark).cores), len(counted[side].pieces))
+        n_blocks = min(max(n_blocks, n_cores), len(counted[side].pieces))
         index = index_sides(workspace, counted, {side: n_blocks}, split_hot=False)[side]
         ids = index.table.select(F.col("id").alias(side), "position")
         located = workspace.persist(ratings.join(ids, side))

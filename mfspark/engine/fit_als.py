@@ -9,6 +9,7 @@ from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
 from mfspark.engine.blocks import build_blocks
 from mfspark.engine.compiling import start_compiling
+from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.exchange import make_exchange
 from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.index import count_ids, index_sides
@@ -76,11 +77,14 @@ def _als_on_blocks(
     name: str | None,
     state: FitSnapshots,
 ) -> Fit:
-    """Count, index, build blocks, alternate until the history ends it, make tables."""
+    """Encode, count, index, build blocks, alternate until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als",))
-    counted = count_ids(workspace, training.fitted, plan.n_blocks, training.summary.n_ratings)
+    encoded = encode_ratings(
+        workspace, training.ratings, plan.n_blocks, training.summary.n_rows, plan.n_cores
+    )
+    counted = count_ids(workspace, encoded, training.summary.n_ratings)
     indices = index_sides(workspace, counted, plan.n_blocks)
-    blocks = build_blocks(workspace, training.ratings, indices)
+    blocks = build_blocks(workspace, encoded, indices)
     solved = {}
     for side in Side:
         exchange = make_exchange(

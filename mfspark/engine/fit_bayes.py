@@ -14,6 +14,7 @@ from mfspark.engine.averages import Averages
 from mfspark.engine.blocks import build_blocks
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.draw_tables import draw_tables
+from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.exchange import make_exchange
 from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.gibbs_sweep import Draw, chain_keys, run_sweep, start_chain
@@ -77,13 +78,13 @@ def _chains_on_blocks(
     plan: Plan,
     state: FitSnapshots,
 ) -> Fit:
-    """Count, index, build blocks, sample until the history ends it, make tables."""
+    """Encode, count, index, build blocks, sample until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als", "bayes"))
-    n_ratings, n_blocks = training.summary.n_ratings, plan.n_blocks
-    counted = count_ids(workspace, training.fitted, n_blocks, n_ratings)
-    indices = index_sides(workspace, counted, n_blocks)
+    n_ratings, n_rows = training.summary.n_ratings, training.summary.n_rows
+    encoded = encode_ratings(workspace, training.ratings, plan.n_blocks, n_rows, plan.n_cores)
+    indices = index_sides(workspace, count_ids(workspace, encoded, n_ratings), plan.n_blocks)
     layouts = {side: index.layout for side, index in indices.items()}
-    blocks = build_blocks(workspace, training.ratings, indices)
+    blocks = build_blocks(workspace, encoded, indices)
     n_validation = blocks[USER].n_validation
     solved = {}
     for side in Side:

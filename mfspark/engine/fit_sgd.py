@@ -8,6 +8,7 @@ from mfspark.algorithms.sgd_threads import PATIENCE, ThreadedSGD
 from mfspark.algorithms.snapshots import LoopState, Snapshots
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.compiling import start_compiling
+from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
@@ -76,14 +77,17 @@ def _sgd_on_strata(
     plan: Plan,
     state: FitSnapshots,
 ) -> Fit:
-    """Count, index, build blocks, descend until the history ends it, make tables."""
+    """Encode, count, index, build blocks, descend until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("sgd",))
-    counted = count_ids(workspace, training.fitted, plan.n_blocks, training.summary.n_ratings)
+    encoded = encode_ratings(
+        workspace, training.ratings, plan.n_blocks, training.summary.n_rows, plan.n_cores
+    )
+    counted = count_ids(workspace, encoded, training.summary.n_ratings)
     # Every block gets a piece, so that none is empty.
     n_blocks = min(plan.n_blocks[USER], *(len(side.pieces) for side in counted.values()))
     # No row is split over several blocks: its updates follow one after another.
     indices = index_sides(workspace, counted, dict.fromkeys(Side, n_blocks), split_hot=False)
-    blocks = build_user_blocks(workspace, training.ratings, indices)
+    blocks = build_user_blocks(workspace, encoded, indices)
     descent = Descent(blocks, training.objective, settings.rank, settings.seed, plan.keep[USER])
     if state.loop is None:
         reached = best = start_parameters(workspace, indices, training.known, descent)

@@ -3,7 +3,8 @@
 An id's position on its side is ``offset of its block + local index``, so positions are dense and
 no step needs a global sort. Blocks are balanced by rating counts: the many ids with few ratings are
 hashed into buckets, and the buckets and the few ids with many ratings are placed one by one on the
-lightest block, the heaviest first (Graham 1969).
+lightest block, the heaviest first (Graham 1969). In a block the rows of each part of the
+dictionaries follow one another, so that every part can number its own.
 
 Skew: an id with more ratings than a block's fair share is *hot*. No block solves it: its ratings
 are split over several blocks, each of which sums up its share, and the rows of all hot ids form one
@@ -14,21 +15,23 @@ import heapq
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Row
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import IntegerType, LongType, StructField, StructType
+from pyspark.sql.types import DataType, IntegerType, LongType, StructField, StructType
 
+from mfspark.algorithms.indexed_ratings import encode_ids
 from mfspark.columns import N_RATINGS, Side
+from mfspark.engine.cells import from_cell, to_cell, values
+from mfspark.engine.encoded import EncodedRatings, Hashing, hash_ids
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Int32s, Int64s
-
-# Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
-# fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
-_PIECES_PER_BLOCK = 64
 
 # A hot id is split into shares of at most this part of a block's fair share.
 _SHARE = 0.25
@@ -65,20 +68,102 @@ class Layout:
         """Position of each block's first row, int64 [n_blocks + 1]."""
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
 
-    def locate(self, positions: Int64s, others: Int64s) -> tuple[Int32s, Int32s]:
-        """Block and row in it of each rating, from the positions on this and on the other side.
+    def locate(self, positions: Int32s, codes: Int32s, others: Int32s) -> tuple[Int32s, Int32s]:
+        """Block and row in it of each rating: from ``positions`` of the ids in a dictionary of this
+        side, the place of each rating's id there, and its position on the other side.
 
         The shares of hot rows follow behind a block's own rows. Which block a hot rating goes to
         depends on the other side's position alone.
         """
         offsets = self.offsets
-        block = np.searchsorted(offsets, positions, side="right").astype(np.int32) - np.int32(1)
         # Of blocks that begin at the same position all but the last are empty.
-        row = (positions - offsets[block]).astype(np.int32)
-        for hot, blocks in enumerate(self.shares):
-            of_hot = np.flatnonzero(positions == offsets[-1] + hot)
-            block[of_hot] = np.array(blocks, np.int32)[others[of_hot] % len(blocks)]
-            row[of_hot] = self.sizes[block[of_hot]] + hot
+        of_id = np.searchsorted(offsets, positions, side="right").astype(np.int32) - np.int32(1)
+        rows = (positions - offsets[of_id]).astype(np.int32)
+        # Of short numbers numpy later sorts the digits, not the values: four times as fast.
+        block = of_id.astype(np.min_scalar_type(self.n_blocks))[codes]
+        row = rows[codes]
+        is_hot = block == self.n_blocks
+        if self.n_hot and is_hot.any():
+            at = np.flatnonzero(is_hot)
+            hot, other = row[at], others[at]
+            for number, blocks in enumerate(self.shares):
+                own = hot == number
+                block[at[own]] = np.array(blocks, block.dtype)[other[own] % len(blocks)]
+            row[at] = self.sizes[block[at]].astype(np.int32) + hot
+        return block, row
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a block: the light ids of a bucket, or one ``heavy`` id."""
+
+    bucket: int
+    heavy: Any
+    n_ratings: int
+    n_ids: int
+
+
+@dataclass(frozen=True)
+class CountedSide:
+    """The ids of one side before they have places.
+
+    ``counts``: number int (of a part of the dictionaries), ids binary (an Arrow stream of id and
+    n_ratings), persisted.
+    """
+
+    counts: DataFrame
+    id_type: DataType
+    hashing: Hashing
+    pieces: list[Piece]
+    n_ratings: int
+
+    @property
+    def n_ids(self) -> int:
+        """Number of users or items."""
+        return sum(piece.n_ids for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the ids of one side go; small enough to be sent to every task.
+
+    ``block_of_bucket`` int32 [n_buckets], for light ids; ``heavy``: ids in blocks of their own
+    choice, with their ``block_of_heavy`` int32, the hot ones first, in the order of their rows.
+    ``offsets`` int64 [n_blocks + 1, n_parts]: the rows of a block that are of earlier parts.
+    """
+
+    hashing: Hashing
+    layout: Layout
+    block_of_bucket: Int32s
+    heavy: pa.Array | None
+    block_of_heavy: Int32s
+    offsets: Int64s
+
+    def place(self, part: int, ids: pa.Array, n_ratings: Int64s) -> tuple[Int32s, Int32s]:
+        """Block and row in it of all ids of a part that have ratings, and any of the others.
+
+        Popular rows side by side: most lookups of a half-step then hit the same few cache lines.
+        """
+        block = self.block_of_bucket[self.hashing.buckets(hash_ids(ids))]
+        if self.heavy is not None:
+            at = pc.index_in(ids, value_set=self.heavy.cast(ids.type))
+            is_heavy = at.is_valid().to_numpy(zero_copy_only=False)
+            heavy = at.fill_null(0).to_numpy()[is_heavy]
+            block[is_heavy] = self.block_of_heavy[heavy]
+        columns = {"block": block, "is_rated": n_ratings > 0, "n": n_ratings, "id": ids}
+        order = pc.sort_indices(
+            pa.table(columns),
+            [("block", "ascending"), ("is_rated", "descending"), ("n", "descending"),
+             ("id", "ascending")],
+        ).to_numpy()  # fmt: skip
+        ordered = block[order]
+        first = np.searchsorted(ordered, np.arange(self.layout.n_blocks + 1))
+        row = np.empty(len(order), np.int32)
+        within = np.arange(len(order)) - first[ordered]
+        row[order] = within + self.offsets[ordered, part - self.hashing.first_part]
+        if self.heavy is not None and self.layout.n_hot:
+            is_hot = block == self.layout.n_blocks
+            row[is_hot] = at.fill_null(0).to_numpy()[is_hot]
         return block, row
 
 
@@ -88,59 +173,104 @@ class SideIndex:
     one partition per block."""
 
     table: DataFrame
-    layout: Layout
-
-
-@dataclass(frozen=True)
-class CountedSide:
-    """The ids of one side before they have places.
-
-    ``ids``: id, n_ratings long, and the piece that each belongs to: ``heavy`` (the id itself) or
-    ``bucket`` int. ``pieces``: heavy, bucket, and n_ratings and n_ids in it.
-    """
-
-    ids: DataFrame
-    pieces: list[Row]
-    n_ratings: int
+    placement: Placement
 
     @property
-    def n_ids(self) -> int:
-        """Number of users or items."""
-        return sum(piece["n_ids"] for piece in self.pieces)
+    def layout(self) -> Layout:
+        """Where the rows of the side are."""
+        return self.placement.layout
 
 
 def count_ids(
-    workspace: Workspace, train: DataFrame, n_blocks: dict[Side, int], n_ratings: int
+    workspace: Workspace, encoded: EncodedRatings, n_ratings: int
 ) -> dict[Side, CountedSide]:
-    """Count the ratings of every id of the sides that ``n_blocks`` names; cost: one pass over the
-    training ratings each.
-
-    Balance suffers beyond ``n_blocks`` blocks. The sides are counted side by side, so that one
-    uses the cores while the other is planned.
-    """
-
-    def count(side: Side) -> CountedSide:
-        n_buckets = _PIECES_PER_BLOCK * n_blocks[side]
-        counts = train.groupBy(F.col(side).alias("id")).agg(F.count(F.lit(1)).alias(N_RATINGS))
-        is_heavy = F.col(N_RATINGS) * n_buckets >= n_ratings
-        bucket = F.pmod(F.xxhash64(F.col("id").cast("string")), F.lit(n_buckets)).cast("int")
-        ids = workspace.persist(
-            counts.withColumns(
-                {"heavy": F.when(is_heavy, F.col("id")), "bucket": F.when(~is_heavy, bucket)}
-            )
+    """Count the training ratings of every id; ``n_ratings``: how many there are."""
+    counts = workspace.persist(
+        encoded.dictionaries.mapInArrow(
+            partial(_count, hashing=encoded.hashing, n_ratings=n_ratings),
+            "number int, ids binary, pieces binary, heavy binary",
         )
-        pieces = ids.groupBy("heavy", "bucket").agg(
-            F.sum(N_RATINGS).alias(N_RATINGS), F.count(F.lit(1)).alias("n_ids")
+    )
+    found = counts.select("number", "pieces", "heavy").toArrow()
+    pieces: dict[Side, list[Piece]] = {side: [] for side in encoded.hashing}
+    rows = (found["number"].to_pylist(), values(found["pieces"]), values(found["heavy"]))
+    for number, light, heavy in zip(*rows, strict=True):
+        (side,) = (side for side, how in encoded.hashing.items() if number in how.parts)
+        for cell in (light, heavy):
+            pieces[side] += [Piece(**row) for row in from_cell(cell).to_pylist()]
+    return {
+        side: CountedSide(
+            counts=counts.where(F.col("number").between(how.parts.start, how.parts.stop - 1)),
+            id_type=encoded.id_types[side],
+            hashing=how,
+            # In an order of their own: places must not depend on which task came first.
+            pieces=sorted(pieces[side], key=lambda piece: (piece.bucket, str(piece.heavy))),
+            n_ratings=n_ratings,
         )
-        # In an order of their own: who is placed where must not depend on which task came first.
-        return CountedSide(ids, sorted(pieces.collect(), key=_order_of_pieces), n_ratings)
-
-    with ThreadPoolExecutor(len(n_blocks)) as pool:
-        return dict(zip(n_blocks, pool.map(count, n_blocks), strict=True))
+        for side, how in encoded.hashing.items()
+    }
 
 
-def _order_of_pieces(piece: Row) -> tuple[int, str]:
-    return (piece["bucket"] or 0, str(piece["heavy"]))
+def _count(
+    batches: Iterator[pa.RecordBatch], hashing: dict[Side, Hashing], n_ratings: int
+) -> Iterator[pa.RecordBatch]:
+    """One row for a part of the dictionaries, which is a whole partition."""
+    part = Part.of(batches)
+    if part is None:
+        return
+    (how,) = (how for how in hashing.values() if part.number in how.parts)
+    is_rated = part.n_ratings > 0
+    ids, n = part.ids.filter(pa.array(is_rated)), part.n_ratings[is_rated]
+    buckets = how.buckets(hash_ids(ids))
+    is_heavy = n * how.n_buckets >= n_ratings
+    light = ~is_heavy
+    sums = np.bincount(buckets[light], n[light], how.n_buckets).astype(np.int64)
+    n_ids = np.bincount(buckets[light], minlength=how.n_buckets)
+    occurs = np.flatnonzero(n_ids)
+    pieces = pa.table(
+        {"bucket": occurs, "heavy": pa.nulls(len(occurs)), N_RATINGS: sums[occurs],
+         "n_ids": n_ids[occurs]}
+    )  # fmt: skip
+    heavy = pa.table(
+        {"bucket": buckets[is_heavy], "heavy": ids.filter(pa.array(is_heavy)),
+         N_RATINGS: n[is_heavy], "n_ids": np.ones(int(is_heavy.sum()), np.int64)}
+    )  # fmt: skip
+    counted = pa.table({"id": ids, N_RATINGS: n})
+    yield pa.RecordBatch.from_pydict(
+        {
+            "number": pa.array([part.number], pa.int32()),
+            **{
+                name: pa.array([to_cell(table)], pa.binary())
+                for name, table in (("ids", counted), ("pieces", pieces), ("heavy", heavy))
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The dictionaries of one part, put together: its ids and their training ratings int64, and of
+    each pack the places of its own ids among these, int32."""
+
+    number: int
+    ids: pa.Array
+    n_ratings: Int64s
+    packs: list[tuple[int, Int32s]] = field(repr=False)
+
+    @classmethod
+    def of(cls, batches: Iterator[pa.RecordBatch]) -> "Part | None":
+        """The part of a partition of ``EncodedRatings.dictionaries``; None of an empty one."""
+        parts = [batch for batch in batches if batch.num_rows]
+        if not parts:
+            return None
+        table = pa.Table.from_batches(parts)
+        streams = [from_cell(part)["id"].combine_chunks() for part in values(table["ids"])]
+        ids, codes = encode_ids(pa.chunked_array(streams))
+        counts = np.concatenate([np.frombuffer(c, np.int32) for c in values(table["counts"])])
+        n_ratings = np.bincount(codes, counts, len(ids)).astype(np.int64)
+        ends = np.cumsum([len(stream) for stream in streams])[:-1]
+        packs = zip(table["pack"].to_pylist(), np.split(codes, ends), strict=True)
+        return cls(table["target"][0].as_py(), ids, n_ratings, list(packs))
 
 
 def index_sides(
@@ -149,7 +279,7 @@ def index_sides(
     n_blocks: dict[Side, int],
     split_hot: bool = True,
 ) -> dict[Side, SideIndex]:
-    """Give every id its place; the counts are released. Without ``split_hot`` no id is hot."""
+    """Give every id its place. Without ``split_hot`` no id is hot."""
 
     def index(side: Side) -> SideIndex:
         return _index_side(workspace, counted[side], n_blocks[side], split_hot)
@@ -161,68 +291,75 @@ def index_sides(
 def _index_side(
     workspace: Workspace, counted: CountedSide, n_blocks: int, split_hot: bool
 ) -> SideIndex:
-    """Place every id in a block, number the rows of each block, and count them."""
-    placed, shares = _place(counted, n_blocks, split_hot)
+    """Place every id in a block, and number the rows of each block."""
+    placement = _place(counted, n_blocks, split_hot)
+    layout = placement.layout
     schema = StructType(
         [
-            counted.ids.schema["id"],
+            StructField("id", counted.id_type),
             StructField("block", IntegerType()),
             StructField("local", IntegerType()),
             StructField(N_RATINGS, LongType()),
         ]
     )
     local = workspace.persist(
-        placed.repartitionById(n_blocks + 1, F.col("block")).mapInArrow(_number_rows, schema)
+        counted.counts.select("number", "ids")
+        .mapInArrow(partial(_number_rows, placement=placement), schema)
+        .repartitionById(n_blocks + 1, F.col("block"))
     )
-    sizes = np.zeros(n_blocks + 1, np.int64)
-    for row in local.groupBy("block").count().collect():
-        sizes[row["block"]] = row["count"]
-    workspace.release(counted.ids)
-    layout = Layout(sizes, shares)
     offsets = F.array(*[F.lit(int(offset)) for offset in layout.offsets])
     position = (F.element_at(offsets, F.col("block") + 1) + F.col("local")).cast("int")
-    return SideIndex(local.withColumn("position", position), layout)
+    local = workspace.partitioned(local, n_blocks + 1, "block")
+    return SideIndex(local.withColumn("position", position), placement)
 
 
-def _place(
-    counted: CountedSide, n_blocks: int, split_hot: bool
-) -> tuple[DataFrame, tuple[tuple[int, ...], ...]]:
-    """(id, block, n_ratings), and the blocks that the ratings of each hot row are split over."""
-    ids = counted.ids
-    if n_blocks == 1:
-        return ids.select("id", F.lit(0).alias("block"), N_RATINGS), ()
+def _number_rows(
+    batches: Iterator[pa.RecordBatch], placement: Placement
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for number, stream in zip(batch["number"].to_pylist(), values(batch["ids"]), strict=True):
+            ids = from_cell(stream).combine_chunks()
+            block, local = placement.place(number, ids["id"].chunk(0), ids[N_RATINGS].to_numpy())
+            yield pa.RecordBatch.from_pydict(
+                {"id": ids["id"].chunk(0), "block": block, "local": local,
+                 N_RATINGS: ids[N_RATINGS].chunk(0)}
+            )  # fmt: skip
+
+
+def _place(counted: CountedSide, n_blocks: int, split_hot: bool) -> Placement:
+    """Deal the pieces out to blocks, and the ratings of each hot id to several of them."""
     fair = counted.n_ratings / n_blocks if split_hot else math.inf
     # In the order in which the hot block numbers its rows.
     hot = sorted(
-        (row for row in counted.pieces if row["heavy"] is not None and row[N_RATINGS] > fair),
-        key=lambda row: (-row[N_RATINGS], row["heavy"]),
+        (piece for piece in counted.pieces if piece.heavy is not None and piece.n_ratings > fair),
+        key=lambda piece: (-piece.n_ratings, piece.heavy),
     )
-    whole = [row for row in counted.pieces if row not in hot]
-    n_shares = [min(n_blocks, math.ceil(row[N_RATINGS] / (_SHARE * fair))) for row in hot]
-    weights = [row[N_RATINGS] for row in whole]
-    for row, n in zip(hot, n_shares, strict=True):
-        weights += [row[N_RATINGS] // n] * n
+    whole = [piece for piece in counted.pieces if piece not in hot]
+    n_shares = [min(n_blocks, math.ceil(piece.n_ratings / (_SHARE * fair))) for piece in hot]
+    weights = [piece.n_ratings for piece in whole]
+    for piece, n in zip(hot, n_shares, strict=True):
+        weights += [piece.n_ratings // n] * n
     blocks = place_heaviest_first(weights, n_blocks)
     of_share = iter(blocks[len(whole) :])
     shares = tuple(tuple(next(of_share) for _ in range(n)) for n in n_shares)
-    of_piece = [
-        *[(row["heavy"], row["bucket"], block) for row, block in zip(whole, blocks, strict=False)],
-        *[(row["heavy"], None, n_blocks) for row in hot],
-    ]
-    places = ids.sparkSession.createDataFrame(
-        of_piece,
-        StructType(
-            [
-                StructField("of_heavy", ids.schema["heavy"].dataType),
-                StructField("of_bucket", IntegerType()),
-                StructField("block", IntegerType()),
-            ]
-        ),
+    placed = [*zip(hot, [n_blocks] * len(hot), strict=True), *zip(whole, blocks, strict=False)]
+    how = counted.hashing
+    rows = np.zeros((n_blocks + 1, how.n_parts), np.int64)
+    block_of_bucket = np.zeros(how.n_buckets, np.int32)
+    for piece, block in placed:
+        part = how.part(np.array([piece.bucket], np.int32))[0] - how.first_part
+        rows[block, part] += piece.n_ids
+        if piece.heavy is None:
+            block_of_bucket[piece.bucket] = block
+    heavy = [(piece.heavy, block) for piece, block in placed if piece.heavy is not None]
+    return Placement(
+        hashing=how,
+        layout=Layout(rows.sum(axis=1), shares),
+        block_of_bucket=block_of_bucket,
+        heavy=pa.array([found for found, _ in heavy]) if heavy else None,
+        block_of_heavy=np.array([block for _, block in heavy], np.int32),
+        offsets=np.cumsum(rows, axis=1) - rows,
     )
-    same = F.col("heavy").eqNullSafe(F.col("of_heavy")) & F.col("bucket").eqNullSafe(
-        F.col("of_bucket")
-    )
-    return ids.join(F.broadcast(places), same).select("id", "block", N_RATINGS), shares
 
 
 def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:
@@ -233,16 +370,3 @@ def place_heaviest_first(weights: list[int], n_blocks: int) -> list[int]:
         load, places[piece] = heapq.heappop(heap)
         heapq.heappush(heap, (load + weights[piece], places[piece]))
     return places
-
-
-def _number_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Number the rows of a block, which is a whole partition.
-
-    Popular rows side by side: most lookups of a half-step then hit the same few cache lines.
-    """
-    parts = list(batches)
-    if not any(part.num_rows for part in parts):
-        return
-    rows = pa.Table.from_batches(parts).sort_by([(N_RATINGS, "descending"), ("id", "ascending")])
-    local = pa.array(np.arange(rows.num_rows, dtype=np.int32))
-    yield from rows.add_column(2, "local", local).combine_chunks().to_batches()

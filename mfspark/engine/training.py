@@ -53,6 +53,11 @@ class Summary:
     highest: float
     fingerprint: str | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """Training and validation ratings."""
+        return self.n_ratings + self.n_validation
+
     def squared_deviation(self, center: float) -> float:
         """Σ (r − center)² over the training ratings."""
         return self.n_ratings * (self.variance + (self.mean - center) ** 2)

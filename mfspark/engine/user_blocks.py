@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
 
 from mfspark.columns import USER, Side
 from mfspark.engine.block_files import (
@@ -16,7 +15,8 @@ from mfspark.engine.block_files import (
     file_blocks,
     unique_name,
 )
-from mfspark.engine.blocks import assemble_whole, pack_ratings
+from mfspark.engine.blocks import assemble_whole, locate_ratings
+from mfspark.engine.encoded import EncodedRatings
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Int64s
@@ -64,16 +64,16 @@ class UserBlocks:
 
 
 def build_user_blocks(
-    workspace: Workspace, ratings: DataFrame, indices: dict[Side, SideIndex]
+    workspace: Workspace, encoded: EncodedRatings, indices: dict[Side, SideIndex]
 ) -> UserBlocks:
-    """Blocks of ``ratings`` (user, item, rating float, and maybe is_validation boolean)."""
+    """Blocks of ``encoded`` ratings."""
     users, items = (indices[side].layout for side in Side)
-    packed = pack_ratings(workspace, ratings, indices, (USER,))
+    located = locate_ratings(workspace, encoded, indices)
     files = BlockFiles(unique_name(), USER, UserBlockFormat(items), users, items.n_rows)
     delete_at_exit(workspace, files.fit, users.n_blocks)
-    blocks = file_blocks(workspace, packed, files)
+    blocks = file_blocks(workspace, located.chunks(USER), files)
     (n_validation,) = blocks.totals(workspace, "n_validation")
-    workspace.release(packed)
+    located.release(workspace)
     return UserBlocks(blocks, items, n_validation)
 
 

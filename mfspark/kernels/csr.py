@@ -135,10 +135,13 @@ def _sort_entries(  # type: ignore[no-untyped-def]
         starts[columns[entry] + 1] += 1
     for column in range(n_columns):
         starts[column + 1] += starts[column]
-    by_column = np.empty(n, np.int32)
+    # Copies, since to look entries up where they came from would miss the cache three times each.
+    row_by_column, value_by_column = np.empty(n, np.int32), np.empty(n, np.float32)
     for entry in range(n):
-        by_column[starts[columns[entry]]] = entry
-        starts[columns[entry]] += 1
+        place = starts[columns[entry]]
+        starts[columns[entry]] = place + 1
+        row_by_column[place] = rows[entry]
+        value_by_column[place] = values[entry]
     indptr = np.zeros(n_rows + 1, np.int64)
     for entry in range(n):
         indptr[rows[entry] + 1] += 1
@@ -146,10 +149,13 @@ def _sort_entries(  # type: ignore[no-untyped-def]
         indptr[row + 1] += indptr[row]
     free = indptr[:-1].copy()
     sorted_columns, sorted_values = np.empty(n, np.int32), np.empty(n, np.float32)
-    for place in range(n):
-        entry = by_column[place]
-        target = free[rows[entry]]
-        free[rows[entry]] = target + 1
-        sorted_columns[target] = columns[entry]
-        sorted_values[target] = values[entry]
+    place = 0
+    for column in range(n_columns):
+        # Each has been moved to the end of its column.
+        while place < starts[column]:
+            target = free[row_by_column[place]]
+            free[row_by_column[place]] = target + 1
+            sorted_columns[target] = column
+            sorted_values[target] = value_by_column[place]
+            place += 1
     return indptr, sorted_columns, sorted_values

@@ -145,6 +145,7 @@ SHARED = {
     ("engine.factor_tables", "factor_batches"),
     ("engine.factor_tables", "table_bytes"),
     ("algorithms.indexed_ratings", "with_validation_column"),
+    ("algorithms.indexed_ratings", "encode_ids"),
     # What a model with a posterior takes from the sampler for new rows, after its fit.
     ("models.drawn_fold_in", "drawn_fold_in_of"),
 }
@@ -179,7 +180,7 @@ SNAPSHOTS = {("engine.saved_cells", "FitSnapshots")} | {
     ("start", "most", "other"),
     [
         (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT | LINK | SNAPSHOTS),
-        (("models.biased_als", "BiasedALS"), 12, IN_ONE_TASK | PILOT | SNAPSHOTS),
+        (("models.biased_als", "BiasedALS"), 13, IN_ONE_TASK | PILOT | SNAPSHOTS),
         (("engine.pilot", "with_weights"), 9, LINK),
         (("algorithms.fitted_link", "fit_link"), 3, set()),
         (("algorithms.fitted_link", "start_links"), 3, set()),
@@ -208,8 +209,8 @@ def test_one_file_names_every_station_of_a_fit():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ]
     stations = [
-        "count_ids", "index_sides", "build_blocks", "make_exchange", "start_factors", "History",
-        "run_half_step", "factor_tables", "Learnt",
+        "encode_ratings", "count_ids", "index_sides", "build_blocks", "make_exchange",
+        "start_factors", "History", "run_half_step", "factor_tables", "Learnt",
     ]  # fmt: skip
     places = [called.index(name) for name in stations]
     assert places == sorted(places)

@@ -18,6 +18,7 @@ from mfspark import BiasedALS, BiasedSGD
 from mfspark.columns import ITEM, USER
 from mfspark.engine import als_half_step, block_files, factor_tables
 from mfspark.engine.blocks import build_blocks, open_block
+from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
 from mfspark.engine.workspace import Workspace
 
@@ -35,8 +36,9 @@ def test_heaviest_first_keeps_within_the_bound_of_graham(weights, n_blocks):
     assert loads.max() <= 4 / 3 * max(sum(weights) / n_blocks, ordered[0], shared)
 
 
-def indexed(workspace, train, n_blocks, n_ratings):
-    return index_sides(workspace, count_ids(workspace, train, n_blocks, n_ratings), n_blocks)
+def indexed(workspace, ratings, n_blocks, n_ratings):
+    encoded = encode_ratings(workspace, ratings, n_blocks, ratings.count(), 3)
+    return encoded, index_sides(workspace, count_ids(workspace, encoded, n_ratings), n_blocks)
 
 
 def long_tailed(spark, n=30_000):
@@ -54,13 +56,19 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
     train = ratings.where(~F.col("is_validation"))
     n = train.count()
     with Workspace(spark) as workspace:
-        indices = indexed(workspace, train, {USER: 6, ITEM: 5}, n)
+        encoded, indices = indexed(workspace, ratings, {USER: 6, ITEM: 5}, n)
         positions = {}
         for side, index in indices.items():
             table = index.table.toPandas()
             assert sorted(table["position"]) == list(range(index.layout.n_rows))
             positions[side] = table.set_index("id")["position"]
-        blocks = build_blocks(workspace, ratings, indices)
+            expected = train.groupBy(side).count().toPandas().set_index(side)["count"]
+            assert (
+                table.set_index("id")["n_ratings"]
+                .sort_index()
+                .equals(expected.sort_index().rename_axis("id").rename("n_ratings"))
+            )
+        blocks = build_blocks(workspace, encoded, indices)
         warm = ratings.join(train.select("user").distinct(), "user", "semi").join(
             train.select("item").distinct(), "item", "semi"
         )
@@ -127,12 +135,12 @@ def test_hot_rows_are_shared_out_to_all_blocks(spark):
     train = frame[~frame["is_validation"]]
     with Workspace(spark) as workspace:
         n_blocks = {USER: 4, ITEM: 12}
-        indices = indexed(workspace, ratings.where(~F.col("is_validation")), n_blocks, len(train))
+        encoded, indices = indexed(workspace, ratings, n_blocks, len(train))
         layout = indices["item"].layout
         assert layout.n_hot == 2
         hot = indices["item"].table.where("block = 12").orderBy("local").toPandas()
         assert list(hot["id"]) == [0, 1]
-        contents = read_blocks(build_blocks(workspace, ratings, indices)["item"])
+        contents = read_blocks(build_blocks(workspace, encoded, indices)["item"])
         loads = np.array([content.train.n_entries for content, _ in contents.values()])
         assert loads.sum() == len(train)
         assert loads.max() < 1.1 * loads.mean()

@@ -1,0 +1,246 @@
+"""Ratings with codes in place of ids: the only pass of a fit over ratings as rows.
+
+Spark hands rows to Python one by one, and joins all ratings with a table of ids by sorting them. So
+each task packs its ratings at once and gives every pack a dictionary of the ids that occur in it.
+From then on ratings travel as binary cells: dictionaries are cut into parts by the hash of the ids,
+and meet by part to have their ids counted and placed; a pack gets the positions of its ids back.
+
+Worked example: three ratings, of which the last one is for validation.
+
+>>> table = pa.table({"user": [7, 9, 7], "item": ["b", "b", "a"], "rating": np.ones(3, np.float32),
+...                   "is_validation": [False, False, True]})
+>>> hashing = {USER: Hashing(n_buckets=8, n_parts=2, first_part=0),
+...            ITEM: Hashing(n_buckets=8, n_parts=2, first_part=2)}
+>>> *dictionaries, ratings = encode_pack(table, hashing, n_targets=1)
+>>> for row in dictionaries:
+...     ids = pa.ipc.open_stream(row["ids"][0].as_py()).read_all()["id"]
+...     print(row["target"][0], ids.to_pylist(), np.frombuffer(row["counts"][0].as_py(), np.int32))
+0 [7] [1]
+1 [9] [1]
+3 ['b', 'a'] [2 0]
+>>> [np.frombuffer(ratings[side][0].as_py(), np.int32).tolist() for side in Side]
+[[0, 1, 0], [0, 0, 1]]
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType
+
+from mfspark.algorithms.indexed_ratings import encode_ids, with_validation_column
+from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
+from mfspark.engine.cells import ROWS_PER_PACK, packs, to_cell
+from mfspark.engine.workspace import Workspace
+from mfspark.kernels.arrays import Bools, Int32s, UInt64s
+from mfspark.kernels.random import mix
+
+# Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
+# fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
+_BUCKETS_PER_BLOCK = 64
+
+# A part holds the ids of so many ratings at most, far below the 2 GiB of an Arrow array.
+_RATINGS_PER_PART = 2**25
+
+# Ratings of a pack in one row: 13 MB, of which the JVM may hold several while it copies them.
+_ROWS_PER_SLICE = 1_000_000
+
+_SCHEMA = (
+    "target int, pack long, ids binary, counts binary, n_ids int, user binary, item binary, "
+    "rating binary, is_validation binary"
+)
+_FIELDS = pa.schema(
+    [
+        ("target", pa.int32()),
+        ("pack", pa.int64()),
+        ("ids", pa.binary()),
+        ("counts", pa.binary()),
+        ("n_ids", pa.int32()),
+        *[(name, pa.binary()) for name in (USER.value, ITEM.value, RATING, IS_VALIDATION)],
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """How ids of one side are dealt out: by ranges of their hashes to ``n_buckets`` buckets, and by
+    ranges of buckets to ``n_parts`` parts, whose numbers begin at ``first_part``."""
+
+    n_buckets: int
+    n_parts: int
+    first_part: int
+
+    @property
+    def parts(self) -> range:
+        """Numbers of the parts."""
+        return range(self.first_part, self.first_part + self.n_parts)
+
+    def buckets(self, hashes: UInt64s) -> Int32s:
+        """The bucket of each hash."""
+        high = hashes >> np.uint64(32)
+        return (high * np.uint64(self.n_buckets) >> np.uint64(32)).astype(np.int32)
+
+    def part(self, buckets: Int32s) -> Int32s:
+        """The number of the part of each bucket."""
+        return self.first_part + (buckets.astype(np.int64) * self.n_parts // self.n_buckets).astype(
+            np.int32
+        )
+
+
+@dataclass(frozen=True)
+class EncodedRatings:
+    """Packs of ratings and their dictionaries, persisted.
+
+    ``dictionaries``: target int (the part: a partition each), pack long, ids binary (an Arrow
+    stream of one column ``id``), counts binary (int32, training ratings of each id in the pack).
+    ``slices``: target int (a partition each), pack long, n_ids int (in both dictionaries of the
+    pack), and of some of its ratings user and item binary (int32, places in the dictionary of the
+    side, whose parts follow one after another), rating binary (float32) and is_validation binary
+    (boolean).
+    """
+
+    persisted: DataFrame
+    table: DataFrame
+    id_types: dict[Side, DataType]
+    hashing: dict[Side, Hashing]
+    n_parts: int
+    n_targets: int
+
+    @property
+    def dictionaries(self) -> DataFrame:
+        """See the class."""
+        return self.table.where(F.col("ids").isNotNull()).select("target", "pack", "ids", "counts")
+
+    @property
+    def slices(self) -> DataFrame:
+        """See the class."""
+        return self.table.where(F.col("ids").isNull()).drop("ids", "counts")
+
+    def target_of(self, pack: Column) -> Column:
+        """The partition that the slices of a pack are in."""
+        n_of_slices = self.n_targets - self.n_parts
+        return (F.lit(self.n_parts) + F.pmod(pack, F.lit(n_of_slices))).cast("int")
+
+
+def encode_ratings(
+    workspace: Workspace,
+    ratings: DataFrame,
+    n_blocks: dict[Side, int],
+    n_ratings: int,
+    n_cores: int,
+) -> EncodedRatings:
+    """Encode ``ratings`` (the ids of the sides that ``n_blocks`` names; with both sides rating
+    float, and maybe is_validation boolean), ``n_ratings`` of them; cost: one pass.
+
+    Blocks are balanced up to ``n_blocks`` of a side. Of one side alone there are no ``slices``.
+    """
+    of_side = max(n_cores, -(-n_ratings // _RATINGS_PER_PART))
+    hashing = {
+        side: Hashing(_BUCKETS_PER_BLOCK * n, of_side, number * of_side)
+        for number, (side, n) in enumerate(n_blocks.items())
+    }
+    n_parts = of_side * len(hashing)
+    # Some packs make full partitions, others none.
+    n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK))
+    n_targets = n_parts + n_of_slices
+    encoded = ratings.mapInArrow(partial(_encode, hashing=hashing, n_targets=n_of_slices), _SCHEMA)
+    persisted = workspace.persist(
+        encoded.repartitionById(n_targets, F.col("target")), is_made_of_files=True
+    )
+    return EncodedRatings(
+        persisted=persisted,
+        table=workspace.partitioned(persisted, n_targets, "target"),
+        id_types={side: ratings.schema[side].dataType for side in hashing},
+        hashing=hashing,
+        n_parts=n_parts,
+        n_targets=n_targets,
+    )
+
+
+def _encode(
+    batches: Iterator[pa.RecordBatch], hashing: dict[Side, Hashing], n_targets: int
+) -> Iterator[pa.RecordBatch]:
+    for table in packs(batches, ROWS_PER_PACK):
+        yield from encode_pack(table, hashing, n_targets)
+
+
+def encode_pack(
+    table: pa.Table, hashing: dict[Side, Hashing], n_targets: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one pack: parts of its dictionaries, and slices of its ratings, which go to one
+    of ``n_targets`` behind the parts."""
+    is_validation = with_validation_column(table)[IS_VALIDATION].to_numpy()
+    found = {side: _dictionary(table[side], is_validation, how) for side, how in hashing.items()}
+    # A pack that is made again of other ratings, or of the same in other packs, has another name.
+    name = hashlib.blake2b(digest_size=8)
+    for each in found.values():
+        for _, ids, _ in each.parts:
+            name.update(ids)
+    pack = int.from_bytes(name.digest(), "big", signed=True)
+    for each in found.values():
+        for part, ids, counts in each.parts:
+            yield _row(target=part, pack=pack, ids=ids, counts=counts)
+    if len(found) == 1:
+        return
+    target = max(how.parts.stop for how in hashing.values()) + pack % n_targets
+    columns = {
+        USER.value: found[USER].codes,
+        ITEM.value: found[ITEM].codes,
+        RATING: table[RATING].to_numpy().astype(np.float32, copy=False),
+        IS_VALIDATION: is_validation,
+    }
+    n_ids = sum(each.n_ids for each in found.values())
+    for first in range(0, table.num_rows, _ROWS_PER_SLICE):
+        cells = {
+            name: column[first : first + _ROWS_PER_SLICE].tobytes()
+            for name, column in columns.items()
+        }
+        yield _row(target=target, pack=pack, n_ids=n_ids, **cells)
+
+
+def _row(**values: int | bytes) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([values], schema=_FIELDS)
+
+
+@dataclass(frozen=True)
+class _Dictionary:
+    """``parts``: number, ids and counts of each; ``codes``: of each rating the place of its id."""
+
+    parts: list[tuple[int, bytes, bytes]]
+    codes: Int32s
+    n_ids: int
+
+
+def _dictionary(column: pa.ChunkedArray, is_validation: Bools, hashing: Hashing) -> _Dictionary:
+    """In the order of the hashes, whichever rating came first."""
+    ids, codes = encode_ids(column)
+    hashes = hash_ids(ids)
+    order = np.argsort(hashes)
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    codes = place[codes]
+    counted = codes[~is_validation] if is_validation.any() else codes
+    counts = np.bincount(counted, minlength=len(ids)).astype(np.int32)
+    number = hashing.part(hashing.buckets(hashes[order]))
+    ids = ids.take(pa.array(order))
+    ends = np.searchsorted(number, [*hashing.parts, hashing.parts.stop]).tolist()
+    parts = [
+        (part, to_cell(pa.table({"id": ids[first:last]})), counts[first:last].tobytes())
+        for part, first, last in zip(hashing.parts, ends[:-1], ends[1:], strict=True)
+        if last > first
+    ]
+    return _Dictionary(parts, codes, len(ids))
+
+
+def hash_ids(ids: pa.Array) -> UInt64s:
+    """Hashes of strings or integers, uint64 [n]; those of different integers differ."""
+    if pa.types.is_integer(ids.type):
+        return mix(ids.to_numpy().astype(np.int64).view(np.uint64))
+    text = ids.to_numpy(zero_copy_only=False)
+    return np.asarray(pd.util.hash_array(text, categorize=False), np.uint64)

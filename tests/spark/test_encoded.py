@@ -1,0 +1,139 @@
+"""Ratings as packs with dictionaries of their ids, and the places of ids."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import functions as F
+
+from mfspark.columns import ITEM, USER, Side
+from mfspark.engine.blocks import LocatedRatings, locate_ratings
+from mfspark.engine.cells import from_cell, values
+from mfspark.engine.encoded import Hashing, encode_pack, encode_ratings, hash_ids
+from mfspark.engine.index import count_ids, index_sides
+from mfspark.engine.workspace import Workspace
+
+HASHING = {USER: Hashing(128, 3, 0), ITEM: Hashing(64, 3, 3)}
+IDS = {
+    "int": st.integers(-(2**31), 2**31 - 1).map(lambda n: n // 7 * 7),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "few": st.integers(0, 5),
+    "string": st.text(max_size=4),
+}
+
+
+def decoded(rows: list[pa.RecordBatch]) -> tuple[dict[Side, list], pa.Table, set[int]]:
+    """The ids of each rating by side, its other columns, and the names of the packs."""
+    table = pa.Table.from_batches(rows)
+    dictionaries = {side: [] for side in Side}
+    counts = {side: [] for side in Side}
+    columns = {"rating": [], "is_validation": []}
+    codes = {side: [] for side in Side}
+    for row in rows:
+        if row["ids"].null_count:
+            for side in Side:
+                codes[side] += np.frombuffer(row[side][0].as_py(), np.int32).tolist()
+            columns["rating"] += np.frombuffer(row["rating"][0].as_py(), np.float32).tolist()
+            columns["is_validation"] += np.frombuffer(
+                row["is_validation"][0].as_py(), np.bool_
+            ).tolist()
+        else:
+            (side,) = (s for s, how in HASHING.items() if row["target"][0].as_py() in how.parts)
+            dictionaries[side] += from_cell(values(row["ids"])[0])["id"].to_pylist()
+            counts[side] += np.frombuffer(row["counts"][0].as_py(), np.int32).tolist()
+    ids = {side: [dictionaries[side][code] for code in codes[side]] for side in Side}
+    trained = ~np.array(columns["is_validation"], bool)
+    for side in Side:
+        found = np.bincount(np.array(codes[side], int)[trained], minlength=len(counts[side]))
+        assert found.tolist() == counts[side]
+    return ids, pa.table(columns), set(table["pack"].to_pylist())
+
+
+@given(data=st.data(), kinds=st.tuples(*2 * [st.sampled_from(sorted(IDS))]))
+def test_a_pack_holds_its_ratings_whatever_their_order(data, kinds):
+    n = data.draw(st.integers(1, 40))
+    rng = np.random.default_rng(n)
+    columns = {
+        side: pa.array(data.draw(st.lists(IDS[kind], min_size=n, max_size=n)))
+        for side, kind in zip(Side, kinds, strict=True)
+    }
+    table = pa.table(
+        columns
+        | {"rating": rng.normal(size=n).astype(np.float32), "is_validation": rng.random(n) < 0.3}
+    )
+    rows = list(encode_pack(table, HASHING, 4))
+    ids, others, names = decoded(rows)
+    for side in Side:
+        assert ids[side] == table[side].to_pylist()
+    assert others.equals(table.select(["rating", "is_validation"]).cast(others.schema))
+    assert len(names) == 1
+    turned = list(encode_pack(table.take(pa.array(rng.permutation(n))), HASHING, 4))
+    assert [row for row in turned if not row["ids"].null_count] == [
+        row for row in rows if not row["ids"].null_count
+    ]
+
+
+def test_hashes_fill_buckets_and_parts_evenly_and_in_order():
+    how = Hashing(n_buckets=640, n_parts=7, first_part=14)
+    for ids in (pa.array(np.arange(100_000) * 1000), pa.array([f"u{n}" for n in range(100_000)])):
+        buckets = how.buckets(np.sort(hash_ids(ids)))
+        assert (np.diff(buckets) >= 0).all()
+        parts = how.part(buckets)
+        assert set(parts) == set(how.parts)
+        assert np.bincount(buckets, minlength=640).min() > 90
+        assert np.bincount(parts - 14).max() < 1.05 * 100_000 / 7
+
+
+def test_hashes_of_integers_do_not_depend_on_their_width():
+    numbers = np.array([-5, 0, 7, 2**31 - 1])
+    narrow, wide = (hash_ids(pa.array(numbers, kind)) for kind in (pa.int32(), pa.int64()))
+    assert (narrow == wide).all()
+    assert len(set(hash_ids(pa.array(np.arange(10_000))))) == 10_000
+
+
+@pytest.fixture
+def located(spark):
+    """Ratings whose packs know where their ids are; the ids are text, and one item is hot."""
+    rows = spark.range(4000).select(
+        F.concat(F.lit("u"), F.pmod(F.xxhash64("id"), F.lit(90))).alias("user"),
+        F.when(F.col("id") % 3 == 0, "i0")
+        .otherwise(F.concat(F.lit("i"), F.pmod(F.hash("id"), F.lit(50))))
+        .alias("item"),
+        (F.col("id") % 5).cast("float").alias("rating"),
+        (F.col("id") % 9 == 0).alias("is_validation"),
+    )
+    train = rows.where("not is_validation")
+    with Workspace(spark) as workspace:
+        encoded = encode_ratings(workspace, rows, {USER: 3, ITEM: 4}, 4000, 2)
+        counted = count_ids(workspace, encoded, train.count())
+        indices = index_sides(workspace, counted, {USER: 3, ITEM: 4})
+        yield train, counted, indices, locate_ratings(workspace, encoded, indices)
+
+
+def test_ids_are_counted_and_have_places_of_their_own(located):
+    train, counted, indices, _ = located
+    for side in Side:
+        expected = train.groupBy(side).count().toPandas().set_index(side)["count"]
+        table = indices[side].table.toPandas().set_index("id")
+        assert table["n_ratings"].sort_index().to_dict() == expected.to_dict()
+        assert counted[side].n_ids == len(expected)
+        assert sorted(table["position"]) == list(range(len(expected)))
+        sizes = table.groupby("block").size().reindex(range(indices[side].layout.n_blocks + 1))
+        assert sizes.fillna(0).tolist() == indices[side].layout.sizes.tolist()
+    assert indices[ITEM].layout.n_hot == 1
+    assert indices[ITEM].table.where("block = 4").first()["id"] == "i0"
+
+
+def test_a_pack_without_its_positions_is_noticed(located):
+    *_, packs = located
+    assert packs.chunks(USER).count() > 0
+    some = F.filter("found", lambda part: part["part"] != 1).alias("found")
+    lost = {
+        "none": packs.positions.where("false"),
+        "one part": packs.positions.select("target", "pack", some),
+    }
+    for positions in lost.values():
+        damaged = LocatedRatings(packs.encoded, positions, packs.placements)
+        with pytest.raises(Exception, match="LostCellError"):
+            damaged.chunks(USER).count()
