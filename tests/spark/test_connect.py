@@ -27,6 +27,8 @@ def run_client(
 ) -> subprocess.CompletedProcess:
     # This process's own gateway is none of the client's business.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYSPARK_GATEWAY")}
+    # Of any table each answer takes longer here.
+    environment.setdefault("MFSPARK_FUZZ_EXAMPLES", "2")
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

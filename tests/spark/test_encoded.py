@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
@@ -50,6 +50,7 @@ def decoded(rows: list[pa.RecordBatch]) -> tuple[dict[Side, list], pa.Table, set
     return ids, pa.table(columns), set(table["pack"].to_pylist())
 
 
+@settings(deadline=None)
 @given(data=st.data(), kinds=st.tuples(*2 * [st.sampled_from(sorted(IDS))]))
 def test_a_pack_holds_its_ratings_whatever_their_order(data, kinds):
     n = data.draw(st.integers(1, 40))
