@@ -138,7 +138,7 @@ def _show(spark: SparkSession, into: str, name: str, versions: list[str], place:
     listed = ", ".join(f"'{key}' = {_literal(value)}" for key, value in properties.items())
     spark.sql(
         f"CREATE OR REPLACE VIEW {_quoted(into, name)} TBLPROPERTIES ({listed}) "
-        f"AS SELECT * FROM {_quoted(into, f'{name}_v{versions[0]}')}"
+        f"AS TABLE {_quoted(into, f'{name}_v{versions[0]}')}"
     )
 
 
