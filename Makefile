@@ -33,7 +33,7 @@ check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browse
 	$(BIN)/python tests/jobs/check_page.py $(wildcard runs/demo/*/index.html)
 
 test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not thorough"
 
 test-ci: check-java $(VENV)/.mfspark-test ## run what CI runs: all but tests that differ from others only in the way of execution
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough"
