@@ -72,8 +72,13 @@ def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
 
 
 def cells_of(values: npt.NDArray[Any], starts: npt.NDArray[Any]) -> pa.Array:
-    """Values as binary cells that begin at ``starts``, ascending from 0, without a copy."""
-    ends = np.append(starts, len(values)) * values.itemsize
+    """Values as binary cells that begin at ``starts``, ascending from 0, without a copy.
+
+    Raises ``ValueError`` beyond the 2 GiB that an Arrow binary array holds.
+    """
+    ends = np.append(starts, len(values)).astype(np.int64) * values.itemsize
+    if ends[-1] >= 2**31:
+        raise ValueError(f"{ends[-1]} bytes of cells are more than an Arrow array holds (2 GiB)")
     data = pa.py_buffer(np.ascontiguousarray(values))
     return pa.Array.from_buffers(
         pa.binary(), len(starts), [None, pa.py_buffer(ends.astype(np.int32)), data]

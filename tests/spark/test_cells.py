@@ -1,8 +1,10 @@
 """Binary cells: what goes in comes out, from whole, sliced and chunked columns."""
 
+import numpy as np
 import pyarrow as pa
+import pytest
 
-from mfspark.engine.cells import from_cell, packs, to_cell, values
+from mfspark.engine.cells import cells_of, from_cell, packs, to_cell, values
 
 
 def test_values_are_the_bytes_of_each_row_without_a_copy():
@@ -22,3 +24,18 @@ def test_packs_and_cells_keep_every_row():
     assert [table.num_rows for table in tables] == [12, 12, 1]
     again = [from_cell(values(pa.array([to_cell(table)]))[0]) for table in tables]
     assert pa.concat_tables(again)["n"].to_pylist() == list(range(25))
+
+
+def test_parts_of_an_array_are_cells():
+    numbers = np.arange(7, dtype=np.int64)[::-1]
+    found = cells_of(numbers, np.array([0, 3, 3]))
+    parts = [np.frombuffer(part, np.int64).tolist() for part in values(found)]
+    assert parts == [[6, 5, 4], [], [3, 2, 1, 0]]
+    assert found.to_pylist()[1] == b""
+    assert cells_of(numbers[:0], np.zeros(1, np.int64)).to_pylist() == [b""]
+
+
+def test_more_than_an_arrow_array_holds_is_refused():
+    # Zeros that nobody touches take no memory.
+    with pytest.raises(ValueError, match="more than an Arrow array holds"):
+        cells_of(np.zeros(2**28, np.int64), np.zeros(1, np.int64))
