@@ -103,6 +103,9 @@ class EncodedRatings:
     pack), and of some of its ratings user and item binary (int32, places in the dictionary of the
     side, whose parts follow one after another), rating binary (float32) and is_validation binary
     (boolean).
+
+    ``persisted``: what is to be released; ``table``: the same in its partitions, ``n_parts`` of
+    dictionaries of all sides and the others of slices.
     """
 
     persisted: DataFrame
@@ -146,8 +149,8 @@ def encode_ratings(
         for number, (side, n) in enumerate(n_blocks.items())
     }
     n_parts = of_side * len(hashing)
-    # Some packs make full partitions, others none.
-    n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK))
+    # Twice as many as packs: some get one or two, others none.
+    n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK)) if len(hashing) > 1 else 0
     n_targets = n_parts + n_of_slices
     encoded = ratings.mapInArrow(partial(_encode, hashing=hashing, n_targets=n_of_slices), _SCHEMA)
     persisted = workspace.persist(

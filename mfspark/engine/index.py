@@ -127,8 +127,8 @@ class CountedSide:
 class Placement:
     """Where the ids of one side go; small enough to be sent to every task.
 
-    ``block_of_bucket`` int32 [n_buckets], for light ids; ``heavy``: ids in blocks of their own
-    choice, with their ``block_of_heavy`` int32, the hot ones first, in the order of their rows.
+    ``block_of_bucket`` int32 [n_buckets], for light ids; ``heavy``: ids that are pieces by
+    themselves, with their ``block_of_heavy`` int32, the hot ones first, in the order of their rows.
     ``offsets`` int64 [n_blocks + 1, n_parts]: the rows of a block that are of earlier parts.
     """
 
@@ -318,12 +318,13 @@ def _number_rows(
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for number, stream in zip(batch["number"].to_pylist(), values(batch["ids"]), strict=True):
-            ids = from_cell(stream).combine_chunks()
-            block, local = placement.place(number, ids["id"].chunk(0), ids[N_RATINGS].to_numpy())
+            counted = from_cell(stream)
+            # None, where a part has ids of validation ratings alone.
+            ids, n_ratings = counted["id"].combine_chunks(), counted[N_RATINGS].to_numpy()
+            block, local = placement.place(number, ids, n_ratings)
             yield pa.RecordBatch.from_pydict(
-                {"id": ids["id"].chunk(0), "block": block, "local": local,
-                 N_RATINGS: ids[N_RATINGS].chunk(0)}
-            )  # fmt: skip
+                {"id": ids, "block": block, "local": local, N_RATINGS: n_ratings}
+            )
 
 
 def _place(counted: CountedSide, n_blocks: int, split_hot: bool) -> Placement:
@@ -346,8 +347,8 @@ def _place(counted: CountedSide, n_blocks: int, split_hot: bool) -> Placement:
     how = counted.hashing
     rows = np.zeros((n_blocks + 1, how.n_parts), np.int64)
     block_of_bucket = np.zeros(how.n_buckets, np.int32)
-    for piece, block in placed:
-        part = how.part(np.array([piece.bucket], np.int32))[0] - how.first_part
+    parts = how.part(np.array([piece.bucket for piece, _ in placed], np.int32)) - how.first_part
+    for (piece, block), part in zip(placed, parts, strict=True):
         rows[block, part] += piece.n_ids
         if piece.heavy is None:
             block_of_bucket[piece.bucket] = block

@@ -126,6 +126,20 @@ def test_ids_are_counted_and_have_places_of_their_own(located):
     assert indices[ITEM].table.where("block = 4").first()["id"] == "i0"
 
 
+def test_parts_may_have_ids_of_validation_ratings_alone(spark):
+    rows = spark.createDataFrame(
+        [(u, i, 3.0, u > 1) for u in range(40) for i in range(3)],
+        "user int, item int, rating float, is_validation boolean",
+    )
+    with Workspace(spark) as workspace:
+        encoded = encode_ratings(workspace, rows, {USER: 2, ITEM: 2}, 120, 8)
+        indices = index_sides(workspace, count_ids(workspace, encoded, 6), {USER: 2, ITEM: 2})
+        assert sorted(row["id"] for row in indices[USER].table.collect()) == [0, 1]
+        packs = locate_ratings(workspace, encoded, indices)
+        cells = [row["rating"] for row in packs.chunks(ITEM).collect()]
+    assert sum(map(len, cells)) == 6 * 4
+
+
 def test_a_pack_without_its_positions_is_noticed(located):
     *_, packs = located
     assert packs.chunks(USER).count() > 0
