@@ -25,22 +25,16 @@ def main() -> int:
     parser.add_argument("--pyspark", nargs="+", default=[LOWEST, HIGHEST])
     parser.add_argument("--python", nargs="+", default=[f"3.{sys.version_info.minor}"])
     parser.add_argument("--with", nargs="+", default=[], dest="overrides", metavar="REQUIREMENT")
-    own, _, pytest = partition(sys.argv[1:], "--")
-    arguments = parser.parse_args(own)
+    parser.add_argument("pytest", nargs="*", default=SUITES, help="arguments of pytest, after --")
+    arguments = parser.parse_args()
     results = {
-        (python, spark): run(python, spark, arguments.overrides, pytest or SUITES)
+        (python, spark): run(python, spark, arguments.overrides, arguments.pytest)
         for python in arguments.python
         for spark in arguments.pyspark
     }
     for (python, spark), end in results.items():
         print(f"Python {python}, PySpark {spark}: {end}")
     return int(any(not end.startswith("passed") for end in results.values()))
-
-
-def partition(words: list[str], mark: str) -> tuple[list[str], str, list[str]]:
-    """What is before and behind the first ``mark``."""
-    place = words.index(mark) if mark in words else len(words)
-    return words[:place], mark, words[place + 1 :]
 
 
 def run(python: str, spark: str, overrides: list[str], pytest: list[str]) -> str:
