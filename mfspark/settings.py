@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 Execution = Literal["auto", "one_task", "distributed"]
 Schedule = Literal["constant", "inverse_time", "bold_driver", "adagrad"]
 ExchangeName = Literal["auto", "broadcast", "routed"]
+Solver = Literal["auto", "exact", "cg"]
 Similarity = Literal["cosine", "pearson", "pearson_baseline"]
 Centring = Literal["bias", "mean"]
 # Standard deviations that recommendations take off a prediction.
@@ -130,6 +131,12 @@ class PenalisedSettings(FactorisationSettings):
 class ALSSettings(PenalisedSettings):
     """What ``BiasedALS`` minimises, how long, and how it is spread over the cluster."""
 
+    solver: Solver = Field(
+        "auto",
+        description="how the equations of a row are solved: exact (Cholesky), cg (conjugate "
+        "gradients to a thousandth, whose time grows with the rank where that of exact grows with "
+        "its square and cube), or auto by rank",
+    )
     num_user_blocks: int | None = Field(
         None,
         ge=1,

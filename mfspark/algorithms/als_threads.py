@@ -25,7 +25,7 @@ from mfspark.kernels.csr import Csr, RatingBlock
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, PassSums, add_sums
-from mfspark.settings import ALSSettings
+from mfspark.settings import ALSSettings, Solver
 
 # Biases without factors are iterated until none changes by more, in ratings' standard deviations.
 _BIAS_CHANGE, _MOST_BIAS_ITERATIONS = 1e-4, 50
@@ -78,7 +78,7 @@ class ThreadedALS:
                 begun, past = state, history.state
                 for side in Side:
                     state, sums = run_half_step(
-                        pool, n_threads, blocks[side], state, objective, side
+                        pool, n_threads, blocks[side], state, objective, side, settings.solver
                     )
                     history.add(side, sums, 0)
                 if history.end_iteration():
@@ -114,7 +114,7 @@ def biases_alone(
     for _ in range(_MOST_BIAS_ITERATIONS):
         before = state.rows[ITEM]
         for side in Side:
-            state, _ = run_half_step(pool, n_threads, blocks[side], state, alone, side)
+            state, _ = run_half_step(pool, n_threads, blocks[side], state, alone, side, "exact")
         if np.abs(state.rows[ITEM] - before).max() < _BIAS_CHANGE:
             break
     return {side: rows[:, -1] for side, rows in state.rows.items()}
@@ -127,15 +127,16 @@ def run_half_step(
     state: ALSState,
     objective: Objective,
     side: Side,
+    solver: Solver,
 ) -> tuple[ALSState, PassSums]:
     """All rows of ``side``, given those of the other one and the link of theirs, if there is one;
     then the link, given these rows."""
     other, link = state.rows[side.other], state.links.get(side)
     if link is None:
-        rows, sums = solve_side(pool, n_threads, block, other, objective, side)
+        rows, sums = solve_side(pool, n_threads, block, other, objective, side, solver)
         return state._replace(rows={**state.rows, side: rows}), sums
     rest = rest_of(pool, n_threads, link, block, AlignedRows.of(other))
-    around, sums = solve_side(pool, n_threads, rest, other, objective, side)
+    around, sums = solve_side(pool, n_threads, rest, other, objective, side, solver)
     rows = around + link.offsets
     link = fit_link(pool, n_threads, link, rows)
     penalty = penalty_of(link, rows, block.train.counts, objective.penalty(side))
@@ -150,11 +151,14 @@ def solve_side(
     other: Float32s,
     objective: Objective,
     side: Side,
+    solver: Solver,
 ) -> tuple[Float32s, PassSums]:
     """One half-step: all rows of ``side``, given those of the ``other`` one."""
     fixed = AlignedRows.of(other)
     n_hot, ranges = share_rows(block.train.counts, n_threads)
-    done = pool.map(lambda rows: half_step(block.slice(*rows), fixed, objective, side), ranges)
+    done = pool.map(
+        lambda rows: half_step(block.slice(*rows), fixed, objective, side, solver), ranges
+    )
     hot = block.slice(0, n_hot)
     hot_done = half_step_of_moments(
         shared_moments(pool, n_threads, hot.train, fixed, objective.mean),

@@ -302,6 +302,7 @@ class _Chain:
                     rows[side.other],
                     self._objective,
                     side,
+                    "auto",
                 )
         sums = {side: RowSums.of(rows[side]) for side in Side}
         # A feature may at first do as much as all that is not a feature.

@@ -160,7 +160,9 @@ class _Trials:
         state = start_als(blocks, items, objective)
         for _ in range(_ITERATIONS if rank else _BIAS_ITERATIONS):
             for side in Side:
-                state, sums = run_half_step(pool, n_threads, blocks[side], state, objective, side)
+                state, sums = run_half_step(
+                    pool, n_threads, blocks[side], state, objective, side, "auto"
+                )
         return sums.validation_squared_error
 
 

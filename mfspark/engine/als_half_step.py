@@ -21,7 +21,7 @@ from mfspark.engine.workspace import Workspace
 from mfspark.kernels.half_step import half_step
 from mfspark.kernels.moments import half_step_of_moments, row_moments
 from mfspark.kernels.objective import Objective, PassSums, Penalty, add_sums
-from mfspark.settings import ExchangeName
+from mfspark.settings import ExchangeName, Solver
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class SolvedSide:
     objective: Objective
     rank: int
     keep: Keep
+    solver: Solver
 
 
 def run_half_step(
@@ -53,6 +54,7 @@ def run_half_step(
         files=files,
         exchange=solved.exchange.name,
         rank=solved.rank,
+        solver=solved.solver,
     )
     factors, found = work_at_files(
         workspace,
@@ -88,6 +90,7 @@ def solve_block(
     files: BlockFiles,
     exchange: ExchangeName,
     rank: int,
+    solver: Solver,
 ) -> pa.RecordBatch:
     """Solve the block that the rows of ``arrived`` (block, number, rows) were sent to: one row of
     ``FACTORS_SCHEMA``."""
@@ -99,7 +102,7 @@ def solve_block(
     sent = zip(arrived["number"].to_pylist(), factor_rows(arrived["rows"], rank), strict=True)
     fixed = gather(dict(sent), needed, exchange, rank)
     n_own = int(layout.sizes[block])
-    rows, sums = half_step(ratings.slice(0, n_own), fixed, objective, side)
+    rows, sums = half_step(ratings.slice(0, n_own), fixed, objective, side, solver)
     hot = ratings.slice(n_own, n_own + layout.n_hot)
     moments = [row_moments(part, fixed, objective.mean) for part in (hot.train, hot.validation)]
     return factors_cell(block, rows, [float(value) for value in sums], np.stack(moments))

@@ -97,6 +97,7 @@ def _als_on_blocks(
             objective=training.objective,
             rank=settings.rank,
             keep=plan.keep[side],
+            solver=settings.solver,
         )
     penalties: dict[str, float] = {}
     if state.loop is None:

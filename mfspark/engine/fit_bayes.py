@@ -92,7 +92,13 @@ def _chains_on_blocks(
             workspace, blocks[side], layouts[side.other], settings.rank, plan.exchange[side]
         )
         solved[side] = SolvedSide(
-            side, blocks[side], exchange, training.objective, settings.rank, plan.keep[side]
+            side=side,
+            blocks=blocks[side],
+            exchange=exchange,
+            objective=training.objective,
+            rank=settings.rank,
+            keep=plan.keep[side],
+            solver="auto",
         )
     bytes_shipped = sum(each.exchange.bytes_shipped for each in solved.values())
     compiling.join()

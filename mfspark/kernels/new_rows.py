@@ -70,7 +70,9 @@ class FoldIn(NamedTuple):
         """Rows [factors, bias] of the model for the rows of ``ratings`` (in the unit of the
         ratings), which are of ``side``: float32 [n_rows, rank + 1]; zeros without ratings."""
         values = (ratings.values / self.scale).astype(np.float32)
-        solved, _ = solve_rows(ratings._replace(values=values), fixed, self.objective, side)
+        solved, _ = solve_rows(
+            ratings._replace(values=values), fixed, self.objective, side, "exact"
+        )
         matrix = self.inverse.T if side == Side.USER else self.scale * self.root.T
         return _turned(solved, matrix, self.scale)
 

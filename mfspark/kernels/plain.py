@@ -19,6 +19,22 @@ def dot(left: Float32s, i: int, right: Float32s, j: int) -> Single:
     return Single(left[i] @ right[j])
 
 
+def dots(
+    rows: Float32s, a: int, b: int, c: int, d: int, right: Float32s, j: int
+) -> tuple[Single, ...]:
+    """Σ_f rows[·, f] · right[j, f] of four rows."""
+    return tuple(Single(rows[number] @ right[j]) for number in (a, b, c, d))
+
+
+def add_rows(
+    rows: Float32s, a: int, b: int, c: int, d: int,
+    target: Float32s, i: int, weights: tuple[Single, ...],
+) -> None:  # fmt: skip
+    """target[i] += Σ weights[·] · rows[·] over four rows."""
+    for number, weight in zip((a, b, c, d), weights, strict=True):
+        target[i] += weight * rows[number]
+
+
 def step(
     left: Float32s, i: int, right: Float32s, j: int,
     keep_left: Single, add_left: Single, keep_right: Single, add_right: Single,

@@ -74,6 +74,60 @@ def _lower_step(context: Any, builder: Any, signature: Any, arguments: Any) -> A
     return context.get_dummy_value()
 
 
+def _dots(
+    typing: Any, rows: Any, a: Any, b: Any, c: Any, d: Any, right: Any, j: Any
+) -> Any:  # fmt: skip
+    """Σ_f rows[·, f] · right[j, f] of four rows a, b, c, d; four float32."""
+    index = types.intp
+    return types.UniTuple(types.float32, 4)(rows, *[index] * 4, right, index), _lower_dots
+
+
+def _lower_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """LLVM code: four times sixteen sums, so that none waits for its last addition."""
+    fma = _intrinsic(builder, "fma", ir.FunctionType(_VECTOR, [_VECTOR] * 3))
+    add_up = _intrinsic(builder, "vector.reduce.fadd", ir.FunctionType(_SINGLE, [_SINGLE, _VECTOR]))
+    rows, width = _rows(context, builder, signature, arguments)
+    right, _ = _row(context, builder, signature, arguments, 5)
+    entry, loop, after, place = _enter_loop(builder, width)
+    sums = [builder.phi(_VECTOR) for _ in rows]
+    factor = _load(builder, right, place)
+    added = []
+    for row, total in zip(rows, sums, strict=True):
+        total.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), entry)
+        added.append(builder.call(fma, [_load(builder, row, place), factor, total]))
+        total.add_incoming(added[-1], loop)
+    _next_vector(builder, place, width, loop, after)
+    builder.position_at_end(after)
+    zero = ir.Constant(_SINGLE, 0.0)
+    found = [builder.call(add_up, [zero, total], fastmath=("reassoc",)) for total in added]
+    return context.make_tuple(builder, signature.return_type, found)
+
+
+def _add_rows(
+    typing: Any, rows: Any, a: Any, b: Any, c: Any, d: Any, target: Any, i: Any, weights: Any
+) -> Any:  # fmt: skip
+    """target[i] += Σ weights[·] · rows[·] over four rows a, b, c, d; ``weights`` four float32."""
+    index = types.intp
+    return types.void(rows, *[index] * 4, target, index, weights), _lower_add_rows
+
+
+def _lower_add_rows(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """LLVM code: the target is loaded and stored once for four rows."""
+    fma = _intrinsic(builder, "fma", ir.FunctionType(_VECTOR, [_VECTOR] * 3))
+    rows, width = _rows(context, builder, signature, arguments)
+    target, _ = _row(context, builder, signature, arguments, 5)
+    weights = [_splat(builder, weight) for weight in cgutils.unpack_tuple(builder, arguments[7], 4)]
+    _, loop, after, place = _enter_loop(builder, width)
+    total = _load(builder, target, place)
+    for row, weight in zip(rows, weights, strict=True):
+        total = builder.call(fma, [weight, _load(builder, row, place), total])
+    at = builder.bitcast(builder.gep(target, [place]), _VECTOR.as_pointer())
+    builder.store(total, at).align = 4
+    _next_vector(builder, place, width, loop, after)
+    builder.position_at_end(after)
+    return context.get_dummy_value()
+
+
 def _prefetch(typing: Any, array: Any, place: Any) -> Any:
     """Begin to load the cache line of the element at ``place`` of a C-contiguous array."""
     return types.void(array, types.intp), _lower_prefetch
@@ -102,6 +156,15 @@ def _row(
     array = context.make_array(signature.args[argument])(context, builder, arguments[argument])
     width = cgutils.unpack_tuple(builder, array.shape)[1]
     return builder.gep(array.data, [builder.mul(arguments[argument + 1], width)]), width
+
+
+def _rows(context: Any, builder: Any, signature: Any, arguments: Any) -> tuple[list[Any], Any]:
+    """Pointers to the first elements of four rows of the first argument, and elements per row."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    width = cgutils.unpack_tuple(builder, array.shape)[1]
+    return [
+        builder.gep(array.data, [builder.mul(number, width)]) for number in arguments[1:5]
+    ], width
 
 
 def _load(builder: Any, pointer: Any, place: Any) -> Any:
@@ -136,5 +199,7 @@ def _next_vector(builder: Any, place: Any, width: Any, loop: Any, after: Any) ->
 
 
 dot: Any = plain.dot if plain.IS_CHOSEN else intrinsic(_dot)
+dots: Any = plain.dots if plain.IS_CHOSEN else intrinsic(_dots)
+add_rows: Any = plain.add_rows if plain.IS_CHOSEN else intrinsic(_add_rows)
 step: Any = plain.step if plain.IS_CHOSEN else intrinsic(_step)
 prefetch: Any = plain.prefetch if plain.IS_CHOSEN else intrinsic(_prefetch)

@@ -79,7 +79,7 @@ def _block_like(in_file: bool) -> Csr:
         array.setflags(write=not in_file)
     fixed, rows = AlignedRows.zeros(1, 2), np.zeros((1, 3), np.float32)
     squared_error(block.validation, rows, fixed, 0.0)
-    half_step(block, fixed, _OBJECTIVE, USER)
+    half_step(block, fixed, _OBJECTIVE, USER, "auto")
     moments = row_moments(block.train, fixed, 0.0)
     half_step_of_moments(moments, moments, _OBJECTIVE, USER)
     return block.train

@@ -24,6 +24,7 @@ from mfspark.settings import (
     Schedule,
     SGDSettings,
     Similarity,
+    Solver,
 )
 
 
@@ -97,6 +98,7 @@ class BayesianMFArguments(FactorisationArguments, total=False):
 class BiasedALSArguments(PenalisedArguments, total=False):
     """Keyword arguments of ``BiasedALS``; see ``ALSSettings``."""
 
+    solver: Solver
     numUserBlocks: int | None
     numItemBlocks: int | None
     exchange: ExchangeName
@@ -283,6 +285,7 @@ class BiasedALSParams(PenalisedParams):
 
     settings_type = ALSSettings
 
+    solver: Param[str] = _param("solver", ALSSettings)
     numUserBlocks: Param[int] = _param("num_user_blocks", ALSSettings)
     numItemBlocks: Param[int] = _param("num_item_blocks", ALSSettings)
     exchange: Param[str] = _param("exchange", ALSSettings)

@@ -70,6 +70,21 @@ def test_als_with_threads_is_als_with_one():
         np.testing.assert_allclose(one[0][side], many[0][side], atol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [10, 70])
+def test_conjugate_gradients_end_where_exact_solutions_do(rank):
+    """Objective and error of validation ratings after every iteration, to 10⁻⁴."""
+    ratings = index_ratings(ratings_of(5, n=20_000, n_users=300, n_items=150))
+    wanted = ALSSettings(rank=rank, max_iter=5, tol=0.0)
+    exact, by_cg = (
+        ThreadedALS(OBJECTIVE, wanted.model_copy(update={"solver": solver})).learn(ratings, 2)
+        for solver in ("exact", "cg")
+    )
+    assert not np.array_equal(exact.rows[USER], by_cg.rows[USER])
+    for ours, theirs in zip(by_cg.history.rows, exact.history.rows, strict=True):
+        assert ours.objective == pytest.approx(theirs.objective, rel=1e-4)
+        assert ours.validation_rmse == pytest.approx(theirs.validation_rmse, abs=1e-4)
+
+
 @pytest.mark.parametrize("schedule", ["adagrad", "bold_driver", "inverse_time", "constant"])
 def test_sgd_comes_near_to_the_minimum_of_als(schedule):
     table = ratings_of(2)

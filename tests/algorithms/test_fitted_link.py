@@ -80,7 +80,9 @@ def fitted(ratings, objective, n_iterations, n_threads=2):
         state = start_als(blocks, items, objective)
         for _ in range(n_iterations):
             for side in Side:
-                state, sums = run_half_step(pool, n_threads, blocks[side], state, objective, side)
+                state, sums = run_half_step(
+                    pool, n_threads, blocks[side], state, objective, side, "exact"
+                )
                 own[side] = sums.penalty
                 reported.append(sums.squared_error + sum(own.values()))
     return state, reported

@@ -37,9 +37,9 @@ CALLS = {
     "columns below zero": lambda: build_block(INTS, INTS - 1, SINGLES, FALSE, 1, 1),
     "long rows": lambda: build_block(INTS.astype(np.int64), INTS, SINGLES, FALSE, 1, 1),
     "ratings in double": lambda: build_block(INTS, INTS, DOUBLES, FALSE, 1, 1),
-    "entries that are not there": lambda: solve_rows(WIDE, FIXED, OBJECTIVE, USER),
-    "fixed rows in double": lambda: half_step(BLOCK, DOUBLE_FIXED, OBJECTIVE, USER),
-    "fixed rows of part vectors": lambda: half_step(BLOCK, NARROW_FIXED, OBJECTIVE, USER),
+    "entries that are not there": lambda: solve_rows(WIDE, FIXED, OBJECTIVE, USER, "cg"),
+    "fixed rows in double": lambda: half_step(BLOCK, DOUBLE_FIXED, OBJECTIVE, USER, "cg"),
+    "fixed rows of part vectors": lambda: half_step(BLOCK, NARROW_FIXED, OBJECTIVE, USER, "cg"),
     "solved rows of another rank": lambda: squared_error(BLOCK.train, ROWS[:, :2], FIXED, 0.0),
     "moments of fixed rows in double": lambda: row_moments(BLOCK.train, DOUBLE_FIXED, 0.0),
     "moments of another rank": lambda: half_step_of_moments(

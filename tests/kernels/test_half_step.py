@@ -75,7 +75,7 @@ def test_solve_agrees_with_the_readable_twin(
         fixed[:, -1] = 0
     other = Penalty(9.0, 9.0, exponent)
     objective = Objective(3.3, fit_biases, Penalty(0.5, 0.2, exponent), other)
-    ours, error = fast.solve_rows(block.train, AlignedRows.of(fixed), objective, USER)
+    ours, error = fast.solve_rows(block.train, AlignedRows.of(fixed), objective, USER, "exact")
     theirs = reference.solve_rows(block.train, fixed, objective, USER)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
@@ -87,11 +87,79 @@ def test_solve_agrees_with_the_readable_twin(
         assert np.all(ours[:, -1] == 0)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_rows=st.integers(1, 12),
+    n_columns=st.integers(1, 200),
+    rank=st.sampled_from([1, 3, 15, 16, 17, 64, 100]),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    ridge=st.sampled_from([1e-3, 0.5, 20.0]),
+    fit_biases=st.booleans(),
+)
+def test_conjugate_gradients_leave_a_thousandth(
+    seed, n_rows, n_columns, rank, density, ridge, fit_biases
+):
+    """Of every row |Σ v t − A x| ≤ 10⁻³ |Σ v t|, taken from the dense equations in double."""
+    rng = np.random.default_rng(seed)
+    block = random_block(rng, n_rows, n_columns, density)
+    fixed = random_side(rng, n_columns, rank)
+    fixed[:, -1] *= fit_biases
+    objective = Objective(3.3, fit_biases, Penalty(ridge, ridge / 2, 0.5), Penalty(9.0, 9.0, 0.5))
+    solved, error = fast.solve_rows(block.train, AlignedRows.of(fixed), objective, USER, "cg")
+    assert error == pytest.approx(
+        reference.squared_error(block.train, solved.astype(float), fixed, 3.3), rel=1e-4, abs=1e-3
+    )
+    features = np.column_stack([fixed[:, :-1], np.full(n_columns, fit_biases)]).astype(float)
+    weights = objective.users.row_weights(block.train.counts)
+    for row in range(n_rows):
+        entries = slice(*block.train.indptr[row : row + 2])
+        rated = features[block.train.columns[entries]]
+        targets = block.train.values[entries] - 3.3 - fixed[block.train.columns[entries], -1]
+        ridges = weights[row] * np.append(np.full(rank, ridge), ridge / 2)
+        right = rated.T @ targets
+        left = right - rated.T @ (rated @ solved[row]) - ridges * solved[row]
+        assert np.linalg.norm(left) <= 1.1e-3 * np.linalg.norm(right) + 1e-3
+        if not len(targets):
+            assert np.all(solved[row] == 0)
+    if not fit_biases:
+        assert np.all(solved[:, -1] == 0)
+
+
+def test_rows_that_conjugate_gradients_do_not_reach_are_solved_exactly(rng):
+    """Next to no ridge, and eigenvalues from 1 to 10⁸: many more steps than there may be."""
+    block = random_block(rng, 5, 120, 0.9)
+    fixed = random_side(rng, 120, 32)
+    fixed[:, :-1] *= np.logspace(0, -4, 32, dtype=np.float32)
+    objective = objective_of(Penalty(1e-6, 1e-6, 0.5))
+    by_cg, exactly = (
+        fast.solve_rows(block.train, AlignedRows.of(fixed), objective, USER, solver)[0]
+        for solver in ("cg", "exact")
+    )
+    np.testing.assert_array_equal(by_cg, exactly)
+    assert np.abs(by_cg).max() > 1
+
+
+def test_the_solver_goes_by_the_rank(rng):
+    block = random_block(rng, 40, 300, 0.5)
+    for rank in (fast.CG_FROM_RANK - 1, fast.CG_FROM_RANK):
+        fixed = AlignedRows.of(random_side(rng, 300, rank))
+        automatic, by_cg, exactly = (
+            fast.solve_rows(block.train, fixed, objective_of(Penalty(2.0, 1.0, 0.5)), USER, solver)[
+                0
+            ]
+            for solver in ("auto", "cg", "exact")
+        )
+        is_cg = rank == fast.CG_FROM_RANK
+        assert (automatic == by_cg).all() == is_cg
+        assert (automatic == exactly).all() != is_cg
+
+
 def test_sums_agree_with_a_dense_oracle(rng):
     block = random_block(rng, 20, 30)
     fixed = random_side(rng, 30, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, sums = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER)
+    solved, sums = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER, "exact")
     objective = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     assert sums.squared_error + sums.penalty == pytest.approx(objective, rel=1e-5)
     assert sums.n_ratings == len(block.train.values)
@@ -106,7 +174,7 @@ def test_solution_is_a_minimum_in_every_direction(rng, direction):
     block = random_block(rng, 10, 25)
     fixed = random_side(rng, 25, 5)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER)
+    solved, _ = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER, "exact")
     at_minimum = dense_objective(block, solved.astype(float), fixed.astype(float), 3.0, penalty)
     for step in (-0.05, 0.05):
         moved = solved.astype(float)
@@ -118,7 +186,7 @@ def test_gradient_vanishes_on_the_solved_side(rng):
     block = random_block(rng, 10, 40)
     fixed = random_side(rng, 40, 4)
     penalty = Penalty(0.7, 0.3, 0.5)
-    solved, _ = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER)
+    solved, _ = half_step(block, AlignedRows.of(fixed), objective_of(penalty), USER, "exact")
     features = np.column_stack([fixed[:, :-1], np.ones(len(fixed))]).astype(float)
     for row in range(10):
         entries = slice(block.train.indptr[row], block.train.indptr[row + 1])
@@ -137,10 +205,10 @@ def alternate(users: RatingBlock, items: RatingBlock, rank: int, iterations: int
     q = random_rows(np.arange(items.train.n_rows, dtype=np.uint64), rank)
     q_penalty = penalty.total(items.train.counts, q)
     for _ in range(iterations):
-        p, sums = half_step(users, AlignedRows.of(q), objective_of(penalty), USER)
+        p, sums = half_step(users, AlignedRows.of(q), objective_of(penalty), USER, "exact")
         yield p, q, sums.squared_error + sums.penalty + q_penalty
         p_penalty = sums.penalty
-        q, sums = half_step(items, AlignedRows.of(p), objective_of(penalty), ITEM)
+        q, sums = half_step(items, AlignedRows.of(p), objective_of(penalty), ITEM, "exact")
         q_penalty = sums.penalty
         yield p, q, sums.squared_error + p_penalty + q_penalty
 
@@ -180,14 +248,15 @@ def test_planted_model_is_recovered(rng):
     assert np.sqrt(np.mean((predicted - truth)[unseen] ** 2)) < 0.02
 
 
+@pytest.mark.parametrize("solver", ["exact", "cg"])
 @pytest.mark.parametrize("fit_biases", [True, False])
-def test_singular_rows_get_finite_solutions_that_fit(rng, fit_biases):
+def test_singular_rows_get_finite_solutions_that_fit(rng, fit_biases, solver):
     """λ = 0 and fewer ratings than features: infinitely many solutions, none of them NaN."""
     block = random_block(rng, 6, 4, 0.7)
     fixed = random_side(rng, 4, 8)
     fixed[:, -1] *= fit_biases
     solved, sums = half_step(
-        block, AlignedRows.of(fixed), objective_of(Penalty(0, 0, 0.5), fit_biases), USER
+        block, AlignedRows.of(fixed), objective_of(Penalty(0, 0, 0.5), fit_biases), USER, solver
     )
     assert np.isfinite(solved).all()
     assert sums.squared_error < 1e-3
@@ -233,7 +302,7 @@ def test_moments_of_the_parts_of_rows_give_the_half_step_of_the_whole(
             )
         )  # fmt: skip
     solved, sums = half_step_of_moments(*moments, objective, USER)
-    expected, expected_sums = half_step(block, AlignedRows.of(fixed), objective, USER)
+    expected, expected_sums = half_step(block, AlignedRows.of(fixed), objective, USER, "exact")
     np.testing.assert_allclose(solved, expected, atol=2e-4)
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-3, atol=1e-6)
 

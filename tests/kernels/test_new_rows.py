@@ -44,7 +44,9 @@ def test_folded_rows_are_those_of_a_half_step(fitted, side):
     fixed = system.fixed_rows(canonical[side.other], side.other)
     found = system.solve(ratings, fixed, side)
     in_units = ratings._replace(values=ratings.values / np.float32(SCALE))
-    expected, _ = solve_rows(in_units, AlignedRows.of(own[side.other]), system.objective, side)
+    expected, _ = solve_rows(
+        in_units, AlignedRows.of(own[side.other]), system.objective, side, "exact"
+    )
     matrix = rotation.users if side == Side.USER else rotation.items
     np.testing.assert_allclose(found[:, :-1], expected[:, :-1] @ matrix, atol=2e-4)
     np.testing.assert_allclose(found[:, -1], SCALE * expected[:, -1], atol=2e-4)

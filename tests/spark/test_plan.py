@@ -226,7 +226,8 @@ fixed = np.random.default_rng(0).normal(0, 0.1, (n_items, rank + 1)).astype(np.f
 arrived = pa.table({"block": pa.array([0], pa.int32()), "number": [0], "rows": [fixed.tobytes()]})
 objective = Objective(3.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
 solve_block(
-    arrived, side=USER, objective=objective, files=files, exchange="broadcast", rank=rank
+    arrived, side=USER, objective=objective, files=files, exchange="broadcast", rank=rank,
+    solver="auto",
 )
 print(peak())
 """
