@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from running import ROOT, make_ratings
-from session_settings import INTERPRETED
+from session_settings import INTERPRETED, JAVA_OPTIONS
 
 
 def make_place(folder: Path) -> None:
@@ -23,7 +23,7 @@ def make_place(folder: Path) -> None:
         f"{settings}\n{interpreted}spark.driver.memory 2g\nspark.ui.showConsoleProgress false\n"
         "spark.sql.shuffle.partitions 2\n"
         "spark.driver.bindAddress 127.0.0.1\nspark.driver.host 127.0.0.1\n"
-        "spark.driver.defaultJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC\n"
+        f"spark.driver.defaultJavaOptions {JAVA_OPTIONS}\n"
     )
     (folder / "run.toml").write_text(
         '[run]\nname = "mine"\n[data]\npath = "ratings.csv"\nduplicates = "mean"\n'

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from pyspark.sql import SparkSession
-from session_settings import INTERPRETED
+from session_settings import INTERPRETED, JAVA_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,8 +66,7 @@ def submit_job(name: str, config: Path, *settings: str, cwd: Path) -> Finished:
         "spark.master": "local[2]",
         "spark.driver.memory": "2g",
         "spark.sql.shuffle.partitions": "2",
-        # A short life: the optimising compiler and parallel collection cost more than they save.
-        "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.driver.defaultJavaOptions": JAVA_OPTIONS,
     }
     conf = [part for name, value in given.items() for part in ("--conf", f"{name}={value}")]
     result = subprocess.run(

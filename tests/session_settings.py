@@ -5,6 +5,10 @@ INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
+# A short life, and two cores for two processes of tests: a compiler that optimises, and collection
+# in parallel, would take more than they give. The first compiler alone would have 48 MB for all
+# code, and would begin to throw away what it needs again.
+JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
 SETTINGS = {
     **INTERPRETED,
     "spark.ui.enabled": "false",
@@ -14,9 +18,7 @@ SETTINGS = {
     # Timestamps in expectations must not depend on the machine.
     "spark.sql.session.timeZone": "UTC",
     "spark.driver.memory": "2g",
-    # Two processes of tests have two cores: a compiler that optimises, and collection in parallel,
-    # would take more of them than they give.
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    "spark.driver.extraJavaOptions": JAVA_OPTIONS,
     # What Spark remembers for its UI grows until it is a thousand queries: tests of memory would
     # depend on the tests before them.
     "spark.sql.ui.retainedExecutions": "10",

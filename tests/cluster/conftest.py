@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from session_settings import INTERPRETED
+from session_settings import INTERPRETED, JAVA_OPTIONS
 from standalone import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,7 @@ class Packed:
         # A killed executor leaves there what it has fetched.
         temporary = Path(cluster.folder) / "temporary"
         temporary.mkdir(exist_ok=True)
-        # A short life: the optimising compiler costs more than it saves.
-        options = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djava.io.tmpdir={temporary}"
+        options = f"{JAVA_OPTIONS} -Djava.io.tmpdir={temporary}"
         conf = {
             "spark.executor.instances": "2",
             "spark.executor.cores": "1",
