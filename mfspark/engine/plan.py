@@ -15,7 +15,15 @@ from mfspark.algorithms.running_mean import DRAWS_AT_A_TIME, KEPT
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK
 from mfspark.errors import ConfigError
-from mfspark.settings import ALSSettings, BayesianSettings, ExchangeName, Execution, SGDSettings
+from mfspark.kernels.half_step import is_by_cg
+from mfspark.settings import (
+    ALSSettings,
+    BayesianSettings,
+    ExchangeName,
+    Execution,
+    SGDSettings,
+    Solver,
+)
 
 logger = logging.getLogger("mfspark")
 
@@ -60,6 +68,7 @@ _BYTES_PER_ONE_TASK_RATING = 68
 # a million ratings stay in its cache and take half as long.
 _SECONDS_PER_LOOKUP = 29e-9  # gather a row of the fixed side, twice
 _SECONDS_PER_PRODUCT = 4.8e-9  # 8 × 16 sums for one rating
+_SECONDS_PER_CG = 10.6e-9  # six steps of conjugate gradients for one rating, times w
 _SECONDS_PER_SOLVE = 0.5e-6, 0.05e-6  # times w and w³, where w vectors of 16 hold a row
 _SECONDS_PER_STAGE = 0.2
 _BYTES_PER_SECOND = 300e6
@@ -160,15 +169,18 @@ def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Pla
         for side in Side
     }
     is_linked = settings.implicit_features
-    in_one_task = is_linked or is_for_one_task(workload, settings.execution, machine, n_stages=2)
+    in_one_task = is_linked or is_for_one_task(
+        workload, settings.execution, machine, n_stages=2, solver=settings.solver
+    )
+    compute = _compute_seconds(workload, settings.solver)
     if in_one_task:
         task_bytes = one_task_bytes(workload, is_linked)
-        seconds = _compute_seconds(workload) / machine.task_cores
+        seconds = compute / machine.task_cores
     else:
         task_bytes = max(
             _distributed_bytes(workload, side, blocks[side], exchange[side]) for side in Side
         )
-        seconds = _compute_seconds(workload) / min(machine.cores, *blocks.values())
+        seconds = compute / min(machine.cores, *blocks.values())
         transfer = sum(shipped.values()) / (_BYTES_PER_SECOND * machine.cores)
         seconds += 2 * _SECONDS_PER_STAGE + transfer
     return Plan(
@@ -292,7 +304,11 @@ def where_to_keep(workload: Workload) -> dict[Side, Keep]:
 
 
 def is_for_one_task(
-    workload: Workload, execution: Execution, machine: Machine, n_stages: int
+    workload: Workload,
+    execution: Execution,
+    machine: Machine,
+    n_stages: int,
+    solver: Solver = "exact",
 ) -> bool:
     """Whether to fit in one task, where a distributed pass over the ratings has ``n_stages``.
 
@@ -301,7 +317,7 @@ def is_for_one_task(
     """
     if execution != "auto":
         return execution == "one_task"
-    compute = _compute_seconds(workload)
+    compute = _compute_seconds(workload, solver)
     distributed = compute / machine.cores + n_stages * _SECONDS_PER_STAGE
     is_fast = compute / machine.task_cores <= distributed
     return is_fast and one_task_bytes(workload) <= machine.task_bytes
@@ -357,12 +373,16 @@ def _needed_rows(workload: Workload, side: Side, n_blocks: int) -> int:
     return round(-fixed * math.expm1(-workload.n_ratings / n_blocks / fixed)) if fixed else 0
 
 
-def _compute_seconds(workload: Workload) -> float:
+def _compute_seconds(workload: Workload, solver: Solver = "exact") -> float:
     """Time of the kernels in one iteration on one core."""
     vectors = math.ceil(workload.rank / 16)
-    per_rating = _SECONDS_PER_LOOKUP + _SECONDS_PER_PRODUCT * vectors * (vectors + 1)
     linear, cubic = _SECONDS_PER_SOLVE
-    per_row = linear * vectors + cubic * vectors**3
+    if is_by_cg(solver, workload.rank):
+        per_rating = _SECONDS_PER_LOOKUP + _SECONDS_PER_CG * vectors
+        per_row = linear * vectors
+    else:
+        per_rating = _SECONDS_PER_LOOKUP + _SECONDS_PER_PRODUCT * vectors * (vectors + 1)
+        per_row = linear * vectors + cubic * vectors**3
     return 2 * workload.n_ratings * per_rating + (workload.n_users + workload.n_items) * per_row
 
 

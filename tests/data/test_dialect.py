@@ -87,7 +87,7 @@ def test_own_files_are_read_without_a_word(spark, tmp_path, caplog):
         checked = check_ratings(read_ratings(spark, source), Checks())
     assert (
         "separated by ';' and quoted by \", decimals by ',', characters are ISO-8859-1"
-        in caplog.text
+        in "\n".join(caplog.messages)
     )
     rows = sorted(tuple(row)[:3] for row in checked.clean.collect())
     assert rows == [("José", "b-1", 3.5), ("Zoë", "b-1", 0.5), ("Zoë", "b-2", 4.0)]
@@ -149,7 +149,7 @@ def test_quoted_ratings_are_read(spark, tmp_path, caplog):
     single.write_text("'user';'item';'rating'\n'Ann';'it''s; this';'4'\n'Bob';'b';'3'\n")
     with caplog.at_level("INFO", "mfspark"):
         assert ratings_as_read(spark, single) == [("Ann", "it's; this", "4"), ("Bob", "b", "3")]
-    assert "separated by ';' and quoted by '," in caplog.text
+    assert "separated by ';' and quoted by '," in "\n".join(caplog.messages)
     escaped = tmp_path / "escaped.csv"
     escaped.write_text('"user";"item";"rating"\n"Ann";"say \\"hi\\"; now";"4"\n')
     assert ratings_as_read(spark, escaped) == [("Ann", 'say "hi"; now', "4")]

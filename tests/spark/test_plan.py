@@ -64,6 +64,21 @@ def test_a_chain_is_distributed_when_it_must_be_and_may_be():
     assert chain.task_bytes >= als.task_bytes
 
 
+def test_the_time_of_high_ranks_is_that_of_their_solver():
+    """Conjugate gradients grow with the rank, exact solutions with its square and cube."""
+
+    def seconds(rank, solver):
+        work = Workload(10**7, 70_000, 10_000, rank)
+        return plan_als(
+            work, ALSSettings(rank=rank, solver=solver), Machine(2, 2)
+        ).iteration_seconds
+
+    assert seconds(256, "cg") < 4 * seconds(64, "cg")
+    assert seconds(256, "exact") > 8 * seconds(64, "exact")
+    for rank, same in ((16, "exact"), (64, "cg"), (256, "cg")):
+        assert seconds(rank, "auto") == seconds(rank, same)
+
+
 def test_implicit_features_are_for_one_task():
     big = Workload(10**9, 5_000_000, 100_000, 64)
     for plan_of, kind in ((plan_als, ALSSettings), (plan_sgd, SGDSettings)):
