@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +41,7 @@ _LISTED = 10
 class Timings:
     """Seconds of each round, by what was timed; peak memory of the last; test RMSE.
 
+    ``phases``: of each round, what :class:`mfspark.engine.phases.Phases` found, of our own fits.
     What a peer does not do, or what cannot be told apart, stays empty.
     """
 
@@ -48,6 +49,7 @@ class Timings:
     iteration: list[float] = field(default_factory=list)
     transform: list[float] = field(default_factory=list)
     recommend: list[float] = field(default_factory=list)
+    phases: list[Mapping[str, float]] = field(default_factory=list)
     rmse: float = math.nan
     memory: Memory = field(default_factory=Memory)
 
@@ -68,6 +70,11 @@ class Timings:
             "jvm_mib": self.memory.jvm_mib or None,
             "workers_mib": self.memory.workers_mib or None,
         }
+
+    def phase_figures(self) -> dict[str, float]:
+        """Median seconds of each phase."""
+        names = self.phases[0] if self.phases else ()
+        return {name: statistics.median(seconds[name] for seconds in self.phases) for name in names}
 
 
 def benchmark(spark: SparkSession, run: RunDirectory) -> None:
@@ -99,6 +106,7 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
                             "rank": rank,
                             "peer": peer,
                             **timings.figures(settings.iterations),
+                            "phases": timings.phase_figures(),
                         }
                     )
             unpersist(cached)
@@ -106,6 +114,7 @@ def benchmark(spark: SparkSession, run: RunDirectory) -> None:
         content |= {"rounds": settings.rounds, "results": results}
         files.write_text(run.of("benchmark.json"), json.dumps(content, indent=2) + "\n")
     print(_table(results))
+    print(_phase_table(results))
     print(f"All figures: {run.path}/benchmark.json")
 
 
@@ -144,6 +153,7 @@ def _measure(
                 if isinstance(model, FactorModel):
                     halves = [row["seconds"] for row in model.history.collect()]
                     noted.iteration.append(sum(halves) / settings.iterations)
+                    noted.phases.append(model.phases)
                 else:
                     short = _seconds(peer.fit, rank, _SHORT)[0]
                     noted.iteration.append((seconds - short) / (settings.iterations - _SHORT))
@@ -212,6 +222,18 @@ def _table(results: list[dict[str, Any]]) -> str:
         lines.append({"": "ratio", **ratios})
     table: str = pd.DataFrame(lines).fillna("").to_string(index=False)
     return f"\n{table}"
+
+
+def _phase_table(results: list[dict[str, Any]]) -> str:
+    """A line for each of our own fits: median seconds of its phases."""
+    lines = [
+        {"ratings": f"{row['n_train']:,}", "rank": row["rank"], "": row["peer"]}
+        | {name: _shown(seconds, 2) for name, seconds in row["phases"].items()}
+        for row in results
+        if row["phases"]
+    ]
+    table = pd.DataFrame(lines).fillna("").to_string(index=False)
+    return f"\nSeconds of a fit by phase:\n{table}\n"
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -50,7 +50,7 @@ def fit_als(
     Spark gives up.
     """
     refuse_distributed_features(settings.execution, settings.implicit_features)
-    with Workspace(ratings.sparkSession) as workspace:
+    with Workspace(ratings.sparkSession, name) as workspace:
         minimised = objective or objective_of(settings)
         training = prepare(
             ratings, settings.rank, minimised, known or {}, scale, snapshots is not None
@@ -59,8 +59,10 @@ def fit_als(
         plan.log_warnings()
         state = FitSnapshots(snapshots, training, (known or {}).values(), plan, name)
         training, plan = state.resumed(training, plan)
+        workspace.phases.end("prepare")
         if objective is None and state.loop is None:
             training = with_weights(training, settings, plan.n_threads)
+            workspace.phases.end("penalties")
         if plan.in_one_task:
             als = ThreadedALS(
                 training.objective, settings, training.scale, snapshots=state.snapshots
@@ -83,7 +85,9 @@ def _als_on_blocks(
         workspace, training.ratings, plan.n_blocks, training.summary.n_rows, plan.n_cores
     )
     counted = count_ids(workspace, encoded, training.summary.n_ratings)
+    workspace.phases.end("count")
     indices = index_sides(workspace, counted, plan.n_blocks)
+    workspace.phases.end("index")
     blocks = build_blocks(workspace, encoded, indices)
     solved = {}
     for side in Side:
@@ -107,6 +111,7 @@ def _als_on_blocks(
     else:
         items = state.table(workspace, "items", plan.keep[ITEM])
     compiling.join()
+    workspace.phases.end("build")
     history = History(
         settings.max_iter,
         settings.tol,
@@ -128,6 +133,7 @@ def _als_on_blocks(
             if history.stopped is None and state.saver.is_due:
                 state.save(LoopState.before_best(training.objective, past), plan, {"items": begun})
             progress.report(history.rows)
+    workspace.phases.end("iterations")
     tables, rotation = factor_tables(workspace, best, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,
@@ -141,4 +147,4 @@ def _als_on_blocks(
         execution="distributed",
         exchange=plan.exchange,
     )
-    return training.fit(tables, learnt)
+    return training.fit(tables, learnt, workspace.phases)

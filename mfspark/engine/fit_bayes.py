@@ -52,7 +52,7 @@ def fit_bayes(
     refuse_distributed_features(settings.execution, has_features)
     # Of the iterations of ALS before the first draw.
     objective = objective_of(ALSSettings())
-    with Workspace(ratings.sparkSession) as workspace:
+    with Workspace(ratings.sparkSession, _NAME) as workspace:
         training = prepare(
             ratings, settings.rank, objective, known or {}, is_fingerprinted=snapshots is not None
         )
@@ -63,6 +63,7 @@ def fit_bayes(
         beside = [*(known or {}).values(), *(features or {}).values()]
         state = FitSnapshots(snapshots, training, beside, plan, _NAME)
         training, plan = state.resumed(training, plan)
+        workspace.phases.end("prepare")
         if plan.in_one_task:
             gibbs = ThreadedGibbs(
                 training.objective, settings, training.scale, snapshots=state.snapshots
@@ -82,26 +83,30 @@ def _chains_on_blocks(
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als", "bayes"))
     n_ratings, n_rows = training.summary.n_ratings, training.summary.n_rows
     encoded = encode_ratings(workspace, training.ratings, plan.n_blocks, n_rows, plan.n_cores)
-    indices = index_sides(workspace, count_ids(workspace, encoded, n_ratings), plan.n_blocks)
+    counted = count_ids(workspace, encoded, n_ratings)
+    workspace.phases.end("count")
+    indices = index_sides(workspace, counted, plan.n_blocks)
+    workspace.phases.end("index")
     layouts = {side: index.layout for side, index in indices.items()}
     blocks = build_blocks(workspace, encoded, indices)
     n_validation = blocks[USER].n_validation
-    solved = {}
-    for side in Side:
-        exchange = make_exchange(
-            workspace, blocks[side], layouts[side.other], settings.rank, plan.exchange[side]
-        )
-        solved[side] = SolvedSide(
+    solved = {
+        side: SolvedSide(
             side=side,
             blocks=blocks[side],
-            exchange=exchange,
+            exchange=make_exchange(
+                workspace, blocks[side], layouts[side.other], settings.rank, plan.exchange[side]
+            ),
             objective=training.objective,
             rank=settings.rank,
             keep=plan.keep[side],
             solver="auto",
         )
+        for side in Side
+    }
     bytes_shipped = sum(each.exchange.bytes_shipped for each in solved.values())
     compiling.join()
+    workspace.phases.end("build")
     history = History(
         settings.max_iter,
         settings.tol,
@@ -133,21 +138,23 @@ def _chains_on_blocks(
                     is_folded = averages.add(draw, hyper, n_ratings, n_validation)
                 _forget(workspace, held, [draw, *averages.held])
                 if is_first:
-                    error = None
-                    if is_folded:
-                        error = mean.squared_error(solved[USER], n_validation > 0)
+                    error = (
+                        mean.squared_error(solved[USER], n_validation > 0) if is_folded else None
+                    )
                     told = PassSums(draw.squared_error, n_ratings, hyper.penalty(draw.sums), 0.0, 0)
                     _tell(history, told, bytes_shipped, error, n_validation)
                     progress.report(history.rows)
                 if not mean.waiting and state.saver.is_due:
-                    loop = LoopState(
-                        objective=training.objective,
-                        history=history.state,
-                        chain=averages.place(number, sweep, draw),
+                    chain = averages.place(number, sweep, draw)
+                    state.save(
+                        LoopState(objective=training.objective, history=history.state, chain=chain),
+                        plan,
+                        averages.tables(draw),
                     )
-                    state.save(loop, plan, averages.tables(draw))
-    cells = mean.final()
-    tables, rotation = factor_tables(workspace, cells, indices, settings.rank, training.scale)
+    workspace.phases.end("iterations")
+    tables, rotation = factor_tables(
+        workspace, mean.final(), indices, settings.rank, training.scale
+    )
     draws = draw_tables(workspace, averages.stored_rows, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=layouts[USER].n_rows,
@@ -163,7 +170,7 @@ def _chains_on_blocks(
         spread=averages.stored.spread.scaled(training.scale),
         diagnostics=diagnose(averages.traces, training.scale),
     )
-    return training.fit(tables, learnt, draws)
+    return training.fit(tables, learnt, workspace.phases, draws)
 
 
 def _tell(

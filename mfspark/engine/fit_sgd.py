@@ -51,7 +51,7 @@ def fit_sgd(
     null or not finite, ``DivergenceError`` when no rate helps, ``FitError`` when Spark gives up.
     """
     refuse_distributed_features(settings.execution, settings.implicit_features)
-    with Workspace(ratings.sparkSession) as workspace:
+    with Workspace(ratings.sparkSession, _NAME) as workspace:
         minimised = objective or objective_of(settings)
         training = prepare(
             ratings, settings.rank, minimised, known or {}, is_fingerprinted=snapshots is not None
@@ -60,8 +60,10 @@ def fit_sgd(
         plan.log_warnings()
         state = FitSnapshots(snapshots, training, (known or {}).values(), plan, _NAME)
         training, plan = state.resumed(training, plan)
+        workspace.phases.end("prepare")
         if objective is None and state.loop is None:
             training = with_weights(training, settings, plan.n_threads)
+            workspace.phases.end("penalties")
         if plan.in_one_task:
             sgd = ThreadedSGD(
                 training.objective, settings, training.scale, snapshots=state.snapshots
@@ -83,10 +85,12 @@ def _sgd_on_strata(
         workspace, training.ratings, plan.n_blocks, training.summary.n_rows, plan.n_cores
     )
     counted = count_ids(workspace, encoded, training.summary.n_ratings)
+    workspace.phases.end("count")
     # Every block gets a piece, so that none is empty.
     n_blocks = min(plan.n_blocks[USER], *(len(side.pieces) for side in counted.values()))
     # No row is split over several blocks: its updates follow one after another.
     indices = index_sides(workspace, counted, dict.fromkeys(Side, n_blocks), split_hot=False)
+    workspace.phases.end("index")
     blocks = build_user_blocks(workspace, encoded, indices)
     descent = Descent(blocks, training.objective, settings.rank, settings.seed, plan.keep[USER])
     if state.loop is None:
@@ -100,6 +104,7 @@ def _sgd_on_strata(
         state=None if state.loop is None else state.loop.rate,
     )
     compiling.join()
+    workspace.phases.end("build")
     history = History(
         settings.max_iter,
         settings.tol,
@@ -131,6 +136,7 @@ def _sgd_on_strata(
                 state.save(loop, plan, parameters_to_save(reached, best))
             progress.report(history.rows)
     cells = {side: factor_cells_of(best, side, settings.rank) for side in Side}
+    workspace.phases.end("iterations")
     tables, rotation = factor_tables(workspace, cells, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,
@@ -144,4 +150,4 @@ def _sgd_on_strata(
         execution="distributed",
         exchange={},
     )
-    return training.fit(tables, learnt)
+    return training.fit(tables, learnt, workspace.phases)

@@ -83,6 +83,7 @@ def fit_in_one_task(
             raise DivergenceError(divergence)
         learnt = Learnt.from_json(text)
         progress.report_rest(learnt.history)
+    workspace.phases.end("task")
     n_rows = {USER: learnt.n_users, ITEM: learnt.n_items}
     for side, counts in learnt.features.items():
         n_rows[side] += counts.n_unrated
@@ -97,14 +98,14 @@ def fit_in_one_task(
         for side, rows in of_side.items()
     }
     if not learnt.n_draws:
-        return training.fit(tables, learnt)
+        return training.fit(tables, learnt, workspace.phases)
     draws = {
         side: materialised(
             rows.select(side, DRAWS), learnt.n_draws * table_bytes(n_rows[side], rank)
         )
         for side, rows in of_side.items()
     }
-    return training.fit(tables, learnt, draws)
+    return training.fit(tables, learnt, workspace.phases, draws)
 
 
 def pack_ratings_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

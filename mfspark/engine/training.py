@@ -17,6 +17,7 @@ from pyspark.sql.types import IntegralType
 
 from mfspark.algorithms.history import Learnt
 from mfspark.columns import BIAS, FACTORS, IS_VALIDATION, ITEM, RATING, USER, Side
+from mfspark.engine.phases import Phases
 from mfspark.engine.plan import Workload, one_task_factor_bytes
 from mfspark.errors import DataError
 from mfspark.kernels.objective import Objective, Penalty
@@ -92,9 +93,12 @@ class Training:
         self,
         tables: dict[Side, DataFrame],
         learnt: Learnt,
+        phases: Phases,
         draws: dict[Side, DataFrame] | None = None,
     ) -> "Fit":
-        """What came out."""
+        """What came out, with which the last of the ``phases`` ends."""
+        phases.end("tables")
+        phases.tell()
         return Fit(
             users=tables[USER],
             items=tables[ITEM],
@@ -103,6 +107,7 @@ class Training:
             mean=self.mean,
             scale=self.scale,
             objective=self.objective,
+            seconds=phases.seconds,
             draws=draws or {},
         )
 
@@ -118,7 +123,8 @@ class Fit:
     ratings that they were made from: their summary, μ, the unit in which they were fitted, and what
     was minimised there.
 
-    ``draws``: id and draws array<float>, by side; of the fits that draw from a posterior.
+    ``seconds``: by phase (see :mod:`mfspark.engine.phases`). ``draws``: id and draws array<float>,
+    by side; of the fits that draw from a posterior.
     """
 
     users: DataFrame
@@ -128,6 +134,7 @@ class Fit:
     mean: float
     scale: float
     objective: Objective
+    seconds: dict[str, float] = field(default_factory=dict)
     draws: dict[Side, DataFrame] = field(default_factory=dict)
 
 

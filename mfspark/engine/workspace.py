@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from mfspark import files
+from mfspark.engine.phases import Phases
 from mfspark.engine.plan import BROADCAST_LIMIT, Keep
 from mfspark.errors import DataError, FitError, one_line
 from mfspark.persisted import can_persist, persist, unpersist
@@ -35,7 +36,8 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 class Workspace:
-    """Context of one fit: session settings, persisted tables, files of checkpoints.
+    """Context of one fit: session settings, persisted tables, files of checkpoints; and how long
+    its phases take. ``name``: of the fit, for the log.
 
     On exit, also by an exception, every persisted table is unpersisted, every checkpoint deleted,
     and every setting has the value it had before; errors of Spark leave as ``FitError``. Fits may
@@ -46,8 +48,9 @@ class Workspace:
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _active: ClassVar[dict[int, tuple[int, dict[str, str]]]] = {}
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, name: str | None = None) -> None:
         self.spark = spark
+        self.phases = Phases(name)
         self._persisted: list[DataFrame] = []
         self._made_of_files: list[DataFrame] = []
         self._last_steps: list[Callable[[], object]] = []

@@ -13,6 +13,7 @@ from mfspark.algorithms.history import Learnt
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit_als import fit_als
+from mfspark.engine.phases import Phases
 from mfspark.engine.training import Fit, objective_of, prepare, summarise
 from mfspark.engine.workspace import materialised
 from mfspark.models.factor_model import FactorModel
@@ -110,8 +111,10 @@ def _joint(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
 
 def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
     """Item biases as damped means, then user biases of what they leave."""
+    phases = Phases()
     # In the unit of the ratings: the damping counts ratings, whatever their scale.
     training = prepare(ratings, 0, objective_of(ALSSettings()), known={}, scale=1.0)
+    phases.end("prepare")
     rating = F.col(RATING).cast("double") - F.lit(training.mean)
 
     def biases(deviations: DataFrame, side: Side) -> DataFrame:
@@ -129,4 +132,5 @@ def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
     rest = deviations.join(items, ITEM).withColumn("deviation", F.col("deviation") - F.col(BIAS))
     users = biases(rest, USER)
     tables = {USER: users, ITEM: items}
-    return training.fit(tables, Learnt.without_passes(users.count(), items.count(), "converged"))
+    learnt = Learnt.without_passes(users.count(), items.count(), "converged")
+    return training.fit(tables, learnt, phases)

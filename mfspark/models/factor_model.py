@@ -1,5 +1,6 @@
 """``FactorModel``: factor tables with what one does with them."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -43,7 +44,8 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
     rating. ``history``: one row per half-step (iteration, side, objective, train_rmse,
     validation_rmse, seconds, bytes). ``metadata``: μ, rating scale, hyper-parameters, rotation.
     ``draws``: of models that ``BayesianMF`` made a table by side: the id, and ``draws``
-    array<float>, for each stored draw its factors and its bias. Ids of which the fit knew features
+    array<float>, for each stored draw its factors and its bias. ``phases``: seconds of the fit by
+    phase (see :mod:`mfspark.engine.phases`); not saved. Ids of which the fit knew features
     alone have ``n_ratings`` 0; they count as known with the ``coldStartStrategy`` features.
     """
 
@@ -58,6 +60,7 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         history: DataFrame,
         metadata: ModelMetadata,
         draws: dict[Side, DataFrame] | None = None,
+        phases: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.user_factors = user_factors
@@ -65,6 +68,7 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         self.history = history
         self.metadata = metadata
         self.draws = draws or {}
+        self.phases = phases or {}
 
     @property
     def rank(self) -> int:

@@ -192,7 +192,7 @@ def model_of(
         },
     )
     history = dataset.sparkSession.createDataFrame(learnt.history, HISTORY_SCHEMA)
-    return FactorModel(fit.users, fit.items, history, metadata, fit.draws)
+    return FactorModel(fit.users, fit.items, history, metadata, fit.draws, dict(fit.seconds))
 
 
 def _penalties(objective: Objective) -> PenaltyFacts:

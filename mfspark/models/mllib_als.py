@@ -27,6 +27,7 @@ from mfspark.algorithms.start import start_rows
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit_als import fit_als
+from mfspark.engine.phases import Phases
 from mfspark.engine.training import Fit, objective_of, prepare
 from mfspark.engine.workspace import materialised
 from mfspark.errors import ConfigError, ModelFormatError
@@ -301,7 +302,9 @@ def _with_int_ids(ratings: DataFrame) -> DataFrame:
 
 def _random_fit(ratings: DataFrame, settings: ALSSettings) -> Fit:
     """The factors that a fit starts from, of users and of items."""
+    phases = Phases()
     training = prepare(ratings, settings.rank, objective_of(settings), known={}, scale=1.0)
+    phases.end("prepare")
     tables = {}
     for side in Side:
         counted = ratings.groupBy(side).agg(F.count(F.lit(1)).alias(N_RATINGS))
@@ -312,9 +315,9 @@ def _random_fit(ratings: DataFrame, settings: ALSSettings) -> Fit:
         )
         n_bytes = table_bytes(training.summary.n_ratings, settings.rank)
         tables[side] = materialised(table, n_bytes)
-    return training.fit(
-        tables, Learnt.without_passes(tables[USER].count(), tables[ITEM].count(), "max_iter")
-    )
+    n_rows = {side: table.count() for side, table in tables.items()}
+    learnt = Learnt.without_passes(n_rows[USER], n_rows[ITEM], "max_iter")
+    return training.fit(tables, learnt, phases)
 
 
 def _random_rows(

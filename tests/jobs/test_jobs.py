@@ -315,3 +315,8 @@ def test_benchmark_measures_both_and_writes_json(spark, tmp_path):
         assert 0.5 < row["rmse"] < 1.5
         assert min(row[name] for name in ("fit", "transform", "recommend", "jvm_mib")) > 0
     assert "ratio" in result.stdout
+    ours, theirs = (row["phases"] for row in content["results"])
+    assert list(ours) == ["prepare", "penalties", "task", "tables"]
+    assert 0 < sum(ours.values()) <= content["results"][0]["fit"]
+    assert theirs == {}
+    assert "Seconds of a fit by phase:" in result.stdout

@@ -85,6 +85,23 @@ def test_many_ids_count_when_a_fit_in_one_task_is_planned(ratings, ratings_frame
         assert model.metadata.n_users == ratings_frame["user"].nunique()
 
 
+@pytest.mark.parametrize(
+    ("estimator", "execution"),
+    [(BiasedALS, "one_task"), (BiasedALS, "distributed"), (BiasedSGD, "distributed")],
+)
+def test_phases_of_a_fit_are_told(ratings, caplog, estimator, execution):
+    with caplog.at_level("INFO", "mfspark"):
+        fitted = estimator(rank=2, maxIter=2, regParam=0.2, execution=execution).fit(ratings)
+    middle = {"one_task": ["task"], "distributed": ["count", "index", "build", "iterations"]}
+    assert list(fitted.phases) == ["prepare", "penalties", *middle[execution], "tables"]
+    assert min(fitted.phases.values()) >= 0
+    (told,) = (record for record in caplog.records if hasattr(record, "phases"))
+    assert list(told.phases) == list(fitted.phases)
+    if execution == "distributed":
+        passes = fitted.history.agg(F.sum("seconds")).first()[0]
+        assert fitted.phases["iterations"] >= passes
+
+
 def test_more_blocks_than_ids_leave_some_empty(ratings):
     few = ratings.where("item < 14")
     plain, spread = (
