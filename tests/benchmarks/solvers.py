@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument("ratings", nargs="?", type=float, default=1e7)
     parser.add_argument("ranks", nargs="*", type=int, default=[64, 32, 128, 256])
     arguments = parser.parse_args()
-    ratings = index_ratings(made_ratings(int(arguments.ratings)))
+    n = int(arguments.ratings)
+    n_items = max(2, round(10_700 * (n / 1e7) ** 0.5))
+    ratings = index_ratings(made_ratings(n, max(2, n * 7 // 1000), n_items))
     print(f"{len(ratings.rating):,} ratings")
     print(f"{'rank':>4} {'solver':>6} {'iteration s':>12} {'RMSE':>8} {'to the same s':>14}")
     aim = None
@@ -49,10 +51,9 @@ def main() -> None:
             print(f"{rank:>4} {solver:>6} {min(seconds):>12.3f} {min(errors):>8.5f} {same:>14}")
 
 
-def made_ratings(n: int) -> pa.Table:
+def made_ratings(n: int, n_users: int, n_items: int) -> pa.Table:
     """Some ``n`` ratings of different pairs, standardised."""
     rng = np.random.default_rng(0)
-    n_users, n_items = max(2, n * 7 // 1000), max(2, round(10_700 * (n / 1e7) ** 0.5))
     # Three times as many: pairs of the popular are drawn more than once.
     user, item = (
         np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(3 * n))

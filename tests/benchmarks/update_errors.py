@@ -1,9 +1,10 @@
 """Errors after an update by folding in and by a warm start:
 
-    python tests/benchmarks/update_errors.py ratings.csv
+    python tests/benchmarks/update_errors.py [--model bayes] ratings.csv
 
 The file has userId, movieId and rating, as MovieLens 1M. A tenth is for testing; of the rest the
-last rows by user are new. Rows are folded in as the update job does it.
+last rows by user are new. Rows are folded in as the update job does it; the other fit is one to all
+ratings, of ALS from the factors of the model before.
 """
 
 import argparse
@@ -14,19 +15,24 @@ import numpy as np
 import pandas as pd
 from pyspark.sql import SparkSession
 
-from mfspark import BiasedALS
+from mfspark import BayesianMF, BiasedALS
 from mfspark.app.update import folded_in
 from mfspark.evaluation.ratings import rmse_of
 
-RANK, SHARES = 16, (0.01, 0.05, 0.1, 0.2)
+SHARES = (0.01, 0.05, 0.1, 0.2)
+MODELS = {"als": BiasedALS, "bayes": BayesianMF}
+SETTINGS = {"rank": 16, "seed": 1}
 
 
 def main() -> None:
     """Print the errors, and seconds of both ways."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ratings")
+    parser.add_argument("--model", choices=MODELS, default="als")
+    arguments = parser.parse_args()
+    estimator = MODELS[arguments.model]
     names = {"userId": "user", "movieId": "item"}
-    frame = pd.read_csv(parser.parse_args().ratings).rename(columns=names)
+    frame = pd.read_csv(arguments.ratings).rename(columns=names)
     frame = frame[["user", "item", "rating"]].sort_values("user", kind="stable")
     spark = (
         SparkSession.builder.master("local[2]")
@@ -40,19 +46,20 @@ def main() -> None:
     test = spark.createDataFrame(frame[is_test]).persist()
     known = frame[~is_test]
     train = spark.createDataFrame(known).persist()
-    whole = rmse_of(BiasedALS(rank=RANK, seed=1).fit(train), test)
+    whole = rmse_of(estimator(**SETTINGS).fit(train), test)
     print(f"a fit to all ratings: {whole:.4f}", flush=True)
     for share in SHARES:
         n_old = int(len(known) * (1 - share))
         old = spark.createDataFrame(known[:n_old])
         changed = spark.createDataFrame(known[n_old:]).persist()
-        base = BiasedALS(rank=RANK, seed=1).fit(old)
+        base = estimator(**SETTINGS).fit(old)
         with tempfile.TemporaryDirectory() as folder:
             base.save(f"{folder}/model")
             started = time.monotonic()
             folded = rmse_of(folded_in(base, train, changed), test)
             between = time.monotonic()
-            again = BiasedALS(rank=RANK, seed=1, initialModel=f"{folder}/model").fit(train)
+            start = {"initialModel": f"{folder}/model"} if arguments.model == "als" else {}
+            again = estimator(**SETTINGS, **start).fit(train)
             warm = rmse_of(again, test)
             seconds = between - started, time.monotonic() - between
         print(
