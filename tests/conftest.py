@@ -41,6 +41,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
         session = (
             # Half of all calls to the JVM would tell it the line that an expression stands in.
             builder.config("spark.python.sql.dataFrameDebugging.enabled", "false")
+            .config("spark.python.daemon.module", "mfspark.app.quiet_daemon")
             .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
             .getOrCreate()
         )
