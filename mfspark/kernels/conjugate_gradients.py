@@ -34,7 +34,7 @@ def solve_by_cg(  # type: ignore[no-untyped-def]
     undefined, where so many steps do not suffice.
 
     ``vectors`` float32 [4, width], zeros behind the rank; ``left`` and ``along`` float32
-    [≥ ratings + 3]: scratch. Other arguments as in :mod:`mfspark.kernels.ridge`.
+    [≥ ratings + 4]: scratch. Other arguments as in :mod:`mfspark.kernels.ridge`.
     """
     rank, n = len(out) - 1, end - start
     vectors[:, :] = 0

@@ -1,4 +1,5 @@
-"""What workers of the daemon do between tasks."""
+"""Workers are silent about sockets that Spark has closed, and about nothing else; and what they do
+between tasks."""
 
 import gc
 import weakref
@@ -7,7 +8,19 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from mfspark.app.quiet_daemon import collect_and_freeze
+from mfspark.app.quiet_daemon import collect_and_freeze, print_unless_closed
+
+
+@pytest.mark.parametrize(
+    ("error", "is_printed"),
+    [(BrokenPipeError(), False), (ConnectionResetError(), False), (ValueError("why"), True)],
+)
+def test_errors_but_those_of_closed_sockets_are_printed(capsys, error, is_printed):
+    try:
+        raise error
+    except type(error):
+        print_unless_closed()
+    assert ("Traceback" in capsys.readouterr().err) == is_printed
 
 
 class Circle:
