@@ -6,6 +6,9 @@ from typing import Literal
 
 logger = logging.getLogger("mfspark")
 
+# Seconds; a phase with nothing to do takes less.
+_WORTH_TELLING = 0.01
+
 # prepare     checks and sums over the ratings, and the plan
 # penalties   chosen by short fits of a sample
 # task        all of a fit in one task: rows to Python, indexing, iterations, rows of the tables
@@ -38,7 +41,11 @@ class Phases:
         """One line for the log."""
         if self._name is None:
             return
-        parts = ", ".join(f"{phase} {seconds:.3g}" for phase, seconds in self.seconds.items())
+        parts = ", ".join(
+            f"{phase} {seconds:.3g}"
+            for phase, seconds in self.seconds.items()
+            if seconds >= _WORTH_TELLING
+        )
         logger.info(
             "%s: %.3g s (%s)",
             self._name,
