@@ -257,7 +257,8 @@ def plan_bayes(
     is_one_task = is_for_one_task(workload, settings.execution, machine, n_stages=2)
     is_too_big = settings.execution == "auto" and task_bytes > machine.task_bytes
     if not has_features and (is_too_big or not is_one_task):
-        distributed = ALSSettings(execution="distributed")
+        # Draws need the factored equations.
+        distributed = ALSSettings(execution="distributed", solver="exact")
         plan = plan_als(replace(workload, rank=KEPT * workload.rank), distributed, machine)
         of_draws = plan_als(workload, distributed, machine)
         # While draws join the mean: all of them side by side, and the same in double.

@@ -160,8 +160,8 @@ def prepare(
         summary = replace(summary, n_users=counts[USER], n_items=counts[ITEM])
     if rank > summary.n_ratings:
         logger.warning(
-            "rank %d is more than the %d ratings can tell, and the time of a fit grows with its "
-            "third power; set rank lower",
+            "rank %d is more than the %d ratings can tell, and a fit takes longer for it; set rank "
+            "lower",
             rank,
             summary.n_ratings,
         )

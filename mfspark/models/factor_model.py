@@ -44,9 +44,10 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
     rating. ``history``: one row per half-step (iteration, side, objective, train_rmse,
     validation_rmse, seconds, bytes). ``metadata``: μ, rating scale, hyper-parameters, rotation.
     ``draws``: of models that ``BayesianMF`` made a table by side: the id, and ``draws``
-    array<float>, for each stored draw its factors and its bias. ``phases``: seconds of the fit by
-    phase (see :mod:`mfspark.engine.phases`); not saved. Ids of which the fit knew features
-    alone have ``n_ratings`` 0; they count as known with the ``coldStartStrategy`` features.
+    array<float>, for each stored draw its factors and its bias. ``phases``: seconds of the fit (of
+    the second one, with ``refit``) by phase, see :mod:`mfspark.engine.phases`; not saved. Ids of
+    which the fit knew features alone have ``n_ratings`` 0; they count as known with the
+    ``coldStartStrategy`` features.
     """
 
     settings_type = FactorModelSettings

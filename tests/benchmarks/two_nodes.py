@@ -54,6 +54,8 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure, arguments.rank)
         return
+    # Whoever ends it finds no namespaces afterwards.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="mfspark-nodes-") as folder, ExitStack() as stack:
         path = f"{folder}/ratings.parquet"
         table = made_ratings(int(arguments.ratings), arguments.users, arguments.items)
@@ -205,7 +207,8 @@ def measure(path: str, rank: int) -> None:
     }.items():
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
-    ratings = spark.read.parquet(path).persist()
+    # One file would come to one node, and what is made of it would stay there.
+    ratings = spark.read.parquet(path).repartition(8).persist()
     work = Workload(
         ratings.count(), *(ratings.select(side).distinct().count() for side in Side), rank
     )

@@ -119,7 +119,7 @@ def test_conjugate_gradients_leave_a_thousandth(
         ridges = weights[row] * np.append(np.full(rank, ridge), ridge / 2)
         right = rated.T @ targets
         left = right - rated.T @ (rated @ solved[row]) - ridges * solved[row]
-        assert np.linalg.norm(left) <= 1.1e-3 * np.linalg.norm(right) + 1e-3
+        assert np.linalg.norm(left) <= 1.1e-3 * np.linalg.norm(right) + 1e-4
         if not len(targets):
             assert np.all(solved[row] == 0)
     if not fit_biases:
@@ -144,10 +144,9 @@ def test_the_solver_goes_by_the_rank(rng):
     block = random_block(rng, 40, 300, 0.5)
     for rank in (fast.CG_FROM_RANK - 1, fast.CG_FROM_RANK):
         fixed = AlignedRows.of(random_side(rng, 300, rank))
+        objective = objective_of(Penalty(2.0, 1.0, 0.5))
         automatic, by_cg, exactly = (
-            fast.solve_rows(block.train, fixed, objective_of(Penalty(2.0, 1.0, 0.5)), USER, solver)[
-                0
-            ]
+            fast.solve_rows(block.train, fixed, objective, USER, solver)[0]
             for solver in ("auto", "cg", "exact")
         )
         is_cg = rank == fast.CG_FROM_RANK

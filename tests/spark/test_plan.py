@@ -62,6 +62,11 @@ def test_a_chain_is_distributed_when_it_must_be_and_may_be():
     assert chain.bytes_shipped == als.bytes_shipped
     assert set(chain.keep.values()) == {"durable"}
     assert chain.task_bytes >= als.task_bytes
+    # A draw is made of factored equations at any rank.
+    wide = Workload(10**8, 700_000, 30_000, 128)
+    exact = ALSSettings(execution="distributed", solver="exact")
+    seconds = plan_bayes(wide, distributed, CLUSTER, False).iteration_seconds
+    assert seconds == plan_als(wide, exact, CLUSTER).iteration_seconds
 
 
 def test_the_time_of_high_ranks_is_that_of_their_solver():
