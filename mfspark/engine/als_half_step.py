@@ -15,6 +15,7 @@ from mfspark.engine.cells import values
 from mfspark.engine.exchange import Exchange, gather
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import SideIndex
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
 from mfspark.engine.start_cells import block_start, starting_ids
 from mfspark.engine.workspace import Workspace
@@ -38,9 +39,9 @@ class SolvedSide:
 
 
 def run_half_step(
-    workspace: Workspace, solved: SolvedSide, fixed: DataFrame
-) -> tuple[DataFrame, PassSums]:
-    """Solve every block of a side, from and to a table of the columns ``FACTORS``.
+    workspace: Workspace, solved: SolvedSide, fixed: KeptCells
+) -> tuple[KeptCells, PassSums]:
+    """Solve every block of a side, from and to cells of the columns ``FACTORS``.
 
     One Spark job solves, measures and stores the new factors. Only sums come to the driver, unless
     the factors are kept there: those of the pass, and of each hot row its moments, from which it is
@@ -74,11 +75,7 @@ def run_half_step(
         )
         rows, hot_sums = half_step_of_moments(train, validation, solved.objective, solved.side)
         sums.append(hot_sums)
-        factors = factors.union(
-            workspace.spark.createDataFrame(
-                [(layout.n_blocks, rows.tobytes())], "number int, rows binary"
-            )
-        )
+        factors = factors.with_cell(layout.n_blocks, rows.tobytes())
     return factors, add_sums(sums)
 
 
@@ -110,8 +107,8 @@ def solve_block(
 
 def start_factors(
     workspace: Workspace, index: SideIndex, known: DataFrame | None, solved: SolvedSide, seed: int
-) -> tuple[DataFrame, float]:
-    """The factors that the first half-step is given, a table of the columns ``FACTORS``, and their
+) -> tuple[KeptCells, float]:
+    """The factors that the first half-step is given, cells of the columns ``FACTORS``, and their
     penalty. ``solved``: the side whose factors they are; ``known`` as in ``starting_ids``."""
     start = partial(
         _start_factors,

@@ -2,8 +2,6 @@
 
 import math
 
-from pyspark.sql import DataFrame
-
 from mfspark.algorithms.diagnostics import Trace, signal_norm
 from mfspark.algorithms.gibbs_threads import Hyper
 from mfspark.algorithms.posterior import StoredDraws, spread_of
@@ -11,6 +9,7 @@ from mfspark.algorithms.snapshots import ChainPlace
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.gibbs_sweep import Draw, flat_sums, unflat_sums
 from mfspark.engine.index import Layout
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.mean_cells import MeanCells
 from mfspark.engine.plan import Keep
 from mfspark.engine.saved_cells import FitSnapshots
@@ -69,7 +68,7 @@ class Averages:
         return [*self.mean.waiting, *self.stored.kept]
 
     @property
-    def stored_rows(self) -> list[dict[Side, DataFrame]]:
+    def stored_rows(self) -> list[dict[Side, KeptCells]]:
         """Rows of the draws that are stored."""
         return [draw.rows for draw in self.stored.kept]
 
@@ -87,8 +86,8 @@ class Averages:
             traces=self.traces,
         )
 
-    def tables(self, draw: Draw) -> dict[str, DataFrame]:
-        """All tables, by name: those of the chain, which is at ``draw``, of the mean, and of the
+    def cells(self, draw: Draw) -> dict[str, KeptCells]:
+        """All cells, by name: those of the chain, which is at ``draw``, of the mean, and of the
         stored draws."""
         of_draws = {"": draw.rows, _MEAN: self.mean.rows}
         of_draws |= {_stored(n): each.rows for n, each in enumerate(self.stored.kept)}
@@ -104,11 +103,11 @@ class Averages:
         sums = {side: unflat_sums(place.sums[side], self._rank) for side in Side}
         return Draw(rows, kept, sums, place.squared_error, place.validation_squared_error)
 
-    def _saved(self, prefix: str) -> tuple[dict[Side, DataFrame], range]:
-        """Tables of both sides, and their numbers in the workspace."""
+    def _saved(self, prefix: str) -> tuple[dict[Side, KeptCells], range]:
+        """Cells of both sides, and their numbers in the workspace."""
         first = self._workspace.n_kept
         rows = {
-            side: self._state.table(self._workspace, f"{prefix}{side}", self._keep) for side in Side
+            side: self._state.cells(self._workspace, f"{prefix}{side}", self._keep) for side in Side
         }
         return rows, range(first, self._workspace.n_kept)
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,9 @@ from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.storagelevel import StorageLevel
 
 from mfspark.columns import Side
-from mfspark.engine.cells import LostCellError, cells_of, values
+from mfspark.engine.cells import LostCellError, cells_of, from_cell, to_cell, values
 from mfspark.engine.index import Layout
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
@@ -46,6 +47,10 @@ logger = logging.getLogger("mfspark")
 
 Arrays = list[npt.NDArray[Any]]
 ResultT = TypeVar("ResultT")
+
+# Code above 1 MiB (spark.broadcast.UDFCompressionThreshold) is broadcast by PySpark, which leaves a
+# file on the driver until garbage is collected there.
+CLOSURE_BYTES = 3 * 2**18
 
 CHUNK_COLUMNS = ("block", "rows", "others", "rating", "is_validation")
 
@@ -124,12 +129,25 @@ class Delivery:
     names, those of ``for_all`` to every block; where there are both, every pair of them.
 
     Targeted rows come from the driver (``is_small``: one stage is enough), or are shuffled to the
-    places, each task running where the file of its block is.
+    places, each task running where the file of its block is. ``in_closure``: an Arrow stream of
+    rows that travel with the code of the tasks instead, which takes neither a job nor a join; those
+    that name no target are for all.
     """
 
     targeted: DataFrame | None = None
     for_all: DataFrame | None = None
     is_small: bool = False
+    in_closure: bytes | None = None
+
+    @classmethod
+    def with_code(cls, *tables: pa.Table | None) -> Self | None:
+        """The rows of some tables in the closure; None where one of them is not on the driver, or
+        they are too big for it."""
+        on_driver = [table for table in tables if table is not None]
+        n_bytes = sum(table.nbytes for table in on_driver)
+        if len(on_driver) < len(tables) or n_bytes > CLOSURE_BYTES:
+            return None
+        return cls(in_closure=to_cell(pa.concat_tables(on_driver, promote_options="default")))
 
     def at(self, places: DataFrame) -> DataFrame:
         """``places`` (block int: a partition per block), each with the rows that it is sent."""
@@ -299,7 +317,7 @@ def work_at_files(
     schema: str,
     keep: Keep,
     columns: tuple[str, ...],
-) -> tuple[DataFrame, pa.Table]:
+) -> tuple[KeptCells, pa.Table]:
     """Do ``work`` on every block where its file is: ``columns`` of the rows it makes, kept as
     ``keep`` says, and all but their ``rows``.
 
@@ -307,7 +325,7 @@ def work_at_files(
     say that the file of the block is not on this node; ``number`` is the block's. Such work is done
     again where the file is made again.
     """
-    do = partial(_work, work=work)
+    do = partial(_work, work=work, in_closure=delivery.in_closure)
 
     def made(places: DataFrame) -> DataFrame:
         return delivery.at(places.select("block")).mapInArrow(do, schema)
@@ -330,13 +348,8 @@ def work_at_files(
             "a file of ratings that a task had just written was not there for the next step: the "
             "executors' scratch folders lose files; check their disks (spark.local.dir)"
         )
-    is_first = F.col("rows").isNotNull()
-    if keep == "executors":
-        # Computed again, a row that was null may be none.
-        is_first = ~F.col("number").isin(missing)
-    kept = kept.where(is_first).unionByName(again)
     found = pa.concat_tables([found.filter(pc.is_valid(found["sums"])), found_again])
-    return kept, found.sort_by("number")
+    return kept.mended(missing, again, keep), found.sort_by("number")
 
 
 def recovering(workspace: Workspace, n_blocks: int, job: Callable[[], ResultT]) -> ResultT:
@@ -372,12 +385,26 @@ def restore_scratch(spark: SparkSession, n_tasks: int) -> None:
 
 
 def _work(
-    batches: Iterator[pa.RecordBatch], work: Callable[[pa.Table], pa.RecordBatch]
+    batches: Iterator[pa.RecordBatch],
+    work: Callable[[pa.Table], pa.RecordBatch],
+    in_closure: bytes | None,
 ) -> Iterator[pa.RecordBatch]:
     parts = [batch for batch in batches if batch.num_rows]
     if parts:
-        yield work(pa.Table.from_batches(parts))
+        arrived = pa.Table.from_batches(parts)
+        if in_closure is not None:
+            arrived = _sent_to(arrived["block"][0], in_closure)
+        yield work(arrived)
         _spare_libraries()
+
+
+def _sent_to(block: pa.Scalar, in_closure: bytes) -> pa.Table:
+    """The rows for a block, as if they had come with it."""
+    rows = from_cell(pa.py_buffer(in_closure))
+    if "target" in rows.column_names:
+        is_own = pc.fill_null(pc.equal(rows["target"], block), fill_value=True)
+        rows = rows.filter(is_own)
+    return rows.append_column("block", pa.repeat(block, rows.num_rows))
 
 
 @cache

@@ -12,6 +12,7 @@ from mfspark.columns import DRAWS, Side
 from mfspark.engine.block_files import recovering
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.index import SideIndex
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.mean_cells import by_block, cells_of_block
 from mfspark.engine.workspace import Workspace, materialised
 
@@ -21,7 +22,7 @@ _ROWS_PER_BATCH = 16_384
 
 def draw_tables(
     workspace: Workspace,
-    draws: list[dict[Side, DataFrame]],
+    draws: list[dict[Side, KeptCells]],
     indices: dict[Side, SideIndex],
     rank: int,
     scale: float,
@@ -31,10 +32,10 @@ def draw_tables(
     if not draws:
         return {}
     layouts = {side: index.layout for side, index in indices.items()}
-    tables = {side: [draw[side] for draw in draws] for side in Side}
+    cells = {side: [draw[side] for draw in draws] for side in Side}
     units = np.full(rank + 1, np.sqrt(scale), np.float32)
     units[-1] = scale
-    unpacked = by_block(tables, layouts).mapInArrow(
+    unpacked = by_block(cells, layouts).mapInArrow(
         partial(_unpack, n_draws=len(draws), units=units),
         f"side string, block int, local int, {DRAWS} array<float>",
     )

@@ -25,25 +25,13 @@ from mfspark.engine.blocks import BlockedSide
 from mfspark.engine.cells import cell, kept_values
 from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import Layout
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import AlignedRows, Float32s, Int32s, Int64s
 from mfspark.settings import ExchangeName
 
 # In place of the number of a source block.
 _OWN = -1
-
-
-@dataclass(frozen=True)
-class Own:
-    """Cells (number int, rows binary) each of which is for the block of its number alone;
-    ``is_on_driver``: kept there."""
-
-    cells: DataFrame
-    is_on_driver: bool
-
-    def targeted(self) -> DataFrame:
-        """Columns target int, own binary."""
-        return self.cells.select(F.col("number").alias("target"), F.col("rows").alias("own"))
 
 
 class Exchange(Protocol):
@@ -57,8 +45,9 @@ class Exchange(Protocol):
     def bytes_shipped(self) -> int:
         """Bytes of factors sent per half-step."""
 
-    def deliver(self, fixed: DataFrame, own: Own | None = None) -> Delivery:
-        """Send ``fixed`` (number int, rows binary) to the solved blocks, and each its ``own``."""
+    def deliver(self, fixed: KeptCells, own: KeptCells | None = None) -> Delivery:
+        """Send all ``fixed`` cells to the solved blocks, and each the cell of its number of
+        ``own``."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +58,17 @@ class Broadcast:
     bytes_shipped: int
     name: ExchangeName = "broadcast"
 
-    def deliver(self, fixed: DataFrame, own: Own | None = None) -> Delivery:
+    def deliver(self, fixed: KeptCells, own: KeptCells | None = None) -> Delivery:
         """See :class:`Exchange`."""
+        targeted = [] if own is None else [_own_on_driver(own)]
+        if with_code := Delivery.with_code(fixed.on_driver, *targeted):
+            return with_code
         if own is None:
-            return Delivery(for_all=fixed)
-        targeted = own.targeted()
-        if own.is_on_driver:
-            return Delivery(targeted, fixed, is_small=True)
-        return Delivery(targeted.repartitionById(self.n_solved_blocks, F.col("target")), fixed)
+            return Delivery(for_all=fixed.table)
+        if own.on_driver is not None:
+            return Delivery(_targeted(own), fixed.table, is_small=True)
+        by_target = _targeted(own).repartitionById(self.n_solved_blocks, F.col("target"))
+        return Delivery(by_target, fixed.table)
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,9 @@ class Routed:
     bytes_shipped: int
     name: ExchangeName = "routed"
 
-    def deliver(self, fixed: DataFrame, own: Own | None = None) -> Delivery:
+    def deliver(self, fixed: KeptCells, own: KeptCells | None = None) -> Delivery:
         """See :class:`Exchange`."""
-        by_source = fixed.repartitionById(self.n_fixed_blocks, F.col("number"))
+        by_source = fixed.table.repartitionById(self.n_fixed_blocks, F.col("number"))
         sent = (
             self.links.join(by_source.hint("shuffle_hash"), "number")
             .select("number", "target", "wanted", "rows")
@@ -106,7 +98,7 @@ class Routed:
         )
         if own is not None:
             sent = sent.unionByName(
-                own.targeted().withColumn("number", F.lit(_OWN)), allowMissingColumns=True
+                _targeted(own).withColumn("number", F.lit(_OWN)), allowMissingColumns=True
             ).where(F.col("target") < self.n_solved_blocks)
         return Delivery(targeted=sent.repartitionById(self.n_solved_blocks, F.col("target")))
 
@@ -130,6 +122,20 @@ def make_exchange(
     return Routed(
         links, len(fixed.sizes), solved.layout.n_blocks, rank, solved.n_needed * row_bytes
     )
+
+
+def _targeted(own: KeptCells) -> DataFrame:
+    """Columns target int, own binary."""
+    return own.table.select(F.col("number").alias("target"), F.col("rows").alias("own"))
+
+
+def _own_on_driver(own: KeptCells) -> pa.Table | None:
+    """Columns number, target int, own binary; None of what is not on the driver."""
+    if own.on_driver is None:
+        return None
+    targets = own.on_driver["number"]
+    numbers = pa.repeat(pa.scalar(_OWN, pa.int32()), len(targets))
+    return pa.table({"number": numbers, "target": targets, "own": own.on_driver["rows"]})
 
 
 def arrived_rows(arrived: pa.Table, rank: int) -> tuple[dict[int, Float32s], pa.Buffer]:

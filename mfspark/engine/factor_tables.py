@@ -9,10 +9,11 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
+from mfspark.columns import BIAS, FACTORS, N_RATINGS, Side
 from mfspark.engine.block_files import recovering
 from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import SideIndex
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.workspace import Workspace, materialised
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
@@ -23,7 +24,7 @@ _ROWS_PER_BATCH = 65_536
 
 def factor_tables(
     workspace: Workspace,
-    cells: dict[Side, DataFrame],
+    cells: dict[Side, KeptCells],
     indices: dict[Side, SideIndex],
     rank: int,
     scale: float,
@@ -31,7 +32,7 @@ def factor_tables(
     """Tables of users and items in canonical rotation, and the rotation, all in the unit of the
     user's ratings, which is ``scale`` times smaller."""
     n_blocks = max(index.layout.n_blocks for index in indices.values())
-    found = recovering(workspace, n_blocks, lambda: find_rotation(cells[USER], cells[ITEM], rank))
+    found = recovering(workspace, n_blocks, lambda: find_rotation(cells, rank))
     rotation = found.scaled(scale)
 
     def table(side: Side, matrix: Float64s) -> DataFrame:
@@ -41,7 +42,7 @@ def factor_tables(
             workspace,
             n_blocks,
             lambda: materialised(
-                factor_table(cells[side], indices[side], matrix, side, scale), n_bytes
+                factor_table(cells[side].table, indices[side], matrix, side, scale), n_bytes
             ),
         )
 
@@ -55,10 +56,10 @@ def table_bytes(n_rows: int, rank: int) -> int:
     return n_rows * 4 * (rank + 7)
 
 
-def find_rotation(users: DataFrame, items: DataFrame, rank: int) -> Rotation:
-    """The canonical rotation of two tables of factor cells; ships rank² numbers per block."""
+def find_rotation(cells: dict[Side, KeptCells], rank: int) -> Rotation:
+    """The canonical rotation of the factor cells of both sides; ships rank² numbers per block."""
     named = [
-        cells.select(F.lit(n).alias("block"), "rows") for n, cells in enumerate((users, items))
+        cells[side].table.select(F.lit(n).alias("block"), "rows") for n, side in enumerate(Side)
     ]
     parts = (
         named[0]

@@ -109,7 +109,7 @@ def _als_on_blocks(
             workspace, indices[ITEM], training.known.get(ITEM), solved[ITEM], settings.seed
         )
     else:
-        items = state.table(workspace, "items", plan.keep[ITEM])
+        items = state.cells(workspace, "items", plan.keep[ITEM])
     compiling.join()
     workspace.phases.end("build")
     history = History(

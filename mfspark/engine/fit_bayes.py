@@ -149,7 +149,7 @@ def _chains_on_blocks(
                     state.save(
                         LoopState(objective=training.objective, history=history.state, chain=chain),
                         plan,
-                        averages.tables(draw),
+                        averages.cells(draw),
                     )
     workspace.phases.end("iterations")
     tables, rotation = factor_tables(

@@ -12,7 +12,6 @@ from operator import add
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from mfspark.algorithms.gibbs_threads import Hyper
 from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
@@ -22,9 +21,10 @@ from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factor
 from mfspark.engine.block_files import BlockFiles, recovering, work_at_files
 from mfspark.engine.blocks import open_block
 from mfspark.engine.cells import values
-from mfspark.engine.exchange import Own, arrived_rows, gather
+from mfspark.engine.exchange import arrived_rows, gather
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import SideIndex
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Float64s, UInt64s
 from mfspark.kernels.draw import Prior, RowSums, draw_rows, draw_rows_of_moments
@@ -38,21 +38,21 @@ _KEYS_SCHEMA = "number int, rows binary"
 
 @dataclass(frozen=True)
 class DrawnSide:
-    """What all draws of one side share. ``keys``: of the rows of each block, a table of
+    """What all draws of one side share. ``keys``: of the rows of each block, cells of
     ``_KEYS_SCHEMA`` (uint64); ``hot_keys`` of its hot rows."""
 
     solved: SolvedSide
-    keys: DataFrame
+    keys: KeptCells
     hot_keys: UInt64s
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Where the chain is: by side the rows, a table of the columns ``FACTORS``, the numbers of the
+    """Where the chain is: by side the rows, cells of the columns ``FACTORS``, the numbers of the
     tables that the workspace keeps for it, the sums of the rows by side, and Σ (r − r̂)² over
     training and over validation ratings."""
 
-    rows: dict[Side, DataFrame]
+    rows: dict[Side, KeptCells]
     kept: range
     sums: dict[Side, RowSums]
     squared_error: float = 0.0
@@ -95,7 +95,7 @@ def start_chain(
 
 def _row_keys(
     workspace: Workspace, index: SideIndex, solved: SolvedSide, seed: int
-) -> tuple[DataFrame, UInt64s]:
+) -> tuple[KeptCells, UInt64s]:
     made = index.table.select("block", "local", "id").mapInArrow(
         partial(_block_keys, side=solved.side, seed=seed), _KEYS_SCHEMA
     )
@@ -106,7 +106,7 @@ def _row_keys(
             workspace.spark.createDataFrame([(block, b"") for block in empty], _KEYS_SCHEMA)
         )
     kept, _ = workspace.keep(made, solved.keep, FACTORS)
-    hot = kept.where(F.col("number") == index.layout.n_blocks).toArrow()
+    hot = kept.of_block(index.layout.n_blocks)
     return kept, np.frombuffer(b"".join(values(hot["rows"])), np.uint64)
 
 
@@ -123,10 +123,11 @@ def _block_keys(
         )
 
 
-def _sums_of(workspace: Workspace, cells: DataFrame, solved: SolvedSide) -> RowSums:
+def _sums_of(workspace: Workspace, cells: KeptCells, solved: SolvedSide) -> RowSums:
     """The sums over all rows; ships (rank + 1)² numbers per block."""
     rank = solved.rank
-    parts = cells.select("rows").mapInArrow(partial(_block_sums, rank=rank), "sums array<double>")
+    sums = partial(_block_sums, rank=rank)
+    parts = cells.table.select("rows").mapInArrow(sums, "sums array<double>")
     found = recovering(workspace, solved.blocks.layout.n_blocks, parts.toArrow)
     return reduce(add, [unflat_sums(part, rank) for part in sorted(found["sums"].to_pylist())])
 
@@ -197,7 +198,7 @@ def _draw_side(
     cells, found = work_at_files(
         workspace,
         solved.blocks.blocks,
-        solved.exchange.deliver(draw.rows[side.other], Own(drawn.keys, solved.keep == "driver")),
+        solved.exchange.deliver(draw.rows[side.other], drawn.keys),
         work,
         FACTORS_SCHEMA,
         solved.keep,
@@ -217,11 +218,7 @@ def _draw_side(
         squared += error
         missed += moments_error(validation, rows)
         sums = sums + RowSums.of(rows)
-        cells = cells.union(
-            workspace.spark.createDataFrame(
-                [(layout.n_blocks, rows.tobytes())], "number int, rows binary"
-            )
-        )
+        cells = cells.with_cell(layout.n_blocks, rows.tobytes())
     return Draw(draw.rows | {side: cells}, draw.kept, draw.sums | {side: sums}, squared, missed)
 
 

@@ -19,7 +19,7 @@ from mfspark.engine.als_half_step import SolvedSide
 from mfspark.engine.block_files import BlockFiles, recovering, work_at_files
 from mfspark.engine.blocks import open_block
 from mfspark.engine.cells import kept_values
-from mfspark.engine.exchange import Own, Routed, arrived_rows, gather
+from mfspark.engine.exchange import Routed, arrived_rows, gather
 from mfspark.engine.factor_cells import (
     FACTORS,
     FACTORS_SCHEMA,
@@ -31,6 +31,7 @@ from mfspark.engine.factor_cells import (
 )
 from mfspark.engine.gibbs_sweep import Draw
 from mfspark.engine.index import Layout
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Float32s, Float64s
@@ -41,20 +42,20 @@ from mfspark.settings import ExchangeName
 
 
 class MeanCells:
-    """Takes draws one after the other. ``rows``: the mean so far by side, a table of the columns
+    """Takes draws one after the other. ``rows``: the mean so far by side, cells of the columns
     ``FACTORS``, of ``n_draws`` draws; ``width``: its number of factors."""
 
     def __init__(
         self, workspace: Workspace, layouts: dict[Side, Layout], rank: int, keep: Keep
     ) -> None:
-        self.rows: dict[Side, DataFrame] = {}
+        self.rows: dict[Side, KeptCells] = {}
         self.width = 0
         self.waiting: list[Draw] = []
         self._workspace, self._layouts, self._rank, self._keep = workspace, layouts, rank, keep
         self.n_draws = 0
         self._kept = range(0)
 
-    def restore(self, rows: dict[Side, DataFrame], width: int, n_draws: int, kept: range) -> None:
+    def restore(self, rows: dict[Side, KeptCells], width: int, n_draws: int, kept: range) -> None:
         """Go on with what another one had: ``rows``, which the workspace keeps under the numbers
         ``kept``."""
         self.rows, self.width, self.n_draws, self._kept = rows, width, n_draws, kept
@@ -67,7 +68,7 @@ class MeanCells:
         self._fold(KEPT * self._rank)
         return True
 
-    def final(self) -> dict[Side, DataFrame]:
+    def final(self) -> dict[Side, KeptCells]:
         """The mean of all draws as rows of their own rank."""
         self._fold(self._rank)
         return self.rows
@@ -76,13 +77,13 @@ class MeanCells:
         """Bring what is waiting into the mean, and the mean to at most ``n_kept`` directions."""
         n_new, n_old = len(self.waiting), self.n_draws
         n = n_old + n_new
-        tables = {side: [draw.rows[side] for draw in self.waiting] for side in Side}
+        cells = {side: [draw.rows[side] for draw in self.waiting] for side in Side}
         weights, widths = [1 / n] * n_new, [self._rank] * n_new
         if n_old:
-            tables = {side: [self.rows[side], *tables[side]] for side in Side}
+            cells = {side: [self.rows[side], *cells[side]] for side in Side}
             weights, widths = [n_old / n, *weights], [self.width, *widths]
         workspace = self._workspace
-        persisted = workspace.persist(by_block(tables, self._layouts))
+        persisted = workspace.persist(by_block(cells, self._layouts))
         n_partitions = sum(len(layout.sizes) for layout in self._layouts.values())
         beside = workspace.partitioned(persisted, n_partitions, "partition").drop("partition")
         gram = partial(_grams, weights=weights, widths=widths)
@@ -114,7 +115,7 @@ class MeanCells:
         workspace.release(persisted)
         workspace.forget(self._kept.start, self._kept.stop)
         self._kept = range(first, workspace.n_kept)
-        self.rows = {side: kept.where(F.col("side") == side).select(*FACTORS) for side in Side}
+        self.rows = {side: kept.of_side(side) for side in Side}
         self.width, self.n_draws = min(n_kept, n_beside), n
         self.waiting.clear()
 
@@ -135,7 +136,7 @@ class MeanCells:
         _, found = work_at_files(
             self._workspace,
             users.blocks.blocks,
-            exchange.deliver(self.rows[ITEM], Own(self.rows[USER], self._keep == "driver")),
+            exchange.deliver(self.rows[ITEM], self.rows[USER]),
             work,
             FACTORS_SCHEMA,
             "driver",
@@ -147,19 +148,19 @@ class MeanCells:
             moments = np.sum(
                 [np.frombuffer(part).reshape(shape) for part in kept_values(found["hot"])], axis=0
             )
-            hot = self.rows[USER].where(F.col("number") == layout.n_blocks).toArrow()
+            hot = self.rows[USER].of_block(layout.n_blocks)
             total += moments_error(moments, factor_rows(hot["rows"], self.width)[0])
         return total
 
 
-def by_block(tables: dict[Side, list[DataFrame]], layouts: dict[Side, Layout]) -> DataFrame:
-    """Cells of several tables of the columns ``FACTORS``, those of one block in one partition: side
-    string, number int, place int (of the table), rows binary, partition int."""
+def by_block(kept: dict[Side, list[KeptCells]], layouts: dict[Side, Layout]) -> DataFrame:
+    """Cells of the columns ``FACTORS`` of several steps, those of one block in one partition: side
+    string, number int, place int (of the step), rows binary, partition int."""
     tagged, first = [], 0
     for side in Side:
-        for place, table in enumerate(tables[side]):
+        for place, cells in enumerate(kept[side]):
             tagged.append(
-                table.select(
+                cells.table.select(
                     F.lit(str(side)).alias("side"),
                     "number",
                     F.lit(place).alias("place"),

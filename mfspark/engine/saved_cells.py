@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from mfspark import files
 from mfspark.algorithms.snapshots import LoopState, Saver, Snapshot, Snapshots
 from mfspark.engine.factor_cells import FACTORS
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep, Plan
 from mfspark.engine.training import Training
 from mfspark.engine.workspace import Workspace
@@ -76,12 +77,12 @@ class FitSnapshots:
         blocks = {side: self.loop.n_blocks.get(side, n) for side, n in plan.n_blocks.items()}
         return replace(training, objective=self.loop.objective), replace(plan, n_blocks=blocks)
 
-    def save(self, loop: LoopState, plan: Plan, tables: dict[str, DataFrame]) -> None:
-        """Save the state of a distributed fit: tables of the columns ``FACTORS``, by name. A fit
+    def save(self, loop: LoopState, plan: Plan, kept: dict[str, KeptCells]) -> None:
+        """Save the state of a distributed fit: cells of the columns ``FACTORS``, by name. A fit
         does not end because its state cannot be saved: the snapshot before stays."""
         n_blocks = {str(side): n for side, n in plan.n_blocks.items()}
         named = [
-            cells.select(F.lit(name).alias("name"), *FACTORS) for name, cells in tables.items()
+            cells.table.select(F.lit(name).alias("name"), *FACTORS) for name, cells in kept.items()
         ]
         try:
             with self.saver.saving(loop.model_copy(update={"n_blocks": n_blocks})) as folder:
@@ -102,12 +103,12 @@ class FitSnapshots:
         assert self._saved is not None
         return self.snapshots.path(self._saved)
 
-    def table(self, workspace: Workspace, name: str, keep: Keep) -> DataFrame:
-        """A table that an earlier fit saved, copied to where this one keeps its own."""
+    def cells(self, workspace: Workspace, name: str, keep: Keep) -> KeptCells:
+        """Cells that an earlier fit saved, copied to where this one keeps its own."""
         folder = files.join(self._folder(), f"name={name}")
         try:
-            cells = files.read_parquet(workspace.spark, folder).select(*FACTORS)
-            return workspace.keep(cells, keep, FACTORS)[0]
+            saved = files.read_parquet(workspace.spark, folder).select(*FACTORS)
+            return workspace.keep(saved, keep, FACTORS)[0]
         except SPARK_ERRORS as error:
             raise DataError(
                 f"the snapshot in {self._folder()} cannot be read ({one_line(error)}), so the fit "

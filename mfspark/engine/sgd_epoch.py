@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -27,6 +28,7 @@ from mfspark.engine.factor_cells import (
     parameters_cell,
 )
 from mfspark.engine.index import Layout, SideIndex
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
 from mfspark.engine.saved_cells import FitSnapshots
 from mfspark.engine.start_cells import block_start, starting_ids
@@ -85,8 +87,8 @@ def start_parameters(
     indices: dict[Side, SideIndex],
     known: dict[Side, DataFrame],
     descent: Descent,
-) -> DataFrame:
-    """Parameters of both sides that the first epoch starts from, a table of the columns
+) -> KeptCells:
+    """Parameters of both sides that the first epoch starts from, cells of the columns
     ``PARAMETERS``; ``known`` as in ``starting_ids``."""
     users, items = (
         starting_ids(index, known.get(side), side).mapInArrow(
@@ -98,31 +100,29 @@ def start_parameters(
     return workspace.keep(users.union(items), descent.keep, PARAMETERS)[0]
 
 
-def parameters_to_save(reached: DataFrame, best: DataFrame) -> dict[str, DataFrame]:
+def parameters_to_save(reached: KeptCells, best: KeptCells) -> dict[str, KeptCells]:
     """Parameters of the last and of the best epoch, which may be the same, by side and name."""
-    tables = {"": reached} if best is reached else {"": reached, _BEST: best}
+    kept = {"": reached} if best is reached else {"": reached, _BEST: best}
     return {
-        f"{prefix}{side}": table.where(F.col("side") == side)
-        for prefix, table in tables.items()
-        for side in Side
+        f"{prefix}{side}": cells.of_side(side) for prefix, cells in kept.items() for side in Side
     }
 
 
 def saved_parameters(
     workspace: Workspace, state: FitSnapshots, descent: Descent
-) -> tuple[DataFrame, DataFrame]:
+) -> tuple[KeptCells, KeptCells]:
     """What ``parameters_to_save`` was given."""
     prefixes = ["", _BEST] if f"{_BEST}{USER}" in state.names() else [""]
-    tables = []
+    found = []
     for prefix in prefixes:
         users, items = (
-            state.table(workspace, f"{prefix}{side}", descent.keep).select(
+            state.cells(workspace, f"{prefix}{side}", descent.keep).table.select(
                 F.lit(str(side)).alias("side"), *FACTORS
             )
             for side in Side
         )
-        tables.append(users.union(items))
-    return tables[0], tables[-1]
+        found.append(KeptCells(workspace.spark, in_spark=users.union(items)))
+    return found[0], found[-1]
 
 
 def _start_parameters(
@@ -136,13 +136,13 @@ def _start_parameters(
 def run_epoch(
     workspace: Workspace,
     descent: Descent,
-    parameters: DataFrame,
+    parameters: KeptCells,
     epoch: int,
     rate: float,
     is_by_row: bool,
-) -> tuple[DataFrame, PassSums]:
-    """Visit every stratum once, from and to a table of the columns ``PARAMETERS``; the table given
-    stays as it is."""
+) -> tuple[KeptCells, PassSums]:
+    """Visit every stratum once, from and to cells of the columns ``PARAMETERS``; those given stay
+    as they are."""
     files = descent.blocks.blocks.files
     error = penalty = 0.0
     n_ratings = 0
@@ -182,14 +182,17 @@ def run_epoch(
 
 
 def _deliver_pairs(
-    descent: Descent, parameters: DataFrame, pairs: list[tuple[int, int]]
+    descent: Descent, parameters: KeptCells, pairs: list[tuple[int, int]]
 ) -> Delivery:
-    """Both sides' parameters to the ratings of the users: those of items to their partners."""
+    """Both sides' parameters to the ratings of the users: those of items to their partners. In the
+    closure are all, of which a task takes its own."""
+    if with_code := Delivery.with_code(parameters.on_driver):
+        return with_code
     partner = {items: users for users, items in pairs}
     partners = F.array(*[F.lit(partner[block]) for block in range(len(pairs))])
     of_items = F.element_at(partners, F.col("number") + 1)
     target = F.when(F.col("side") == USER, F.col("number")).otherwise(of_items)
-    return _deliver(descent, parameters.select(*PARAMETERS, target.alias("target")))
+    return _deliver(descent, parameters.table.select(*PARAMETERS, target.alias("target")))
 
 
 def _deliver(descent: Descent, targeted: DataFrame, for_all: DataFrame | None = None) -> Delivery:
@@ -238,12 +241,23 @@ def _sgd_side(rows: Float32s | None, rank: int, exponent: float) -> SGDSide:
     return side._replace(squares=rows[:, rank + 1 : rank + 3].copy())
 
 
-def _validation_error(workspace: Workspace, descent: Descent, parameters: DataFrame) -> float:
-    """Σ (r − r̂)² over the validation ratings; every block of users is sent all items."""
-    users = parameters.where(F.col("side") == USER)
-    items = parameters.where(F.col("side") == ITEM).select(
-        F.col("number").alias("item_block"), F.col("rows").alias("item_rows")
+def _deliver_for_validation(descent: Descent, parameters: KeptCells) -> Delivery:
+    """To each block of users its own parameters, and those of all items."""
+    users, items = (parameters.of_side(side) for side in Side)
+    if users.on_driver is not None and items.on_driver is not None:
+        own = users.on_driver.append_column("target", users.on_driver["number"])
+        of_all = items.on_driver.rename_columns(["item_block", "item_rows"])
+        if with_code := Delivery.with_code(of_all, own):
+            return with_code
+    return _deliver(
+        descent,
+        users.table.select("*", F.col("number").alias("target")),
+        items.table.select(F.col("number").alias("item_block"), F.col("rows").alias("item_rows")),
     )
+
+
+def _validation_error(workspace: Workspace, descent: Descent, parameters: KeptCells) -> float:
+    """Σ (r − r̂)² over the validation ratings; every block of users is sent all items."""
     measure = partial(
         measure_block,
         files=descent.blocks.blocks.files,
@@ -254,7 +268,7 @@ def _validation_error(workspace: Workspace, descent: Descent, parameters: DataFr
     _, measured = work_at_files(
         workspace,
         descent.blocks.blocks,
-        _deliver(descent, users.select(*PARAMETERS, F.col("number").alias("target")), items),
+        _deliver_for_validation(descent, parameters),
         measure,
         PARAMETERS_SCHEMA,
         "driver",
@@ -273,21 +287,22 @@ def measure_block(
     if opened is None:
         return parameters_cell(USER, block)
     fixed = AlignedRows.zeros(items.n_rows, rank)
-    sent = parameter_rows(arrived["item_rows"], rank)
-    for item_block, part in zip(arrived["item_block"].to_pylist(), sent, strict=True):
+    of_items = arrived.filter(pc.is_valid(arrived["item_block"]))
+    sent = parameter_rows(of_items["item_rows"], rank)
+    for item_block, part in zip(of_items["item_block"].to_pylist(), sent, strict=True):
         fixed.fill(int(items.offsets[item_block]), part[:, : rank + 1])
-    own = parameter_rows(arrived["rows"], rank)[0]
+    of_users = arrived.filter(pc.is_valid(arrived["number"]))
+    own = parameter_rows(of_users["rows"].slice(0, 1), rank)[0]
     users = np.ascontiguousarray(own[:, : rank + 1])
     return parameters_cell(USER, block, sums=[squared_error(opened.validation, users, fixed, mean)])
 
 
-def factor_cells_of(parameters: DataFrame, side: Side, rank: int) -> DataFrame:
-    """Factors and biases of a side as a table of ``FACTORS_SCHEMA``."""
-    return (
-        parameters.where(F.col("side") == side)
-        .select("number", "rows")
-        .mapInArrow(partial(_drop_rest, rank=rank), FACTORS_SCHEMA)
-    )
+def factor_cells_of(parameters: KeptCells, side: Side, rank: int) -> KeptCells:
+    """Factors and biases of a side as cells of the columns ``FACTORS``."""
+    own = parameters.of_side(side).table
+    drop = partial(_drop_rest, rank=rank)
+    factors = own.mapInArrow(drop, FACTORS_SCHEMA).select(*FACTORS)
+    return KeptCells(parameters.spark, in_spark=factors)
 
 
 def _drop_rest(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from mfspark import files
+from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.phases import Phases
 from mfspark.engine.plan import BROADCAST_LIMIT, Keep
 from mfspark.errors import DataError, FitError, one_line
@@ -145,9 +146,9 @@ class Workspace:
 
     def keep(
         self, made: DataFrame, keep: Keep, columns: tuple[str, ...]
-    ) -> tuple[DataFrame, pa.Table]:
-        """Compute ``made`` once. Returns some of its ``columns`` as a table with a plan of a length
-        that does not grow from step to step, and all columns but ``rows`` on the driver.
+    ) -> tuple[KeptCells, pa.Table]:
+        """Compute ``made`` once. Returns some of its ``columns`` with a plan of a length that does
+        not grow from step to step, and all columns but ``rows`` on the driver.
 
         driver      collected, so nothing that happens to executors matters
         executors   persisted; what is lost with an executor is computed again, so what it is made
@@ -158,9 +159,9 @@ class Workspace:
         """
         if keep == "driver":
             table = made.toArrow()
-            kept = self.spark.createDataFrame(table.select(columns))
             self._releases.append(None)
-            return kept, table.drop_columns("rows")
+            cells = KeptCells(self.spark, on_driver=table.select(columns))
+            return cells, table.drop_columns("rows")
         if not can_persist(self.spark):
             kept = persist(made)
             self._persisted.append(kept)
@@ -175,7 +176,8 @@ class Workspace:
             # Spark lets go of it when nothing refers to it.
             kept = made.localCheckpoint(eager=False, storageLevel=replicated_level(self.spark))
             self._releases.append(None)
-        return kept.select(*columns), kept.drop("rows").toArrow()
+        cells = KeptCells(self.spark, in_spark=kept.select(*columns))
+        return cells, kept.drop("rows").toArrow()
 
     @property
     def n_kept(self) -> int:

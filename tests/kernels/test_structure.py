@@ -93,7 +93,7 @@ LEAVES = {
     "kernels.moments", "kernels.ridge", "kernels.conjugate_gradients", "kernels.products",
     "kernels.rotation",
     "algorithms.start", "algorithms.sharing",
-    "engine.start_cells", "engine.cells", "engine.factor_cells",
+    "engine.start_cells", "engine.cells", "engine.factor_cells", "engine.kept_cells",
     "engine.compiling", "engine.machine", "engine.phases", "engine.plan", "engine.progress",
     "engine.telemetry", "engine.workspace",
     # What comes before and after: Params, the model and how it predicts.

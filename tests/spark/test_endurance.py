@@ -31,7 +31,7 @@ def test_a_hundred_iterations_do_not_grow(spark, ratings, monkeypatch, exchange)
 
     def watch(workspace, side, fixed):
         if len(seen) % 10 == 0:
-            plan = re.sub(r"\d+", "", fixed._jdf.queryExecution().analyzed().toString())
+            plan = re.sub(r"\d+", "", fixed.table._jdf.queryExecution().analyzed().toString())
             files = sum(1 for path in scratch.rglob("*") if path.is_file())
             persistent = len(persisted(spark) - earlier)
             seen.append((len(plan), files, persistent, heap_mib(spark)))
