@@ -21,7 +21,7 @@ from mfspark.ids import column, require_column, typed_ids
 from mfspark.kernels.new_rows import penalty_root
 from mfspark.kernels.objective import Objective
 from mfspark.models.factor_model import FactorModel
-from mfspark.models.frames import FitsFrames
+from mfspark.models.frames import FitsFrames, with_rows_apart
 from mfspark.models.metadata import (
     SCHEMA_VERSION,
     CoordinateSystem,
@@ -237,4 +237,5 @@ def select_ratings(
             "a numeric column"
         )
     ids = typed_ids(dataset, {USER: settings.user_col, ITEM: settings.item_col})
-    return dataset.select(*ids, column(settings.rating_col).alias(RATING), *marks)
+    selected = dataset.select(*ids, column(settings.rating_col).alias(RATING), *marks)
+    return with_rows_apart(selected) if dataset.isLocal() else selected

@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.testing import assertDataFrameEqual
 
 from mfspark import ALS, BiasedALS, BiasedSGD, BiasOnly, GlobalMean, ItemKNN
+from mfspark.engine.fit_als import fit_als
 from mfspark.errors import DataError
+from mfspark.models.frames import spark_frame, with_rows_apart
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,40 @@ def test_anything_else_is_refused_in_a_sentence(frame):
     mixed = frame.assign(who=[1, "a"] * (len(frame) // 2) + [1] * (len(frame) % 2))
     with pytest.raises(DataError, match=r"cannot be handed to Spark .*make every column of one"):
         BiasedALS(**NAMES).fit(mixed)
+
+
+def test_many_rows_are_no_part_of_the_plan(spark, monkeypatch):
+    """Spark copies a plan with all of its rows, many times for each query."""
+    n = 20_000
+    frame = pd.DataFrame(
+        {"user": [f"u{k % 900}" for k in range(n)], "item": np.arange(n) % 701,
+         "rating": np.arange(n) % 5 + 1.0}
+    )  # fmt: skip
+    names = ["user", "item", "rating"]
+    before = spark.conf.get("spark.sql.execution.arrow.localRelationThreshold")
+    local = spark.createDataFrame(frame, "user string, item short, rating float")
+    assert local.isLocal()
+    apart = with_rows_apart(local)
+    assert not apart.isLocal()
+    assert apart.schema == local.schema
+    assertDataFrameEqual(apart, local)
+    assert not spark_frame(frame).isLocal()
+    assert spark_frame(frame.head(50)).isLocal()
+    few = local.limit(0)
+    assert with_rows_apart(few) is few
+    plans = []
+
+    def watch(ratings, *arguments, **others):
+        plans.append(ratings._jdf.queryExecution().analyzed().toString())
+        return fit_als(ratings, *arguments, **others)
+
+    monkeypatch.setattr("mfspark.models.biased_als.fit_als", watch)
+    als = BiasedALS(rank=2, maxIter=1, regParam=1.0)
+    models = [als.fit(local), als.fit(local.select(*names).where("rating > 0"))]
+    assert ["LocalRelation" in plan for plan in plans] == [False, True]
+    one, other = (model.transform(frame.head(500)).toPandas() for model in models)
+    pd.testing.assert_frame_equal(
+        one.sort_values(names, ignore_index=True), other.sort_values(names, ignore_index=True),
+        atol=1e-5,
+    )  # fmt: skip
+    assert spark.conf.get("spark.sql.execution.arrow.localRelationThreshold") == before
