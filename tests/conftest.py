@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from session_settings import JAVA_OPTIONS_OF_LONG_LIFE, SETTINGS
+from session_settings import INTERPRETED, JAVA_OPTIONS, JAVA_OPTIONS_OF_LONG_LIFE, SETTINGS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -49,6 +49,16 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
         session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def of_short_life(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables of scripts and notebooks that make a session of their own."""
+    defaults = {**INTERPRETED, "spark.driver.defaultJavaOptions": JAVA_OPTIONS}
+    folder = tmp_path_factory.mktemp("conf")
+    lines = [f"{name} {value}\n" for name, value in defaults.items()]
+    (folder / "spark-defaults.conf").write_text("".join(lines))
+    return {"SPARK_CONF_DIR": str(folder)}
 
 
 @pytest.fixture

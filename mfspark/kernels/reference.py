@@ -79,7 +79,8 @@ def visit(
             bias_slope = error - penalty.bias * weight * away[rank]
             rates = rate / np.sqrt(squares[n][place]) if by_row else np.full(2, rate)
             squares[n][place] += [slope @ slope / max(rank, 1), bias_slope**2]
-            sides[n][place, :rank] += rates[0] * slope
+            shrunk = 1 + rates * weight * np.array([penalty.factors, penalty.bias])
+            sides[n][place, :rank] += rates[0] * slope / shrunk[0]
             if objective.fit_biases:
-                sides[n][place, rank] += rates[1] * bias_slope
+                sides[n][place, rank] += rates[1] * bias_slope / shrunk[1]
     return Visited(sides[0], sides[1], float(total))

@@ -3,12 +3,14 @@
 For each rating in turn, with e = r − μ − b_u − b_i − p_u·q_i (Funk 2006; Koren, Bell, Volinsky
 2009)
 
-    b_u += γ (e − λ_b w_u b_u)      p_u += γ (e q_i − λ w_u p_u)
-    b_i += γ (e − λ_b w_i b_i)      q_i += γ (e p_u − λ w_i q_i)      with the old p_u
+    b_u ← (b_u + γ e) / (1 + γ λ_b w_u)      p_u ← (p_u + γ e q_i) / (1 + γ λ w_u)
+    b_i ← (b_i + γ e) / (1 + γ λ_b w_i)      q_i ← (q_i + γ e p_u) / (1 + γ λ w_i)
 
-w_u = n_u^(ν−1). Over the n_u ratings of a user that is the penalty n_u^ν (λ|p_u|² + λ_b b_u²) of
-:mod:`mfspark.kernels.half_step`, so both minimise the same objective; with ν = 1 it is the usual
-update by a constant λ.
+with the old p_u: a step down the error, then the point that the penalty draws this one to (Duchi,
+Singer 2009). Where γ λ w is small that is the usual p_u += γ (e q_i − λ w_u p_u), and no penalty is
+too high for it. w_u = n_u^(ν−1). Over the n_u ratings of a user that is the penalty
+n_u^ν (λ|p_u|² + λ_b b_u²) of :mod:`mfspark.kernels.half_step`, so both minimise the same objective;
+with ν = 1 it is a constant λ for each rating.
 
 Where rows have offsets (see :mod:`mfspark.algorithms.fitted_link`), they are drawn to these:
 p_u − o_u and b_u − o_b stand in place of p_u and b_u where λ and λ_b are, and the like for items.
@@ -192,29 +194,32 @@ def _visit(  # type: ignore[no-untyped-def]
                 item_squares[i, 0] += inverse_rank * _with_offset(
                     shrink_item, e, q_offsets, i, q, p, u
                 )
+        keep_user = one / (one + user_rate * shrink_user)
+        keep_item = one / (one + item_rate * shrink_item)
         step(
             p, u, q, i,
-            one - user_rate * shrink_user, user_rate * e,
-            one - item_rate * shrink_item, item_rate * e,
+            keep_user, keep_user * user_rate * e,
+            keep_item, keep_item * item_rate * e,
         )  # fmt: skip
         if is_linked:
             for f in range(width):
-                p[u, f] += user_rate * shrink_user * p_offsets[u, f]
-                q[i, f] += item_rate * shrink_item * q_offsets[i, f]
+                p[u, f] += keep_user * user_rate * shrink_user * p_offsets[u, f]
+                q[i, f] += keep_item * item_rate * shrink_item * q_offsets[i, f]
         if fit_biases:
             user_distance, item_distance = user_bias[u], item_bias[i]
             if is_linked:
                 user_distance -= user_bias_offsets[u]
                 item_distance -= item_bias_offsets[i]
-            user_slope = e - user_bias_reg * user_weights[u] * user_distance
-            item_slope = e - item_bias_reg * item_weights[i] * item_distance
+            user_pull, item_pull = user_bias_reg * user_weights[u], item_bias_reg * item_weights[i]
+            user_slope = e - user_pull * user_distance
+            item_slope = e - item_pull * item_distance
             if by_row:
                 user_bias_rate = rate / np.sqrt(user_squares[u, 1])
                 item_bias_rate = rate / np.sqrt(item_squares[i, 1])
                 user_squares[u, 1] += user_slope * user_slope
                 item_squares[i, 1] += item_slope * item_slope
-            user_bias[u] += user_bias_rate * user_slope
-            item_bias[i] += item_bias_rate * item_slope
+            user_bias[u] += user_bias_rate * user_slope / (one + user_bias_rate * user_pull)
+            item_bias[i] += item_bias_rate * item_slope / (one + item_bias_rate * item_pull)
     return total
 
 

@@ -26,11 +26,12 @@ class BiasedSGD(
     Model and objective are those of :class:`~mfspark.models.biased_als.BiasedALS`. For each rating,
     with e = r − r̂, learning rate γ and n_u the user's number of ratings,
 
-        b_u += γ (e − λ_b n_u^(ν−1) b_u)        p_u += γ (e q_i − λ n_u^(ν−1) p_u)
+        b_u ← (b_u + γ e) / (1 + γ λ_b n_u^(ν−1))      p_u ← (p_u + γ e q_i) / (1 + γ λ n_u^(ν−1))
 
-    and the item's mirror image with the old p_u. With ``regExponent=1`` that is the usual update by
-    a constant λ; note that λ means something else for each ν. Blocks of users and of items form
-    strata, and those visited side by side share no row (Gemulla et al., KDD 2011); ``schedule``
+    and the item's mirror image with the old p_u: a step down the error, and one to where the
+    penalty draws it (Duchi, Singer 2009), which no penalty is too high for. With ``regExponent=1``
+    λ is the same for each rating; note that λ means something else for each ν. Blocks of users and
+    of items form strata, and those visited side by side share no row (Gemulla et al., KDD 2011); ``schedule``
     says how γ goes on. With ``implicitFeatures`` the penalties draw rows to what features say of
     them, as in ``BiasedALS``; that is learnt after each epoch.
 

@@ -32,7 +32,7 @@ def test_what_it_showed_is_stored(path):
 
 
 @pytest.fixture
-def executed(tmp_path, monkeypatch):
+def executed(tmp_path, monkeypatch, of_short_life):
     def execute(name, run):
         notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
         for cell in notebook.cells:
@@ -40,6 +40,8 @@ def executed(tmp_path, monkeypatch):
                 cell.outputs = []
         monkeypatch.setenv("PYSPARK_PYTHON", os.environ.get("PYSPARK_PYTHON", sys.executable))
         monkeypatch.setenv("MFSPARK_RUN", str(run))
+        for variable, value in of_short_life.items():
+            monkeypatch.setenv(variable, value)
         resources = {"metadata": {"path": str(tmp_path)}}
         NotebookClient(notebook, timeout=240, resources=resources).execute()
         return [output.get("data", {}) | {"text": output.get("text", "")}

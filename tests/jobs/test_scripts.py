@@ -23,7 +23,7 @@ spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", Fals
 IMPORT = "from mfspark import BiasedALS\n"
 
 
-def run(path: Path, code: str) -> subprocess.CompletedProcess:
+def run(path: Path, code: str, variables: dict[str, str]) -> subprocess.CompletedProcess:
     """Run a script by this interpreter, the only python3 on the PATH being a bare one."""
     bare = path / "bare"
     venv.create(bare, symlinks=True)
@@ -34,18 +34,18 @@ def run(path: Path, code: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(path / "script.py")],
         capture_output=True, text=True, check=False,
-        env={**kept, "PATH": ":".join([str(bare / "bin"), *elsewhere])},
+        env={**kept, **variables, "PATH": ":".join([str(bare / "bin"), *elsewhere])},
     )  # fmt: skip
 
 
-def test_workers_run_the_python_of_the_script(tmp_path):
-    result = run(tmp_path, IMPORT + SESSION + FIT)
+def test_workers_run_the_python_of_the_script(tmp_path, of_short_life):
+    result = run(tmp_path, IMPORT + SESSION + FIT, of_short_life)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "predictions: 20" in result.stdout
 
 
-def test_a_session_that_was_there_first_is_told_about(tmp_path):
-    result = run(tmp_path, SESSION + IMPORT + FIT)
+def test_a_session_that_was_there_first_is_told_about(tmp_path, of_short_life):
+    result = run(tmp_path, SESSION + IMPORT + FIT, of_short_life)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "import mfspark before the session is made, or set PYSPARK_PYTHON" in last

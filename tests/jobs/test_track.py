@@ -70,7 +70,7 @@ def test_parameters_history_and_figures_are_there(spark, tracked):
     assert {"run.json", "ingest.json"} <= names
 
 
-def test_the_model_loads_where_the_run_is_not(spark, tracked, tmp_path):
+def test_the_model_loads_where_the_run_is_not(spark, tracked, tmp_path, of_short_life):
     from mfspark.models import mlflow_flavor
 
     mlflow.set_tracking_uri((tracked / "store").as_uri())
@@ -91,6 +91,7 @@ def test_the_model_loads_where_the_run_is_not(spark, tracked, tmp_path):
         [sys.executable, "-c", ELSEWHERE, str(copy), str(tmp_path / "pairs.csv"),
          str(tmp_path / "found.csv")],
         capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, **of_short_life},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     by_function = pd.read_csv(tmp_path / "found.csv")["prediction"]

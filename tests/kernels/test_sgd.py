@@ -127,6 +127,22 @@ def test_shuffles_are_uniform():
     assert np.abs(counts - 800).max() < 5 * np.sqrt(4000 * 0.2 * 0.8)
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+def test_no_penalty_is_too_high(rng, by_row):
+    """Rows go to zero, not beyond it and back."""
+    entries = random_entries(rng, 2000, 6, 5)
+    users, items = random_sides(rng, entries, 6, 5, 4)
+    before = np.abs(users.rows).max()
+    penalty = Penalty(1e6, 1e6, 0.5)
+    errors = [
+        visit(entries, users, items, Objective(3.0, True, penalty, penalty), 0.1, by_row)
+        for _ in range(5)
+    ]
+    assert np.abs(users.rows).max() < 1e-3 * before
+    null_error = np.square(entries.values - 3.0).sum()
+    assert errors[-1] == pytest.approx(null_error, rel=1e-3)
+
+
 def test_too_high_a_rate_shows_in_the_error(rng):
     entries = random_entries(rng, 2000, 6, 5)
     users, items = random_sides(rng, entries, 6, 5, 4)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from pyspark.ml.evaluation import RegressionEvaluator
 from scratch import scratch_folder
@@ -121,6 +122,19 @@ def test_too_high_a_rate_is_cut(ratings):
     fitted = BiasedSGD(schedule="constant", maxIter=30, **settings).fit(ratings)
     assert fitted.history.toPandas()["learning_rate"].max() < 5.0
     assert math.isfinite(rmse(fitted, ratings))
+
+
+def test_noise_is_fitted_by_next_to_nothing(spark):
+    """There is nothing to learn, so that the penalties that are chosen are as high as can be."""
+    rng = np.random.default_rng(5)
+    item = rng.integers(0, 60, 8000)
+    item[:4000] = 0
+    frame = pd.DataFrame({"user": rng.integers(0, 4000, 8000), "item": item}).drop_duplicates()
+    frame["rating"] = rng.integers(1, 6, len(frame)).astype(float)
+    model = BiasedSGD(rank=2, maxIter=3, seed=1).fit(frame)
+    found = model.transform(frame).toPandas()["prediction"]
+    assert found.std() < 0.3
+    assert found.mean() == pytest.approx(frame["rating"].mean(), abs=0.1)
 
 
 def test_a_hopeless_rate_ends_in_a_clear_error(spark):
