@@ -31,9 +31,9 @@ class BiasedSGD(
     and the item's mirror image with the old p_u: a step down the error, and one to where the
     penalty draws it (Duchi, Singer 2009), which no penalty is too high for. With ``regExponent=1``
     λ is the same for each rating; note that λ means something else for each ν. Blocks of users and
-    of items form strata, and those visited side by side share no row (Gemulla et al., KDD 2011); ``schedule``
-    says how γ goes on. With ``implicitFeatures`` the penalties draw rows to what features say of
-    them, as in ``BiasedALS``; that is learnt after each epoch.
+    of items form strata, and those visited side by side share no row (Gemulla et al., KDD 2011);
+    ``schedule`` says how γ goes on. With ``implicitFeatures`` the penalties draw rows to what
+    features say of them, as in ``BiasedALS``; that is learnt after each epoch.
 
     ``fit`` returns a :class:`FactorModel`; its history has a row per epoch, whose objective and
     train_rmse are taken on the way. An epoch that diverges is undone and the rate halved;
