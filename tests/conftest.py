@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from session_settings import INTERPRETED, JAVA_OPTIONS, JAVA_OPTIONS_OF_LONG_LIFE, SETTINGS
+from session_settings import INTERPRETED, JAVA_OPTIONS, SETTINGS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,7 +41,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
         session = (
             # Half of all calls to the JVM would tell it the line that an expression stands in.
             builder.config("spark.python.sql.dataFrameDebugging.enabled", "false")
-            .config("spark.driver.extraJavaOptions", JAVA_OPTIONS_OF_LONG_LIFE)
             .config("spark.python.daemon.module", "mfspark.app.quiet_daemon")
             .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
             .getOrCreate()

@@ -5,12 +5,10 @@ INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
-# Two cores for two processes of tests: collection in parallel would take more than it gives. So
-# would, in a process that ends after one job, a compiler that optimises; the session of most tests
-# share is half as fast again with it after its first minutes. The first compiler alone would have
-# 48 MB for all code, and would begin to throw away what it needs again.
-JAVA_OPTIONS_OF_LONG_LIFE = "-XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m"
-JAVA_OPTIONS = f"{JAVA_OPTIONS_OF_LONG_LIFE} -XX:TieredStopAtLevel=1"
+# A short life, and two cores for two processes of tests: a compiler that optimises, and collection
+# in parallel, would take more than they give. The first compiler alone would have 48 MB for all
+# code, and would begin to throw away what it needs again.
+JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
 SETTINGS = {
     **INTERPRETED,
     "spark.ui.enabled": "false",
