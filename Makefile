@@ -44,11 +44,12 @@ test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all
 fuzz: check-java $(VENV)/.mfspark-test ## the tests of properties with many more examples (EXAMPLES=2000)
 	MFSPARK_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 --dist loadfile tests/hostile
 
-lint: $(VENV)/.mfspark-lint ## formatting, style, types and import contracts
+lint: $(VENV)/.mfspark-lint ## formatting, style, types, import contracts, the lowest Python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vermin --quiet --violations --no-tips --target=3.10- mfspark jobs tests
 	$(BIN)/bandit -q -c pyproject.toml -r mfspark jobs
 	$(BIN)/hadolint conf/Dockerfile
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from pyspark.sql import SparkSession
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.resources.abc import Traversable  # novermin
 
 logger = logging.getLogger("mfspark")
 

@@ -63,8 +63,7 @@ def jars_for_s3(folder: Path) -> list[Path] | None:
     if result.returncode:
         return None
     package = next(folder.glob("sagemaker*.tar.gz"))
-    with package.open("rb") as content:
-        assert hashlib.file_digest(content, "sha256").hexdigest() == _SHA256
+    assert hashlib.sha256(package.read_bytes()).hexdigest() == _SHA256
     found = []
     with tarfile.open(package) as archive:
         for member in archive:
