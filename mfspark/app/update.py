@@ -30,6 +30,8 @@ _BEFORE = "before"
 _PAIR: list[str] = [USER, ITEM]
 _SHOWN_ITEMS = 50
 _FOLD_IN, _WARM_START = "fold_in", "warm_start"
+# Share of its ratings that must be new or changed for a row of a posterior mean to be replaced.
+_LEAST_CHANGED = 0.1
 
 
 class Changes(NamedTuple):
@@ -192,10 +194,20 @@ def _method(run: RunDirectory, model: FactorModel, changes: Changes) -> str:
 
 def folded_in(model: FactorModel, train: DataFrame, changed: DataFrame) -> FactorModel:
     """New rows for all whose ratings have changed, from all their ratings: users twice, since the
-    first time they do not know the items that are new or have moved."""
+    first time they do not know the items that are new or have moved.
+
+    A row of a posterior mean is better than the one that a single other side gives, so that it is
+    given up only where enough of its ratings are new.
+    """
+    is_mean = model.metadata.posterior is not None
     for side in (USER, ITEM, USER):
-        whole = train.join(changed.select(side).distinct(), side, "semi")
-        model = model.foldIn(whole, side)
+        ids = changed.select(side).distinct()
+        if is_mean:
+            n_changed = changed.groupBy(side).agg(F.count("*").alias("_changed"))
+            n = train.groupBy(side).agg(F.count("*").alias("_n"))
+            is_enough = F.col("_changed") >= _LEAST_CHANGED * F.col("_n")
+            ids = n.join(n_changed, side).where(is_enough).select(side)
+        model = model.foldIn(train.join(ids, side, "semi"), side)
     return model
 
 

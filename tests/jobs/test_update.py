@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from running import run_job
 
-from mfspark import FactorModel
+from mfspark import BayesianMF, BiasedALS, FactorModel
+from mfspark.app.update import folded_in
 
 
 def rows(run: Path, name: str) -> pd.DataFrame:
@@ -130,6 +131,33 @@ def test_many_changes_are_fitted_anew_from_the_factors_of_the_base(spark, place)
     assert rows(run, "update/summary").iloc[0]["method"] == "warm_start"
     assert "newcomer" in set(rows(run, "model/user_factors")["user"])
     assert not (run / "snapshots").exists()
+
+
+def rows_of(model: FactorModel, side: str) -> pd.Series:
+    table = {"user": model.user_factors, "item": model.item_factors}[side].toPandas()
+    return table.set_index(side)["bias"]
+
+
+def test_rows_of_a_posterior_mean_stay_where_little_is_new(spark, rng):
+    """Those of a minimum are solved for again, which is what they are."""
+    user, item = np.nonzero(rng.random((60, 20)) < 0.6)
+    known = pd.DataFrame({"user": user, "item": item, "rating": rng.integers(1, 6, len(user)) / 1})
+    since = pd.DataFrame(
+        {"user": [100, 100, 100, 101], "item": [0, 1, 50, 50], "rating": [5.0, 1.0, 4.0, 2.0]}
+    )
+    train, changed = spark.createDataFrame(pd.concat([known, since])), spark.createDataFrame(since)
+    common = {"rank": 2, "seed": 1}
+    mean = BayesianMF(**common, maxIter=12, burnIn=4, implicitFeatures=False).fit(known)
+    minimum = BiasedALS(**common, maxIter=3, regParam=1.0, biasRegParam=1.0).fit(known)
+    for model, moved in ((mean, [50]), (minimum, [0, 1, 50])):
+        updated = folded_in(model, train, changed)
+        before, after = rows_of(model, "item"), rows_of(updated, "item")
+        assert set(after.index) == {*range(20), 50}
+        stayed = before.index.difference(moved)
+        assert (after[stayed] == before[stayed]).all()
+        again = before.index.intersection(moved)
+        assert (after[again] != before[again]).all()
+        assert set(rows_of(updated, "user").index) == {*range(60), 100, 101}
 
 
 @pytest.mark.parametrize(
