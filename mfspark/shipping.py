@@ -30,8 +30,7 @@ def ship(spark: SparkSession) -> None:
     as they are: their workers run the driver's Python, or an environment that is sent with the
     application (see the README).
     """
-    is_remote = "connect" in type(spark).__module__
-    if not is_remote or spark in _has_it:
+    if not is_connect(spark) or spark in _has_it:
         return
     content = archive()
     name = f"mfspark-{hashlib.sha256(content).hexdigest()[:16]}.zip"
@@ -41,6 +40,11 @@ def ship(spark: SparkSession) -> None:
         spark.addArtifacts(str(path), pyfile=True)
     _has_it.add(spark)
     logger.info("sent mfspark to the Spark Connect server (%d KiB)", len(content) // 1024)
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Whether a session is one of Spark Connect."""
+    return "connect" in type(spark).__module__
 
 
 def archive() -> bytes:

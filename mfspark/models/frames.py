@@ -1,4 +1,4 @@
-"""DataFrames of pandas where those of Spark are asked for."""
+"""DataFrames of pandas where those of Spark are asked for, and ratings out of Spark's plans."""
 
 import threading
 from typing import Any
@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.errors import DataError
+from mfspark.shipping import is_connect
 from mfspark.spark_errors import SPARK_ERRORS
 
 # Up to here a table is quickest as a part of the plan.
@@ -70,7 +71,7 @@ def with_rows_apart(table: DataFrame) -> DataFrame:
     million rows a query takes half a second more. On Connect, where rows that a client sends are a
     part of the plan in any case, ``table`` is returned as it is, as is one of few rows.
     """
-    if "connect" in type(table.sparkSession).__module__:
+    if is_connect(table.sparkSession):
         return table
     rows = table.toArrow()
     if rows.nbytes <= _FEW_BYTES:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from local_session import local_session
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark import BiasedALS
@@ -32,15 +33,7 @@ def main() -> None:
     """Print the nanoseconds of all rounds."""
     n = int(float(sys.argv[1])) if len(sys.argv) > 1 else 20_000_000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", "6g")
-        .config("spark.sql.shuffle.partitions", "8")
-        .config("spark.python.unix.domain.socket.enabled", "true")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
-    spark.sparkContext.setLogLevel("ERROR")
+    spark = local_session("6g", n_partitions=8)
     ratings = stored_ratings(spark, n)
     n = ratings.count()
     BiasedALS(**FIT).fit(ratings.limit(20_000))

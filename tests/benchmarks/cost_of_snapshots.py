@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cost_of_snapshots.py [RATINGS [SECONDS]]
 
-Fits to synthetic ratings (2 million, if nothing is said), each of about a minute, with a snapshot
+Fits to synthetic ratings (2 million, if nothing is said), of 15 to 40 s each, with a snapshot
 every so many seconds (5; the jobs have one a minute) and without, in turn, twice. Of each the
 seconds, and (with − without) / without, of the shorter of two runs: the time that snapshots and the
 fingerprint of the ratings took.
@@ -12,7 +12,8 @@ import argparse
 import tempfile
 import time
 
-from pyspark.sql import DataFrame, SparkSession
+from local_session import local_session
+from pyspark.sql import DataFrame
 
 from mfspark import BayesianMF, BiasedALS, BiasedSGD
 from mfspark.data.synthetic import SyntheticSettings, synthetic_ratings
@@ -33,14 +34,7 @@ def main() -> None:
     parser.add_argument("ratings", nargs="?", type=float, default=2e6)
     parser.add_argument("seconds", nargs="?", type=float, default=5.0)
     arguments = parser.parse_args()
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", "6g")
-        .config("spark.sql.shuffle.partitions", "4")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
-    spark.sparkContext.setLogLevel("ERROR")
+    spark = local_session("6g", n_partitions=4)
     n = int(arguments.ratings)
     settings = SyntheticSettings(n_ratings=n, n_users=n * 7 // 1000, n_items=5000)
     ratings = synthetic_ratings(spark, settings).select("user", "item", "rating").persist()

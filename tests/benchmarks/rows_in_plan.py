@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import SparkSession
+from local_session import local_session
 
 from mfspark import BiasedALS
 
@@ -26,15 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ratings", nargs="?", type=float, default=1e6)
     n = int(parser.parse_args().ratings)
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", "4g")
-        .config("spark.sql.shuffle.partitions", "4")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
-        .getOrCreate()
-    )
-    spark.sparkContext.setLogLevel("ERROR")
+    spark = local_session("4g", n_partitions=4)
+    spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
     rng = np.random.default_rng(0)
     # No more than 48 MiB, up to which Spark takes the rows of pandas into the plan.
     frame = pd.DataFrame({"user": rng.integers(0, n // 160, n).astype(np.int32),

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import SparkSession
+from local_session import local_session
 
 from mfspark import BayesianMF, BiasedALS
 from mfspark.app.update import folded_in
@@ -34,14 +34,7 @@ def main() -> None:
     names = {"userId": "user", "movieId": "item"}
     frame = pd.read_csv(arguments.ratings).rename(columns=names)
     frame = frame[["user", "item", "rating"]].sort_values("user", kind="stable")
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", "6g")
-        .config("spark.sql.shuffle.partitions", "2")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
-    spark.sparkContext.setLogLevel("ERROR")
+    spark = local_session("6g", n_partitions=2)
     is_test = np.random.default_rng(0).random(len(frame)) < 0.1
     test = spark.createDataFrame(frame[is_test]).persist()
     known = frame[~is_test]
