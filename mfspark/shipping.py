@@ -12,6 +12,8 @@ from weakref import WeakSet
 
 from pyspark.sql import SparkSession
 
+from mfspark.engine.machine import is_connect
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # novermin
 
@@ -40,11 +42,6 @@ def ship(spark: SparkSession) -> None:
         spark.addArtifacts(str(path), pyfile=True)
     _has_it.add(spark)
     logger.info("sent mfspark to the Spark Connect server (%d KiB)", len(content) // 1024)
-
-
-def is_connect(spark: SparkSession) -> bool:
-    """Whether a session is one of Spark Connect."""
-    return "connect" in type(spark).__module__
 
 
 def archive() -> bytes:

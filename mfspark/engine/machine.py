@@ -28,6 +28,11 @@ def machine_of(spark: SparkSession) -> Machine:
     return Machine(cores, task_cores)
 
 
+def is_connect(spark: SparkSession) -> bool:
+    """Whether a session is one of Spark Connect."""
+    return "connect" in type(spark).__module__
+
+
 def _bytes(size: str) -> int:
     """Bytes of a size as Spark writes it: 512m, 8g; without a unit MiB."""
     number, unit = re.fullmatch(r"(\d+)\s*([bkmgt]?)b?", size.strip().lower()).groups()  # type: ignore[union-attr]

@@ -8,8 +8,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from mfspark.engine.machine import is_connect
 from mfspark.errors import DataError
-from mfspark.shipping import is_connect
 from mfspark.spark_errors import SPARK_ERRORS
 
 # Up to here a table is quickest as a part of the plan.
