@@ -164,7 +164,8 @@ def _visit(  # type: ignore[no-untyped-def]
     total = 0.0
     # Numba makes doubles of float32 and integers together.
     one, two, inverse_rank = np.float32(1), np.float32(2), np.float32(1 / max(rank, 1))
-    user_rate = item_rate = user_bias_rate = item_bias_rate = rate
+    # The rate of a row is γ over its root; γ/√G and 1 / (1 + γ/√G s) take one division together.
+    user_root = item_root = user_bias_root = item_bias_root = one
     for t in range(len(rows)):
         later = min(t + _AHEAD, last)
         for f in range(0, width, 16):
@@ -176,8 +177,8 @@ def _visit(  # type: ignore[no-untyped-def]
         total += np.float64(e) * e
         shrink_user, shrink_item = user_reg * user_weights[u], item_reg * item_weights[i]
         if by_row:
-            user_rate = rate / np.sqrt(user_squares[u, 0])
-            item_rate = rate / np.sqrt(item_squares[i, 0])
+            user_root = np.sqrt(user_squares[u, 0])
+            item_root = np.sqrt(item_squares[i, 0])
             pp, qq = dot(p, u, p, u), dot(q, i, q, i)
             # |e q − s p|² without a pass of its own.
             mixed, squared = two * e * product, e * e
@@ -194,17 +195,17 @@ def _visit(  # type: ignore[no-untyped-def]
                 item_squares[i, 0] += inverse_rank * _with_offset(
                     shrink_item, e, q_offsets, i, q, p, u
                 )
-        keep_user = one / (one + user_rate * shrink_user)
-        keep_item = one / (one + item_rate * shrink_item)
+        user_inverse = one / (user_root + rate * shrink_user)
+        item_inverse = one / (item_root + rate * shrink_item)
         step(
             p, u, q, i,
-            keep_user, keep_user * user_rate * e,
-            keep_item, keep_item * item_rate * e,
+            user_root * user_inverse, rate * user_inverse * e,
+            item_root * item_inverse, rate * item_inverse * e,
         )  # fmt: skip
         if is_linked:
             for f in range(width):
-                p[u, f] += keep_user * user_rate * shrink_user * p_offsets[u, f]
-                q[i, f] += keep_item * item_rate * shrink_item * q_offsets[i, f]
+                p[u, f] += rate * user_inverse * shrink_user * p_offsets[u, f]
+                q[i, f] += rate * item_inverse * shrink_item * q_offsets[i, f]
         if fit_biases:
             user_distance, item_distance = user_bias[u], item_bias[i]
             if is_linked:
@@ -214,12 +215,12 @@ def _visit(  # type: ignore[no-untyped-def]
             user_slope = e - user_pull * user_distance
             item_slope = e - item_pull * item_distance
             if by_row:
-                user_bias_rate = rate / np.sqrt(user_squares[u, 1])
-                item_bias_rate = rate / np.sqrt(item_squares[i, 1])
+                user_bias_root = np.sqrt(user_squares[u, 1])
+                item_bias_root = np.sqrt(item_squares[i, 1])
                 user_squares[u, 1] += user_slope * user_slope
                 item_squares[i, 1] += item_slope * item_slope
-            user_bias[u] += user_bias_rate * user_slope / (one + user_bias_rate * user_pull)
-            item_bias[i] += item_bias_rate * item_slope / (one + item_bias_rate * item_pull)
+            user_bias[u] += rate * user_slope / (user_bias_root + rate * user_pull)
+            item_bias[i] += rate * item_slope / (item_bias_root + rate * item_pull)
     return total
 
 
