@@ -53,7 +53,7 @@ ResultT = TypeVar("ResultT")
 # file on the driver until garbage is collected there.
 CLOSURE_BYTES = 3 * 2**18
 
-CHUNK_COLUMNS = ("block", "rows", "others", "rating", "is_validation")
+CHUNK_COLUMNS = ("block", "is_validation", "rows", "counts", "others", "rating", "palette")
 
 _LOST_SCRATCH = re.compile("FileNotFoundException|NoSuchFileException")
 # A fit that loses files more often than this has a disk that must be seen to.
@@ -237,12 +237,9 @@ def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> F
         StorageLevel.DISK_ONLY,
     )
 
-    def make_file(
-        block: pa.Array, rows: pa.Array, others: pa.Array, rating: pa.Array, is_validation: pa.Array
-    ) -> pa.Scalar:
+    def make_file(*columns: pa.Array) -> pa.Scalar:
         remove_abandoned()
-        table = pa.table([block, rows, others, rating, is_validation], names=list(CHUNK_COLUMNS))
-        return pa.scalar(files.make(table))
+        return pa.scalar(files.make(pa.table(list(columns), names=list(CHUNK_COLUMNS))))
 
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.
     aggregate = arrow_udf(make_file, f"struct<{files.format.about_schema}>")  # type: ignore[call-overload]

@@ -1,6 +1,6 @@
 """From ratings to rating blocks of both sides, in one pass over the rows.
 
-Each task packs its rows into one chunk per block and side; the chunks, not the rows, are shuffled
+Each task packs its rows into a chunk per block and side; the chunks, not the rows, are shuffled
 to the partition of their block and assembled there, into a file of the node.
 
 Worked example. Five users and four items by position; users in two blocks of three and two rows:
@@ -14,16 +14,18 @@ Worked example. Five users and four items by position; users in two blocks of th
 
 >>> layout = Layout(sizes=np.array([3, 2, 0]), shares=())  # no user is hot
 >>> users, items = np.array([0, 0, 1, 2, 3, 4, 4]), np.array([0, 2, 0, 2, 1, 1, 3])
->>> block, row = layout.locate(np.arange(5), users, items)
->>> block.tolist(), row.tolist()
-([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 2, 0, 1, 1])
+>>> block, row, of_rating = layout.locate(np.arange(5, dtype=np.int32), users, items)
+>>> block.tolist(), row.tolist(), of_rating.tolist()
+([0, 0, 0, 1, 1], [0, 1, 2, 0, 1], [0, 0, 1, 2, 3, 4, 4])
 
-A chunk of block 1 holds whole columns, each as one binary value: rows in the block, positions on
-the other side, ratings, and which are validation ratings.
+A chunk of block 1 holds training or validation ratings in the order of their rows, each column as
+one binary value: rows in the block, how many ratings each of them has, and of these the positions
+on the other side and the ratings.
 
->>> columns = {"rows": row[block == 1], "others": items[block == 1].astype(np.int32),
-...            "rating": np.array([2, 4, 5], np.float32), "is_validation": np.zeros(3, bool)}
->>> chunk = pa.table({"block": [1]} | {name: [part.tobytes()] for name, part in columns.items()})
+>>> columns = {"rows": row[block == 1], "counts": np.array([1, 2], np.int32),
+...            "others": np.array([1, 1, 3], np.uint8), "rating": np.array([2, 4, 5], np.float32)}
+>>> chunk = pa.table({"block": [1], "is_validation": [False], "palette": [b""]}
+...                  | {name: [part.tobytes()] for name, part in columns.items()})
 
 The file of block 1 holds the positions of the items that it needs, and its ratings as a CSR whose
 columns are places among these: what it is sent in each half-step are the rows of items 1 and 3.
@@ -44,7 +46,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
+from mfspark.columns import IS_VALIDATION, Side
 from mfspark.engine.block_files import (
     CHUNK_COLUMNS,
     Arrays,
@@ -54,14 +56,17 @@ from mfspark.engine.block_files import (
     file_blocks,
     unique_name,
 )
-from mfspark.engine.cells import LostCellError, cell, cells_of, values
-from mfspark.engine.encoded import EncodedRatings
+from mfspark.engine.cells import LostCellError, cell, cells_of, index_type, values
+from mfspark.engine.encoded import SLICE_COLUMNS, EncodedRatings, NarrowRatings, validation_in_row
 from mfspark.engine.index import Layout, Part, Placement, SideIndex
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.arrays import Int32s
-from mfspark.kernels.csr import Csr, RatingBlock, build_block, compact
+from mfspark.kernels.arrays import Array, Int32s
+from mfspark.kernels.csr import Csr, RatingBlock, RowRuns, compact, group_by_row, join_runs
 
-_CHUNK_SCHEMA = "block int, rows binary, others binary, rating binary, is_validation binary"
+_CHUNK_SCHEMA = (
+    "block int, is_validation boolean, rows binary, counts binary, others binary, rating binary, "
+    "palette binary"
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,10 @@ class RatingBlockFormat:
 
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """See ``BlockFormat``."""
-        needed, columns = compact(_joined(chunks, "others", np.int32), n_fixed)
-        block = _assemble(chunks, layout, columns, len(needed))
+        runs = _runs(chunks, n_fixed)
+        needed, places = compact([run.columns for run in runs], n_fixed)
+        runs = [run._replace(columns=places[run.columns]) for run in runs]
+        block = _assemble(chunks, layout, runs, len(needed))
         return [needed, *block.train, *block.validation]
 
     def about(self, arrays: Arrays) -> dict[str, int | bytes]:
@@ -149,7 +156,7 @@ class LocatedRatings:
         """The chunks of the blocks of a side, where they are packed."""
         found = self.positions.hint("shuffle_hash")
         located = self.encoded.slices.join(found, ["target", "pack"], "left")
-        return located.select("n_ids", USER, ITEM, RATING, IS_VALIDATION, "found").mapInArrow(
+        return located.select(*SLICE_COLUMNS, "found").mapInArrow(
             partial(_pack_chunks, placements=self.placements, side=side), _CHUNK_SCHEMA
         )
 
@@ -202,37 +209,51 @@ def _pack_chunks(
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in range(batch.num_rows):
-            yield _chunks(batch.slice(row, 1), placements, side)
+            yield from _chunks(batch.slice(row, 1), placements, side)
 
 
 def _chunks(
     ratings: pa.RecordBatch, placements: dict[Side, Placement], side: Side
-) -> pa.RecordBatch:
-    """The chunks of one slice of a pack: a row for each block that occurs in it."""
+) -> Iterator[pa.RecordBatch]:
+    """The chunks of one slice of a pack: rows for each block that occurs in it."""
     dictionaries = _dictionaries(ratings["found"], placements)
     if sum(map(len, dictionaries.values())) != ratings["n_ids"][0].as_py():
         raise LostCellError("a pack was made again of other ratings than its dictionary")
-    codes = cell(ratings, side, 0, np.int32)
-    others = dictionaries[side.other][cell(ratings, side.other, 0, np.int32)]
-    rating, is_validation = (
-        cell(ratings, name, 0, dtype)
-        for name, dtype in ((RATING, np.float32), (IS_VALIDATION, np.bool_))
-    )
+    own, other = dictionaries[side], dictionaries[side.other]
+    codes = cell(ratings, side, 0, index_type(len(own)))
+    others = other[cell(ratings, side.other, 0, index_type(len(other)))]
+    narrow = NarrowRatings.in_row(ratings)
+    rating, validation = narrow.rating.copy(), validation_in_row(ratings, len(narrow.rating))
     if any(positions.min(initial=0) < 0 for positions in dictionaries.values()):
-        is_warm = (dictionaries[side][codes] >= 0) & (others >= 0)
-        codes, others = codes[is_warm], others[is_warm]
-        rating, is_validation = rating[is_warm], is_validation[is_warm]
-    block, row = placements[side].layout.locate(dictionaries[side], codes, others)
-    order = np.argsort(block, kind="stable")
-    blocks, starts = np.unique(block[order], return_index=True)
-    columns = (row, others, rating, is_validation)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(blocks.astype(np.int32)),
-            *[cells_of(column[order], starts) for column in columns],
-        ],
-        names=list(CHUNK_COLUMNS),
-    )
+        is_warm = (own[codes] >= 0) & (others >= 0)
+        codes, others, rating = codes[is_warm], others[is_warm], rating[is_warm]
+        validation = None if validation is None else validation[is_warm]
+    block, row, of_rating = placements[side].layout.locate(own, codes, others)
+    n_fixed = placements[side.other].layout.n_rows
+    chosen: dict[bool, Any] = {False: slice(None)}
+    if validation is not None:
+        chosen = {False: ~validation, True: validation}
+    for is_validation, some in chosen.items():
+        indptr, columns, rated = group_by_row(of_rating[some], others[some], rating[some], len(row))
+        counts = np.diff(indptr)
+        occurs = np.flatnonzero(counts)
+        if not len(occurs):
+            continue
+        of_row = block[occurs]
+        first = np.flatnonzero(np.diff(of_row, prepend=-1))
+        starts = indptr[occurs[first]]
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array(of_row[first]),
+                pa.repeat(is_validation, len(first)),
+                cells_of(row[occurs], first),
+                cells_of(counts[occurs].astype(np.int32), first),
+                cells_of(columns.astype(index_type(n_fixed)), starts),
+                cells_of(rated, starts),
+                pa.repeat(pa.scalar(narrow.palette.tobytes(), pa.binary()), len(first)),
+            ],
+            names=list(CHUNK_COLUMNS),
+        )
 
 
 def _dictionaries(found: pa.Array, placements: dict[Side, Placement]) -> dict[Side, Int32s]:
@@ -254,22 +275,35 @@ def _dictionaries(found: pa.Array, placements: dict[Side, Placement]) -> dict[Si
 
 def assemble_whole(chunks: pa.Table, layout: Layout, n_fixed: int) -> RatingBlock:
     """The block that all its chunks make; its columns are positions on the other side."""
-    return _assemble(chunks, layout, _joined(chunks, "others", np.int32), n_fixed)
+    runs = [run._replace(columns=run.columns.astype(np.int32)) for run in _runs(chunks, n_fixed)]
+    return _assemble(chunks, layout, runs, n_fixed)
 
 
-def _assemble(chunks: pa.Table, layout: Layout, columns: Int32s, n_columns: int) -> RatingBlock:
-    return build_block(
-        _joined(chunks, "rows", np.int32),
-        columns,
-        _joined(chunks, "rating", np.float32),
-        _joined(chunks, "is_validation", np.bool_),
-        int(layout.sizes[chunks["block"][0].as_py()]) + layout.n_hot,
-        n_columns,
+def _runs(chunks: pa.Table, n_fixed: int) -> list[RowRuns]:
+    """What each of the chunks holds; the columns are positions on the other side, as narrow as in
+    the chunk."""
+    columns: list[list[Array]] = [
+        [np.frombuffer(part, dtype) for part in values(chunks[name])]
+        for name, dtype in (
+            ("rows", np.int32), ("counts", np.int32), ("others", index_type(n_fixed)),
+        )
+    ]  # fmt: skip
+    ratings = [NarrowRatings.in_row(chunk).values for chunk in chunks.to_batches(max_chunksize=1)]
+    return [RowRuns(*run) for run in zip(*columns, ratings, strict=True)]
+
+
+def _assemble(chunks: pa.Table, layout: Layout, runs: list[RowRuns], n_columns: int) -> RatingBlock:
+    n_rows = int(layout.sizes[chunks["block"][0].as_py()]) + layout.n_hot
+    is_validation = chunks[IS_VALIDATION].to_pylist()
+    train, validation = (
+        join_runs(
+            [run for run, its in zip(runs, is_validation, strict=True) if its is wanted],
+            n_rows,
+            n_columns,
+        )
+        for wanted in (False, True)
     )
-
-
-def _joined(chunks: pa.Table, column: str, dtype: type) -> Any:
-    return np.concatenate([np.frombuffer(part, dtype) for part in values(chunks[column])])
+    return RatingBlock(train, validation)
 
 
 def open_block(files: BlockFiles, block: int) -> tuple[RatingBlock, Int32s] | None:

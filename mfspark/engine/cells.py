@@ -71,6 +71,11 @@ def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
     return np.frombuffer(values(batch.column(name))[row], dtype)
 
 
+def index_type(n: int) -> type:
+    """The narrowest type of integers from 0 to n − 1 that cells hold."""
+    return next((kind for kind in (np.uint8, np.uint16) if n <= np.iinfo(kind).max + 1), np.int32)
+
+
 def cells_of(values: npt.NDArray[Any], starts: npt.NDArray[Any]) -> pa.Array:
     """Values as binary cells that begin at ``starts``, ascending from 0, without a copy.
 

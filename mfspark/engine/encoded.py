@@ -18,8 +18,14 @@ Worked example: three ratings, of which the last one is for validation.
 0 [7] [1]
 1 [9] [1]
 3 ['b', 'a'] [2 0]
->>> [np.frombuffer(ratings[side][0].as_py(), np.int32).tolist() for side in Side]
+>>> [np.frombuffer(ratings[side][0].as_py(), np.uint8).tolist() for side in Side]
 [[0, 1, 0], [0, 0, 1]]
+
+Ratings are mostly of few values, and codes of few ids; both are as narrow as that allows.
+
+>>> narrow = NarrowRatings.in_row(ratings)
+>>> narrow.rating.tolist(), narrow.palette.tolist(), narrow.values.tolist()
+([0, 0, 0], [1.0], [1.0, 1.0, 1.0])
 """
 
 import hashlib
@@ -30,15 +36,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
+from typing_extensions import Self
 
 from mfspark.algorithms.indexed_ratings import encode_ids, with_validation_column
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
-from mfspark.engine.cells import ROWS_PER_PACK, packs, to_cell
+from mfspark.engine.cells import ROWS_PER_PACK, cell, index_type, packs, to_cell
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.arrays import Bools, Int32s, UInt64s
+from mfspark.kernels.arrays import Array, Bools, Float32s, Int32s, UInt64s
 from mfspark.kernels.random import mix
 
 # Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
@@ -48,13 +56,16 @@ _BUCKETS_PER_BLOCK = 64
 # A part holds the ids of so many ratings at most, far below the 2 GiB of an Arrow array.
 _RATINGS_PER_PART = 2**25
 
-# Ratings of a pack in one row: 13 MB, of which the JVM may hold several while it copies them.
-_ROWS_PER_SLICE = 1_000_000
+# Ratings of a pack in one row: up to 24 MB, of which the JVM may hold several while it copies them.
+_ROWS_PER_SLICE = 2_000_000
+# Ratings of no more distinct values than this travel as their numbers.
+_MOST_VALUES = 256
 
 _SCHEMA = (
     "target int, pack long, ids binary, counts binary, n_ids int, user binary, item binary, "
-    "rating binary, is_validation binary"
+    "rating binary, palette binary, is_validation binary"
 )
+SLICE_COLUMNS = ("n_ids", USER.value, ITEM.value, RATING, "palette", IS_VALIDATION)
 _FIELDS = pa.schema(
     [
         ("target", pa.int32()),
@@ -62,7 +73,7 @@ _FIELDS = pa.schema(
         ("ids", pa.binary()),
         ("counts", pa.binary()),
         ("n_ids", pa.int32()),
-        *[(name, pa.binary()) for name in (USER.value, ITEM.value, RATING, IS_VALIDATION)],
+        *[(name, pa.binary()) for name in SLICE_COLUMNS[1:]],
     ]
 )
 
@@ -100,9 +111,9 @@ class EncodedRatings:
     ``dictionaries``: target int (the part: a partition each), pack long, ids binary (an Arrow
     stream of one column ``id``), counts binary (int32, training ratings of each id in the pack).
     ``slices``: target int (a partition each), pack long, n_ids int (in both dictionaries of the
-    pack), and of some of its ratings user and item binary (int32, places in the dictionary of the
-    side, whose parts follow one after another), rating binary (float32) and is_validation binary
-    (boolean).
+    pack), and of some of its ratings user and item binary (places in the dictionary of the side,
+    whose parts follow one after another, of the ``index_type`` of its length), rating and palette
+    binary (see ``NarrowRatings``), and is_validation binary (bits; empty where none is one).
 
     ``persisted``: what is to be released; ``table``: the same in its partitions, ``n_parts`` of
     dictionaries of all sides and the others of slices.
@@ -192,19 +203,62 @@ def encode_pack(
     if len(found) == 1:
         return
     target = max(how.parts.stop for how in hashing.values()) + pack % n_targets
-    columns = {
-        USER.value: found[USER].codes,
-        ITEM.value: found[ITEM].codes,
-        RATING: table[RATING].to_numpy().astype(np.float32, copy=False),
-        IS_VALIDATION: is_validation,
-    }
+    rating = table[RATING].to_numpy().astype(np.float32, copy=False)
     n_ids = sum(each.n_ids for each in found.values())
+    has_validation = bool(is_validation.any())
     for first in range(0, table.num_rows, _ROWS_PER_SLICE):
-        cells = {
-            name: column[first : first + _ROWS_PER_SLICE].tobytes()
-            for name, column in columns.items()
-        }
-        yield _row(target=target, pack=pack, n_ids=n_ids, **cells)
+        some = slice(first, first + _ROWS_PER_SLICE)
+        yield _row(
+            target=target,
+            pack=pack,
+            n_ids=n_ids,
+            **{side.value: each.codes[some].tobytes() for side, each in found.items()},
+            **NarrowRatings.of(rating[some]).cells(),
+            is_validation=np.packbits(is_validation[some]).tobytes() if has_validation else b"",
+        )
+
+
+@dataclass(frozen=True)
+class NarrowRatings:
+    """Ratings as narrow as their values allow.
+
+    Those of few values are ``rating`` uint8 [n], places in ``palette`` float32; the palette of
+    others is empty, and ``rating`` float32 [n].
+    """
+
+    rating: Array
+    palette: Float32s
+
+    @classmethod
+    def of(cls, rating: Float32s) -> Self:
+        """From plain ones."""
+        if len(np.unique(rating[: 4 * _MOST_VALUES])) <= _MOST_VALUES:
+            encoded = pc.dictionary_encode(pa.array(rating))
+            if len(encoded.dictionary) <= _MOST_VALUES:
+                numbers = encoded.indices.to_numpy().astype(np.uint8)
+                return cls(numbers, encoded.dictionary.to_numpy())
+        return cls(rating, np.zeros(0, np.float32))
+
+    @classmethod
+    def in_row(cls, row: pa.RecordBatch) -> Self:
+        """From the one row that has them as ``cells``."""
+        palette = cell(row, "palette", 0, np.float32)
+        return cls(cell(row, RATING, 0, np.uint8 if len(palette) else np.float32), palette)
+
+    @property
+    def values(self) -> Float32s:
+        """Plain ones, float32 [n]; a copy."""
+        return self.palette[self.rating] if len(self.palette) else self.rating.copy()
+
+    def cells(self) -> dict[str, bytes]:
+        """Columns of a row."""
+        return {RATING: self.rating.tobytes(), "palette": self.palette.tobytes()}
+
+
+def validation_in_row(row: pa.RecordBatch, n: int) -> Bools | None:
+    """Which of the ``n`` ratings of a slice are for validation; None where none is."""
+    bits = cell(row, IS_VALIDATION, 0, np.uint8)
+    return np.unpackbits(bits, count=n).view(np.bool_) if len(bits) else None
 
 
 def _row(**values: int | bytes) -> pa.RecordBatch:
@@ -213,10 +267,11 @@ def _row(**values: int | bytes) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class _Dictionary:
-    """``parts``: number, ids and counts of each; ``codes``: of each rating the place of its id."""
+    """``parts``: number, ids and counts of each; ``codes``: of each rating the place of its id, of
+    the ``index_type`` of their number."""
 
     parts: list[tuple[int, bytes, bytes]]
-    codes: Int32s
+    codes: Array
     n_ids: int
 
 
@@ -225,8 +280,8 @@ def _dictionary(column: pa.ChunkedArray, is_validation: Bools, hashing: Hashing)
     ids, codes = encode_ids(column)
     hashes = hash_ids(ids)
     order = np.argsort(hashes)
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
+    place: Array = np.empty(len(order), index_type(len(order)))
+    place[order] = np.arange(len(order))
     codes = place[codes]
     counted = codes[~is_validation] if is_validation.any() else codes
     counts = np.bincount(counted, minlength=len(ids)).astype(np.int32)

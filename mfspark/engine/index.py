@@ -31,7 +31,8 @@ from mfspark.columns import N_RATINGS, Side
 from mfspark.engine.cells import from_cell, to_cell, values
 from mfspark.engine.encoded import EncodedRatings, Hashing, hash_ids
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.arrays import Int32s, Int64s
+from mfspark.kernels.arrays import Array, Int32s, Int64s
+from mfspark.kernels.csr import compact
 
 # A hot id is split into shares of at most this part of a block's fair share.
 _SHARE = 0.25
@@ -68,29 +69,41 @@ class Layout:
         """Position of each block's first row, int64 [n_blocks + 1]."""
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
 
-    def locate(self, positions: Int32s, codes: Int32s, others: Int32s) -> tuple[Int32s, Int32s]:
-        """Block and row in it of each rating: from ``positions`` of the ids in a dictionary of this
-        side, the place of each rating's id there, and its position on the other side.
+    def locate(
+        self, positions: Int32s, codes: Array, others: Int32s
+    ) -> tuple[Int32s, Int32s, Int32s]:
+        """Blocks and rows in them that ratings go to, int32 [m], and of each rating which of these
+        is its own, int32 [n]: from ``positions`` of the ids in a dictionary of this side, the place
+        of each rating's id there, and its position on the other side.
 
-        The shares of hot rows follow behind a block's own rows. Which block a hot rating goes to
-        depends on the other side's position alone.
+        Rows ascend by block; behind those of all blocks once more those of shares of hot ids, which
+        follow behind a block's own rows. Which share a rating belongs to depends on the other
+        side's position alone.
         """
         offsets = self.offsets
+        present, places = compact([positions[positions >= 0]], self.n_rows)
         # Of blocks that begin at the same position all but the last are empty.
-        of_id = np.searchsorted(offsets, positions, side="right").astype(np.int32) - np.int32(1)
-        rows = (positions - offsets[of_id]).astype(np.int32)
-        # Of short numbers numpy later sorts the digits, not the values: four times as fast.
-        block = of_id.astype(np.min_scalar_type(self.n_blocks))[codes]
-        row = rows[codes]
-        is_hot = block == self.n_blocks
-        if self.n_hot and is_hot.any():
-            at = np.flatnonzero(is_hot)
-            hot, other = row[at], others[at]
-            for number, blocks in enumerate(self.shares):
-                own = hot == number
-                block[at[own]] = np.array(blocks, block.dtype)[other[own] % len(blocks)]
-            row[at] = self.sizes[block[at]].astype(np.int32) + hot
-        return block, row
+        block = np.searchsorted(offsets, present, side="right").astype(np.int32) - np.int32(1)
+        row = (present - offsets[block]).astype(np.int32)
+        of_rating = places[positions][codes]
+        n_light = int(np.searchsorted(block, self.n_blocks))
+        hot = row[n_light:].tolist()
+        if not hot:
+            return block, row, of_rating
+        shares = sorted({(share, number) for number in hot for share in self.shares[number]})
+        is_hot = np.flatnonzero(of_rating >= n_light)
+        number_of = row[of_rating[is_hot]]
+        for number in hot:
+            own = is_hot[number_of == number]
+            at = np.array([n_light + shares.index((b, number)) for b in self.shares[number]])
+            of_rating[own] = at[others[own] % len(at)]
+        share_block, share_number = np.array(shares, np.int32).T
+        share_row = (self.sizes[share_block] + share_number).astype(np.int32)
+        return (
+            np.concatenate([block[:n_light], share_block]),
+            np.concatenate([row[:n_light], share_row]),
+            of_rating,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ Worked example. Users 0..2 of a block have rated items at the positions
 ``compact`` lists the item positions that occur, ascending. Columns are places in this list, not
 item positions, so a task only has to receive those rows of the item factors:
 
->>> needed, columns = compact(np.array([7, 2, 7], np.int32), n_fixed=10)
+>>> items = np.array([7, 2, 7], np.int32)
+>>> needed, places = compact([items], n_fixed=10)
 >>> needed.tolist()
 [2, 7]
+>>> columns = places[items]
 >>> users, ratings = np.array([0, 0, 2], np.int32), np.array([4, 5, 1], np.float32)
 >>> block = build_block(users, columns, ratings, np.zeros(3, bool), n_rows=3, n_columns=2)
 >>> block.train.indptr.tolist()  # row u owns the entries indptr[u] .. indptr[u+1]-1
@@ -20,13 +22,21 @@ item positions, so a task only has to receive those rows of the item factors:
 ([0, 1, 1], [5.0, 4.0, 1.0])
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from mfspark.kernels.arrays import Bools, Float32s, Int32s, Int64s
+from mfspark.kernels.arrays import Array, Bools, Float32s, Int32s, Int64s
 from mfspark.kernels.compiled import compiled
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+# Up to so many entries a row is sorted by insertion, a longer one by the digits of its columns.
+_SHORT_ROW = 48
+_DIGIT_BITS = 8
 
 
 class Csr(NamedTuple):
@@ -96,18 +106,16 @@ def build_block(
     """Build a block from unordered (row, column, rating) entries.
 
     Entries are ordered by (row, column), so the sums of a half-step do not depend on the order in
-    which ratings arrived. Repeated pairs stay separate observations. Cost: O(n + rows + columns).
+    which ratings arrived. Repeated pairs stay separate observations. Cost: O(n + rows).
     ``rows`` and ``columns`` int32 [n], ``values`` float32 [n], ``is_validation`` boolean [n].
     """
-    assert rows.shape == columns.shape == values.shape == is_validation.shape
-    assert rows.dtype == columns.dtype == np.int32
+    assert rows.shape == is_validation.shape
     assert values.dtype == np.float32
     assert is_validation.dtype == np.bool_
-    assert not len(rows) or (rows.min() >= 0 and rows.max() < n_rows)
-    assert not len(rows) or (columns.min() >= 0 and columns.max() < n_columns)
 
     def part(chosen: Bools | slice) -> Csr:
-        return Csr(*_sort_entries(rows[chosen], columns[chosen], values[chosen], n_rows, n_columns))
+        grouped = group_by_row(rows[chosen], columns[chosen], values[chosen], n_rows)
+        return _in_order(Csr(*grouped), n_columns)
 
     # One copy of a long array less in the usual case.
     if not is_validation.any():
@@ -115,47 +123,147 @@ def build_block(
     return RatingBlock(part(~is_validation), part(is_validation))
 
 
-def compact(positions: Int32s, n_fixed: int) -> tuple[Int32s, Int32s]:
-    """``needed`` int32 [m], the positions (of ``n_fixed``) that occur, ascending, and the place of
-    each entry's position in it, int32 [n]."""
+def group_by_row(
+    rows: Int32s, columns: Int32s, values: npt.NDArray[ScalarT], n_rows: int
+) -> tuple[Int64s, Int32s, npt.NDArray[ScalarT]]:
+    """indptr int64 [n_rows + 1], and columns and values in the order of their rows; those of one
+    row stay as they were. ``rows``, ``columns`` int32 [n], ``values`` float32 or uint8 [n]."""
+    assert rows.shape == columns.shape == values.shape
+    assert rows.dtype == columns.dtype == np.int32
+    assert not len(rows) or (rows.min() >= 0 and rows.max() < n_rows)
+    indptr, grouped_columns, grouped_values = _group_by_row(rows, columns, values, n_rows)
+    return indptr, grouped_columns, grouped_values
+
+
+class RowRuns(NamedTuple):
+    """Some entries of a block, row after row: ``rows`` int32 [m], each once, ``counts`` int32 [m]
+    of its entries, and ``columns`` int32 [n] and ``values`` float32 [n] of all of them."""
+
+    rows: Int32s
+    counts: Int32s
+    columns: Int32s
+    values: Float32s
+
+
+def join_runs(parts: Sequence[RowRuns], n_rows: int, n_columns: int) -> Csr:
+    """The CSR of all entries, as ``build_block`` would make it. Cost: O(n + rows)."""
+    counts = np.zeros(n_rows, np.int64)
+    for part in parts:
+        assert part.rows.shape == part.counts.shape
+        assert part.rows.dtype == part.counts.dtype == part.columns.dtype == np.int32
+        assert part.values.dtype == np.float32
+        assert part.columns.shape == part.values.shape == (part.counts.sum(),)
+        counts[part.rows] += part.counts
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    joined = Csr(indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32))
+    free = indptr[:-1].copy()
+    for part in parts:
+        assert not len(part.rows) or part.rows.min() >= 0
+        _add_run(free, *part, joined.columns, joined.values)
+    return _in_order(joined, n_columns)
+
+
+def compact(parts: Sequence[Array], n_fixed: int) -> tuple[Int32s, Int32s]:
+    """``needed`` int32 [m], the positions (integers below ``n_fixed``) that occur in some of the
+    parts, ascending; and int32 [n_fixed], for each of them its place in ``needed``."""
     occurs = np.zeros(n_fixed, np.bool_)
-    occurs[positions] = True
+    for positions in parts:
+        occurs[positions] = True
     places = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
-    return np.flatnonzero(occurs).astype(np.int32), places[positions]
+    return np.flatnonzero(occurs).astype(np.int32), places
+
+
+def _in_order(block: Csr, n_columns: int) -> Csr:
+    """``block`` with the entries of each row in the order of their columns; in place."""
+    columns = block.columns
+    assert not len(columns) or (columns.min() >= 0 and columns.max() < n_columns)
+    n_digits = -(-max(n_columns - 1, 1).bit_length() // _DIGIT_BITS)
+    _sort_rows(block.indptr, columns, block.values.view(np.uint32), n_digits)
+    return block
 
 
 @compiled()
-def _sort_entries(  # type: ignore[no-untyped-def]
-    rows: Int32s, columns: Int32s, values: Float32s, n_rows: int, n_columns: int
+def _group_by_row(  # type: ignore[no-untyped-def]
+    rows: Int32s, columns: Int32s, values: Array, n_rows: int
 ):
-    """indptr, columns and values ordered by (row, column), by counting twice."""
-    n = len(rows)
-    starts = np.zeros(n_columns + 1, np.int64)
-    for entry in range(n):
-        starts[columns[entry] + 1] += 1
-    for column in range(n_columns):
-        starts[column + 1] += starts[column]
-    # Copies, since to look entries up where they came from would miss the cache three times each.
-    row_by_column, value_by_column = np.empty(n, np.int32), np.empty(n, np.float32)
-    for entry in range(n):
-        place = starts[columns[entry]]
-        starts[columns[entry]] = place + 1
-        row_by_column[place] = rows[entry]
-        value_by_column[place] = values[entry]
+    """By counting."""
     indptr = np.zeros(n_rows + 1, np.int64)
-    for entry in range(n):
-        indptr[rows[entry] + 1] += 1
+    for row in rows:
+        indptr[row + 1] += 1
     for row in range(n_rows):
         indptr[row + 1] += indptr[row]
     free = indptr[:-1].copy()
-    sorted_columns, sorted_values = np.empty(n, np.int32), np.empty(n, np.float32)
-    place = 0
-    for column in range(n_columns):
-        # Each has been moved to the end of its column.
-        while place < starts[column]:
-            target = free[row_by_column[place]]
-            free[row_by_column[place]] = target + 1
-            sorted_columns[target] = column
-            sorted_values[target] = value_by_column[place]
+    grouped_columns, grouped_values = np.empty_like(columns), np.empty_like(values)
+    for entry, row in enumerate(rows):
+        place = free[row]
+        free[row] = place + 1
+        grouped_columns[place] = columns[entry]
+        grouped_values[place] = values[entry]
+    return indptr, grouped_columns, grouped_values
+
+
+@compiled()
+def _add_run(
+    free: Int64s,
+    rows: Int32s,
+    counts: Int32s,
+    columns: Int32s,
+    values: Float32s,
+    joined_columns: Int32s,
+    joined_values: Float32s,
+) -> None:
+    """Put the entries of each row where the row has its next ``free`` place."""
+    entry = 0
+    for number, row in enumerate(rows):
+        place = free[row]
+        for _ in range(counts[number]):
+            joined_columns[place] = columns[entry]
+            joined_values[place] = values[entry]
             place += 1
-    return indptr, sorted_columns, sorted_values
+            entry += 1
+        free[row] = place
+
+
+@compiled()
+def _sort_rows(
+    indptr: Int64s, columns: Int32s, values: npt.NDArray[np.uint32], n_digits: int
+) -> None:
+    """Sort each row by column, stably, in place; ``values``: the bits of the ratings."""
+    longest = 0
+    for row in range(len(indptr) - 1):
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    entries, moved = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
+    starts = np.empty(1 << _DIGIT_BITS, np.int64)
+    mask = np.uint64((1 << _DIGIT_BITS) - 1)
+    bits_of_value = np.uint64(32)
+    for row in range(len(indptr) - 1):
+        first, last = indptr[row], indptr[row + 1]
+        n = last - first
+        if n <= _SHORT_ROW:
+            for entry in range(first + 1, last):
+                column, value = columns[entry], values[entry]
+                place = entry
+                while place > first and columns[place - 1] > column:
+                    columns[place], values[place] = columns[place - 1], values[place - 1]
+                    place -= 1
+                columns[place], values[place] = column, value
+            continue
+        for entry in range(n):
+            column = np.uint64(columns[first + entry])
+            entries[entry] = (column << bits_of_value) | np.uint64(values[first + entry])
+        for digit in range(n_digits):
+            shift = np.uint64(32 + _DIGIT_BITS * digit)
+            starts[:] = 0
+            for entry in range(n):
+                starts[(entries[entry] >> shift) & mask] += 1
+            total = 0
+            for number in range(len(starts)):
+                total, starts[number] = total + starts[number], total
+            for entry in range(n):
+                number = (entries[entry] >> shift) & mask
+                moved[starts[number]] = entries[entry]
+                starts[number] += 1
+            entries, moved = moved, entries
+        for entry in range(n):
+            columns[first + entry] = np.int32(entries[entry] >> bits_of_value)
+            values[first + entry] = np.uint32(entries[entry] & np.uint64(0xFFFFFFFF))

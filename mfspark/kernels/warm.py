@@ -14,7 +14,7 @@ import numpy as np
 from mfspark.columns import USER
 from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.compiled import code_folder
-from mfspark.kernels.csr import Csr, build_block
+from mfspark.kernels.csr import Csr, RowRuns, build_block, group_by_row, join_runs
 from mfspark.kernels.draw import Prior, draw_rows, draw_rows_of_moments
 from mfspark.kernels.features import feature_sums
 from mfspark.kernels.half_step import half_step, squared_error
@@ -85,7 +85,19 @@ def _block_like(in_file: bool) -> Csr:
     return block.train
 
 
+def _join_chunks() -> None:
+    """Chunks lend their rows and counts, which cannot be written."""
+    zeros, counts = np.zeros(1, np.int32), np.ones(1, np.int32)
+    for values in (np.ones(1, np.float32), np.ones(1, np.uint8)):
+        group_by_row(zeros, zeros, values, 1)
+    columns = zeros.copy()
+    for array in (zeros, counts):
+        array.setflags(write=False)
+    join_runs([RowRuns(zeros, counts, columns, np.ones(1, np.float32))], 1, 1)
+
+
 def _solve() -> None:
+    _join_chunks()
     for in_file in (False, True):
         _block_like(in_file)
 
@@ -103,6 +115,7 @@ def _draw() -> None:
 
 
 def _descend() -> None:
+    _join_chunks()
     zeros, values = np.zeros(2, np.int32), np.ones(2, np.float32)
     block = build_block(zeros, zeros, values, np.array([False, True]), 1, 1)
     fixed = AlignedRows.zeros(1, 2)

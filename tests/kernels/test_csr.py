@@ -2,15 +2,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mfspark.kernels.csr import build_block, compact
+from mfspark.kernels.csr import RowRuns, build_block, compact, group_by_row, join_runs
 
 
 def test_the_worked_example_of_the_module():
-    needed, columns = compact(np.array([7, 7, 2], np.int32), 9)
+    items = np.array([7, 7, 2], np.int32)
+    needed, places = compact([items], 9)
     np.testing.assert_array_equal(needed, [2, 7])
     block = build_block(
         np.array([0, 2, 0], np.int32),
-        columns,
+        places[items],
         np.array([4, 1, 5], np.float32),
         np.zeros(3, bool),
         3,
@@ -32,11 +33,11 @@ def test_every_entry_is_kept_once_in_order(entries):
     rows, positions, values, is_validation = (
         [list(column) for column in zip(*entries, strict=True)] if entries else [[], [], [], []]
     )
-    needed, columns = compact(np.array(positions, np.int32), 60)
+    needed, places = compact([np.array(positions, np.int32)], 60)
     assert list(needed) == sorted(set(positions))
     block = build_block(
         np.array(rows, np.int32),
-        columns,
+        places[np.array(positions, np.int32)],
         np.array(values, np.float32),
         np.array(is_validation, bool),
         6,
@@ -49,3 +50,55 @@ def test_every_entry_is_kept_once_in_order(entries):
         assert pairs == sorted(pairs)
         found += [(r, p, v, flag) for (r, p), v in zip(pairs, part.values, strict=True)]
     assert sorted(found) == sorted(entries)
+
+
+@given(
+    n=st.integers(0, 2000),
+    n_rows=st.sampled_from([1, 3, 200]),
+    n_columns=st.sampled_from([1, 2, 255, 256, 257, 70_000]),
+    seed=st.integers(0, 2**16),
+)
+def test_rows_of_any_length_are_sorted_by_column(n, n_rows, n_columns, seed):
+    """Short and long rows take different ways; entries of repeated pairs stay in their order."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, n_rows, n).astype(np.int32)
+    columns = rng.integers(0, n_columns, n).astype(np.int32)
+    values = np.arange(n, dtype=np.float32) - 5
+    train = build_block(rows, columns, values, np.zeros(n, bool), n_rows, n_columns).train
+    order = np.lexsort([np.arange(n), columns, rows])
+    np.testing.assert_array_equal(train.counts, np.bincount(rows, minlength=n_rows))
+    np.testing.assert_array_equal(train.columns, columns[order])
+    np.testing.assert_array_equal(train.values, values[order])
+
+
+@given(
+    n=st.integers(0, 500),
+    n_parts=st.integers(1, 6),
+    n_rows=st.sampled_from([1, 40]),
+    seed=st.integers(0, 2**16),
+)
+def test_joined_runs_are_the_block_of_all_entries(n, n_parts, n_rows, seed):
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.integers(0, high, n).astype(np.int32) for high in (n_rows, 300))
+    values = rng.normal(size=n).astype(np.float32)
+    # In the order of the parts, as repeated pairs stay in theirs.
+    part = np.sort(rng.integers(0, n_parts, n))
+    runs = []
+    for number in range(n_parts):
+        own = part == number
+        indptr, *grouped = group_by_row(rows[own], columns[own], values[own], n_rows)
+        counts = np.diff(indptr).astype(np.int32)
+        occurs = np.flatnonzero(counts).astype(np.int32)
+        runs.append(RowRuns(occurs, counts[occurs], *grouped))
+    expected = build_block(rows, columns, values, np.zeros(n, bool), n_rows, 300).train
+    for found, array in zip(join_runs(runs, n_rows, 300), expected, strict=True):
+        np.testing.assert_array_equal(found, array)
+
+
+def test_values_of_other_types_are_grouped_as_well():
+    numbers = np.array([9, 8, 7], np.uint8)
+    indptr, columns, values = group_by_row(
+        np.array([1, 0, 1], np.int32), np.array([4, 5, 6], np.int32), numbers, 2
+    )
+    assert (indptr.tolist(), columns.tolist(), values.tolist()) == ([0, 1, 3], [5, 4, 6], [8, 9, 7])
+    assert values.dtype == np.uint8

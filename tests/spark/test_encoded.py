@@ -9,8 +9,15 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.blocks import LocatedRatings, locate_ratings
-from mfspark.engine.cells import from_cell, values
-from mfspark.engine.encoded import Hashing, encode_pack, encode_ratings, hash_ids
+from mfspark.engine.cells import cell, from_cell, index_type, values
+from mfspark.engine.encoded import (
+    Hashing,
+    NarrowRatings,
+    encode_pack,
+    encode_ratings,
+    hash_ids,
+    validation_in_row,
+)
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.workspace import Workspace
 
@@ -31,17 +38,19 @@ def decoded(rows: list[pa.RecordBatch]) -> tuple[dict[Side, list], pa.Table, set
     columns = {"rating": [], "is_validation": []}
     codes = {side: [] for side in Side}
     for row in rows:
-        if row["ids"].null_count:
-            for side in Side:
-                codes[side] += np.frombuffer(row[side][0].as_py(), np.int32).tolist()
-            columns["rating"] += np.frombuffer(row["rating"][0].as_py(), np.float32).tolist()
-            columns["is_validation"] += np.frombuffer(
-                row["is_validation"][0].as_py(), np.bool_
-            ).tolist()
-        else:
+        if not row["ids"].null_count:
             (side,) = (s for s, how in HASHING.items() if row["target"][0].as_py() in how.parts)
             dictionaries[side] += from_cell(values(row["ids"])[0])["id"].to_pylist()
             counts[side] += np.frombuffer(row["counts"][0].as_py(), np.int32).tolist()
+    for row in rows:
+        if row["ids"].null_count:
+            for side in Side:
+                kind = index_type(len(dictionaries[side]))
+                codes[side] += cell(row, side, 0, kind).tolist()
+            ratings = NarrowRatings.in_row(row).values.tolist()
+            flags = validation_in_row(row, len(ratings))
+            columns["rating"] += ratings
+            columns["is_validation"] += [False] * len(ratings) if flags is None else flags.tolist()
     ids = {side: [dictionaries[side][code] for code in codes[side]] for side in Side}
     trained = ~np.array(columns["is_validation"], bool)
     for side in Side:
@@ -73,6 +82,24 @@ def test_a_pack_holds_its_ratings_whatever_their_order(data, kinds):
     assert [row for row in turned if not row["ids"].null_count] == [
         row for row in rows if not row["ids"].null_count
     ]
+
+
+@given(
+    n=st.integers(0, 3000),
+    n_values=st.sampled_from([1, 5, 256, 257, 3000]),
+    is_late=st.booleans(),
+)
+def test_ratings_travel_as_narrow_as_their_values_allow(n, n_values, is_late):
+    rng = np.random.default_rng(n)
+    rating = rng.integers(0, n_values, n).astype(np.float32) / 7
+    if is_late:
+        # What the first ratings look like says nothing of the others.
+        rating.sort()
+    cells = {k: pa.array([v], pa.binary()) for k, v in NarrowRatings.of(rating).cells().items()}
+    found = NarrowRatings.in_row(pa.RecordBatch.from_pydict(cells))
+    is_narrow = 0 < len(np.unique(rating)) <= 256
+    assert found.rating.dtype == (np.uint8 if is_narrow else np.float32)
+    np.testing.assert_array_equal(found.values, rating)
 
 
 def test_hashes_fill_buckets_and_parts_evenly_and_in_order():
@@ -137,7 +164,7 @@ def test_parts_may_have_ids_of_validation_ratings_alone(spark):
         assert sorted(row["id"] for row in indices[USER].table.collect()) == [0, 1]
         packs = locate_ratings(workspace, encoded, indices)
         cells = [row["rating"] for row in packs.chunks(ITEM).collect()]
-    assert sum(map(len, cells)) == 6 * 4
+    assert sum(map(len, cells)) == 6
 
 
 def test_a_pack_without_its_positions_is_noticed(located):

@@ -256,25 +256,27 @@ print(peak())
 @LINUX
 def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, monkeypatch):
     n, n_users, n_items, rank = 6_000_000, 60_000, 200_000, 16
+    of_cells = ("rows", "counts", "others", "rating", "palette")
     schema = pa.schema(
         [
             ("block", pa.int32()),
-            *[(c, pa.binary()) for c in ("rows", "others", "rating", "is_validation")],
+            ("is_validation", pa.bool_()),
+            *[(name, pa.binary()) for name in of_cells],
         ]
     )
     path = tmp_path / "chunks.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for _ in range(12):
             columns = [
-                rng.integers(0, n_users, n // 12).astype(np.int32),
+                np.arange(n_users, dtype=np.int32),
+                rng.multinomial(n // 12, np.full(n_users, 1 / n_users)).astype(np.int32),
                 rng.integers(0, n_items, n // 12).astype(np.int32),
-                rng.integers(1, 6, n // 12).astype(np.float32),
-                np.zeros(n // 12, np.bool_),
+                rng.integers(0, 5, n // 12).astype(np.uint8),
+                np.arange(1, 6, dtype=np.float32),
             ]
             cells = [pa.array([column.tobytes()], pa.binary()) for column in columns]
-            writer.write_batch(
-                pa.RecordBatch.from_arrays([pa.array([0], pa.int32()), *cells], schema=schema)
-            )
+            flags = [pa.array([0], pa.int32()), pa.array([False])]
+            writer.write_batch(pa.RecordBatch.from_arrays([*flags, *cells], schema=schema))
     monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path))
     subprocess.run([sys.executable, "-m", "mfspark.kernels.warm"], check=True)
     result = subprocess.run(
