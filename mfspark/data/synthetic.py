@@ -5,7 +5,7 @@ Every value is a hash of (seed, what, id), so the rows are the same however Spar
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from mfspark.kernels.random import hashed_uniform
 
 _FIRST_SECOND = 1_500_000_000
 _FIVE_YEARS = 5 * 365 * 86_400
+# Numbers of a table of the truth about one side that a worker makes for itself: 512 MiB.
+_MOST_TABULATED = 2**26
 _PLANTED_GENRES = ("Amber", "Basalt", "Cobalt", "Dune", "Ember", "Fjord", "Garnet", "Haze")
 
 
@@ -58,10 +60,14 @@ def synthetic_ratings(spark: SparkSession, settings: SyntheticSettings) -> DataF
 
     A pair that is drawn again is dropped, so there are somewhat fewer than ``n_ratings`` rows.
     """
-    schema = f"{USER} long, {ITEM} long, {RATING} double, {TIMESTAMP} long"
-    drawn = spark.range(settings.n_ratings).mapInArrow(partial(_draw, settings=settings), schema)
     # The value is a function of the pair, so it does not matter which repetition stays.
-    return drawn.dropDuplicates([USER, ITEM])
+    return drawn_ratings(spark, settings).dropDuplicates([USER, ITEM])
+
+
+def drawn_ratings(spark: SparkSession, settings: SyntheticSettings) -> DataFrame:
+    """``synthetic_ratings`` with the pairs that are drawn again, and so without a shuffle."""
+    schema = f"{USER} long, {ITEM} long, {RATING} double, {TIMESTAMP} long"
+    return spark.range(settings.n_ratings).mapInArrow(partial(_draw, settings=settings), schema)
 
 
 def synthetic_items(spark: SparkSession, settings: SyntheticSettings) -> DataFrame:
@@ -81,7 +87,7 @@ def _draw(
         item = (draws[:, 1] ** settings.skew * settings.n_items).astype(np.int64)
         pair = user * settings.n_items + item
         noise = settings.noise * _normals(settings.seed, "noise", pair, 1)[:, 0]
-        users, items = planted(settings, USER, user), planted(settings, ITEM, item)
+        users, items = _planted_in(settings, USER, user), _planted_in(settings, ITEM, item)
         exact = 3.5 + users.bias + items.bias + (users.factors * items.factors).sum(axis=1) + noise
         late = hashed_uniform(settings.seed, "time", pair, 1)[:, 0]
         yield pa.RecordBatch.from_pydict(
@@ -92,6 +98,20 @@ def _draw(
                 TIMESTAMP: (_FIRST_SECOND + late * _FIVE_YEARS).astype(np.int64),
             }
         )
+
+
+def _planted_in(settings: SyntheticSettings, side: str, ids: Int64s) -> PlantedSide:
+    """``planted``, looked up where there are many ratings to an id."""
+    n_ids = settings.n_users if side == USER else settings.n_items
+    if n_ids * (settings.rank + 1) > _MOST_TABULATED or 8 * n_ids > settings.n_ratings:
+        return planted(settings, side, ids)
+    whole = _tabulated(settings, side, n_ids)
+    return PlantedSide(whole.factors[ids], whole.bias[ids])
+
+
+@cache
+def _tabulated(settings: SyntheticSettings, side: str, n_ids: int) -> PlantedSide:
+    return planted(settings, side, np.arange(n_ids))
 
 
 def _describe(

@@ -22,7 +22,7 @@ A chunk of block 1 holds training or validation ratings in the order of their ro
 one binary value: rows in the block, how many ratings each of them has, and of these the positions
 on the other side and the ratings.
 
->>> columns = {"rows": row[block == 1], "counts": np.array([1, 2], np.int32),
+>>> columns = {"rows": np.array([0, 1], np.uint8), "counts": np.array([1, 2], np.uint8),
 ...            "others": np.array([1, 1, 3], np.uint8), "rating": np.array([2, 4, 5], np.float32)}
 >>> chunk = pa.table({"block": [1], "is_validation": [False], "palette": [b""]}
 ...                  | {name: [part.tobytes()] for name, part in columns.items()})
@@ -56,11 +56,11 @@ from mfspark.engine.block_files import (
     file_blocks,
     unique_name,
 )
-from mfspark.engine.cells import LostCellError, cell, cells_of, index_type, values
+from mfspark.engine.cells import LostCellError, cell, cells_of, index_type, narrow_integers, values
 from mfspark.engine.encoded import SLICE_COLUMNS, EncodedRatings, NarrowRatings, validation_in_row
 from mfspark.engine.index import Layout, Part, Placement, SideIndex
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.arrays import Array, Int32s
+from mfspark.kernels.arrays import Int32s
 from mfspark.kernels.csr import Csr, RatingBlock, RowRuns, compact, group_by_row, join_runs
 
 _CHUNK_SCHEMA = (
@@ -79,7 +79,7 @@ class RatingBlockFormat:
 
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """See ``BlockFormat``."""
-        runs = _runs(chunks, n_fixed)
+        runs = _runs(chunks, layout, n_fixed)
         needed, places = compact([run.columns for run in runs], n_fixed)
         runs = [run._replace(columns=places[run.columns]) for run in runs]
         block = _assemble(chunks, layout, runs, len(needed))
@@ -228,7 +228,8 @@ def _chunks(
         is_warm = (own[codes] >= 0) & (others >= 0)
         codes, others, rating = codes[is_warm], others[is_warm], rating[is_warm]
         validation = None if validation is None else validation[is_warm]
-    block, row, of_rating = placements[side].layout.locate(own, codes, others)
+    layout = placements[side].layout
+    block, row, of_rating = layout.locate(own, codes, others)
     n_fixed = placements[side.other].layout.n_rows
     chosen: dict[bool, Any] = {False: slice(None)}
     if validation is not None:
@@ -246,8 +247,8 @@ def _chunks(
             [
                 pa.array(of_row[first]),
                 pa.repeat(is_validation, len(first)),
-                cells_of(row[occurs], first),
-                cells_of(counts[occurs].astype(np.int32), first),
+                cells_of(row[occurs].astype(_row_type(layout)), first),
+                cells_of(counts[occurs].astype(index_type(int(counts.max()) + 1)), first),
                 cells_of(columns.astype(index_type(n_fixed)), starts),
                 cells_of(rated, starts),
                 pa.repeat(pa.scalar(narrow.palette.tobytes(), pa.binary()), len(first)),
@@ -275,21 +276,33 @@ def _dictionaries(found: pa.Array, placements: dict[Side, Placement]) -> dict[Si
 
 def assemble_whole(chunks: pa.Table, layout: Layout, n_fixed: int) -> RatingBlock:
     """The block that all its chunks make; its columns are positions on the other side."""
-    runs = [run._replace(columns=run.columns.astype(np.int32)) for run in _runs(chunks, n_fixed)]
+    runs = [
+        run._replace(columns=run.columns.astype(np.int32)) for run in _runs(chunks, layout, n_fixed)
+    ]
     return _assemble(chunks, layout, runs, n_fixed)
 
 
-def _runs(chunks: pa.Table, n_fixed: int) -> list[RowRuns]:
+def _runs(chunks: pa.Table, layout: Layout, n_fixed: int) -> list[RowRuns]:
     """What each of the chunks holds; the columns are positions on the other side, as narrow as in
     the chunk."""
-    columns: list[list[Array]] = [
-        [np.frombuffer(part, dtype) for part in values(chunks[name])]
-        for name, dtype in (
-            ("rows", np.int32), ("counts", np.int32), ("others", index_type(n_fixed)),
+    found = []
+    for chunk in chunks.to_batches(max_chunksize=1):
+        rows = cell(chunk, "rows", 0, _row_type(layout))
+        (counts,) = values(chunk["counts"])
+        found.append(
+            RowRuns(
+                rows=rows.astype(np.int32),
+                counts=narrow_integers(counts, len(rows)).astype(np.int32),
+                columns=cell(chunk, "others", 0, index_type(n_fixed)),
+                values=NarrowRatings.in_row(chunk).values,
+            )
         )
-    ]  # fmt: skip
-    ratings = [NarrowRatings.in_row(chunk).values for chunk in chunks.to_batches(max_chunksize=1)]
-    return [RowRuns(*run) for run in zip(*columns, ratings, strict=True)]
+    return found
+
+
+def _row_type(layout: Layout) -> type:
+    """Of rows in a block, those of shares of hot ids included."""
+    return index_type(int(layout.sizes.max(initial=0)) + layout.n_hot)
 
 
 def _assemble(chunks: pa.Table, layout: Layout, runs: list[RowRuns], n_columns: int) -> RatingBlock:

@@ -76,6 +76,12 @@ def index_type(n: int) -> type:
     return next((kind for kind in (np.uint8, np.uint16) if n <= np.iinfo(kind).max + 1), np.int32)
 
 
+def narrow_integers(cell: pa.Buffer, n: int) -> npt.NDArray[Any]:
+    """The ``n`` > 0 integers of a cell whose type is the ``index_type`` of some number."""
+    kind = {1: np.uint8, 2: np.uint16, 4: np.int32}[cell.size // n]
+    return np.frombuffer(cell, kind)
+
+
 def cells_of(values: npt.NDArray[Any], starts: npt.NDArray[Any]) -> pa.Array:
     """Values as binary cells that begin at ``starts``, ascending from 0, without a copy.
 

@@ -59,7 +59,7 @@ _BYTES_PER_RATED_FEATURE = 16
 # themselves, the link and what it adds, and the vectors of conjugate gradients.
 _LINK_ROWS = 12
 # Bytes for each rating while it is sorted into a block, and in the block.
-_BYTES_PER_SORTED_RATING = 40
+_BYTES_PER_SORTED_RATING = 24
 _BYTES_PER_RATING = 8
 # In one task, measured: as a rating comes, as positions and rating, in two blocks, while sorting.
 _BYTES_PER_ONE_TASK_RATING = 68

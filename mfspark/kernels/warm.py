@@ -86,14 +86,11 @@ def _block_like(in_file: bool) -> Csr:
 
 
 def _join_chunks() -> None:
-    """Chunks lend their rows and counts, which cannot be written."""
-    zeros, counts = np.zeros(1, np.int32), np.ones(1, np.int32)
+    """Ratings travel as they are, or as numbers of their values."""
+    zeros, ones = np.zeros(1, np.int32), np.ones(1, np.int32)
     for values in (np.ones(1, np.float32), np.ones(1, np.uint8)):
         group_by_row(zeros, zeros, values, 1)
-    columns = zeros.copy()
-    for array in (zeros, counts):
-        array.setflags(write=False)
-    join_runs([RowRuns(zeros, counts, columns, np.ones(1, np.float32))], 1, 1)
+    join_runs([RowRuns(zeros, ones, zeros, np.ones(1, np.float32))], 1, 1)
 
 
 def _solve() -> None:

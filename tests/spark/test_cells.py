@@ -4,7 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mfspark.engine.cells import cells_of, from_cell, packs, to_cell, values
+from mfspark.engine.cells import (
+    cells_of,
+    from_cell,
+    index_type,
+    narrow_integers,
+    packs,
+    to_cell,
+    values,
+)
 
 
 def test_values_are_the_bytes_of_each_row_without_a_copy():
@@ -39,3 +47,13 @@ def test_more_than_an_arrow_array_holds_is_refused():
     # Zeros that nobody touches take no memory.
     with pytest.raises(ValueError, match="more than an Arrow array holds"):
         cells_of(np.zeros(2**28, np.int64), np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("n", [1, 2, 256, 257, 65_536, 65_537, 2**31])
+def test_integers_travel_as_narrow_as_they_are(n):
+    found = np.array([0, n - 1]).astype(index_type(n))
+    assert found.tolist() == [0, n - 1]
+    assert found.itemsize == (1 if n <= 256 else 2 if n <= 65_536 else 4)
+    read = narrow_integers(pa.py_buffer(found.tobytes()), 2)
+    assert read.dtype == found.dtype
+    assert read.tolist() == found.tolist()

@@ -268,8 +268,8 @@ def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, mo
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for _ in range(12):
             columns = [
-                np.arange(n_users, dtype=np.int32),
-                rng.multinomial(n // 12, np.full(n_users, 1 / n_users)).astype(np.int32),
+                np.arange(n_users, dtype=np.uint16),
+                rng.multinomial(n // 12, np.full(n_users, 1 / n_users)).astype(np.uint8),
                 rng.integers(0, n_items, n // 12).astype(np.int32),
                 rng.integers(0, 5, n // 12).astype(np.uint8),
                 np.arange(1, 6, dtype=np.float32),
