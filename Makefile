@@ -8,6 +8,7 @@ else
 VENV := $(VIRTUAL_ENV)
 endif
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -33,16 +34,16 @@ check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browse
 	$(BIN)/python tests/jobs/check_page.py $(wildcard runs/demo/*/index.html)
 
 test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not thorough"
+	$(PYTEST) -m "not slow and not thorough"
 
 test-ci: check-java $(VENV)/.mfspark-test ## run what CI runs: all but tests that differ from others only in the way of execution
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough"
+	$(PYTEST) -m "not thorough"
 
 test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all faults on a cluster
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 fuzz: check-java $(VENV)/.mfspark-test ## the tests of properties with many more examples (EXAMPLES=2000)
-	MFSPARK_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 --dist loadfile tests/hostile
+	MFSPARK_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/hostile
 
 lint: $(VENV)/.mfspark-lint ## formatting, style, types, import contracts, the lowest Python
 	$(BIN)/ruff check .

@@ -152,6 +152,11 @@ class ALSSettings(PenalisedSettings):
         description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, or "
         "auto by size",
     )
+    half_width: bool = Field(
+        False,
+        description="send factors that are routed as float16: half the bytes, and errors that "
+        "differ by less than 1e-4",
+    )
 
 
 class SGDSettings(PenalisedSettings):

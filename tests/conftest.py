@@ -20,6 +20,13 @@ os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 REMOTE = os.environ.get("MFSPARK_TEST_REMOTE")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: begun last, one would keep a process busy while the others of
+    ``-n`` have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if REMOTE and item.get_closest_marker("classic"):
         pytest.skip("looks into Spark's JVM")

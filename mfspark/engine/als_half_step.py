@@ -54,6 +54,7 @@ def run_half_step(
         objective=solved.objective,
         files=files,
         exchange=solved.exchange.name,
+        dtype=solved.exchange.dtype,
         rank=solved.rank,
         solver=solved.solver,
     )
@@ -86,23 +87,25 @@ def solve_block(
     objective: Objective,
     files: BlockFiles,
     exchange: ExchangeName,
+    dtype: type,
     rank: int,
     solver: Solver,
 ) -> pa.RecordBatch:
-    """Solve the block that the rows of ``arrived`` (block, number, rows) were sent to: one row of
-    ``FACTORS_SCHEMA``."""
+    """Solve the block that the rows of ``arrived`` (block, number, rows of ``dtype``) were sent to:
+    one row of ``FACTORS_SCHEMA``."""
     block, layout = arrived["block"][0].as_py(), files.layout
     opened = open_block(files, block)
     if opened is None:
         return factors_cell(block)
     ratings, needed = opened
-    sent = zip(arrived["number"].to_pylist(), factor_rows(arrived["rows"], rank), strict=True)
-    fixed = gather(dict(sent), needed, exchange, rank)
+    rows = factor_rows(arrived["rows"], rank, dtype)
+    sent = dict(zip(arrived["number"].to_pylist(), rows, strict=True))
+    fixed = gather(sent, needed, exchange, rank)
     n_own = int(layout.sizes[block])
-    rows, sums = half_step(ratings.slice(0, n_own), fixed, objective, side, solver)
+    solved, sums = half_step(ratings.slice(0, n_own), fixed, objective, side, solver)
     hot = ratings.slice(n_own, n_own + layout.n_hot)
     moments = [row_moments(part, fixed, objective.mean) for part in (hot.train, hot.validation)]
-    return factors_cell(block, rows, [float(value) for value in sums], np.stack(moments))
+    return factors_cell(block, solved, [float(value) for value in sums], np.stack(moments))
 
 
 def start_factors(

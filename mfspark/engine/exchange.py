@@ -42,6 +42,10 @@ class Exchange(Protocol):
         """Its name among the values of the Param ``exchange``."""
 
     @property
+    def dtype(self) -> type:
+        """Of the factors on their way."""
+
+    @property
     def bytes_shipped(self) -> int:
         """Bytes of factors sent per half-step."""
 
@@ -57,6 +61,7 @@ class Broadcast:
     n_solved_blocks: int
     bytes_shipped: int
     name: ExchangeName = "broadcast"
+    dtype: type = np.float32
 
     def deliver(self, fixed: KeptCells, own: KeptCells | None = None) -> Delivery:
         """See :class:`Exchange`."""
@@ -85,6 +90,7 @@ class Routed:
     rank: int
     bytes_shipped: int
     name: ExchangeName = "routed"
+    dtype: type = np.float32
 
     def deliver(self, fixed: KeptCells, own: KeptCells | None = None) -> Delivery:
         """See :class:`Exchange`."""
@@ -93,7 +99,8 @@ class Routed:
             self.links.join(by_source.hint("shuffle_hash"), "number")
             .select("number", "target", "wanted", "rows")
             .mapInArrow(
-                partial(_select_rows, rank=self.rank), "number int, target int, rows binary"
+                partial(_select_rows, rank=self.rank, dtype=self.dtype),
+                "number int, target int, rows binary",
             )
         )
         if own is not None:
@@ -104,13 +111,18 @@ class Routed:
 
 
 def make_exchange(
-    workspace: Workspace, solved: BlockedSide, fixed: Layout, rank: int, name: ExchangeName
+    workspace: Workspace,
+    solved: BlockedSide,
+    fixed: Layout,
+    rank: int,
+    name: ExchangeName,
+    half_width: bool = False,
 ) -> Exchange:
-    """The exchange for one direction."""
-    row_bytes = 4 * (rank + 1)
+    """The exchange for one direction; ``half_width``: routed factors travel as float16."""
     if name == "broadcast":
         n_blocks = solved.layout.n_blocks
-        return Broadcast(n_blocks, fixed.n_rows * row_bytes * n_blocks)
+        return Broadcast(n_blocks, fixed.n_rows * 4 * (rank + 1) * n_blocks)
+    dtype = np.float16 if half_width else np.float32
     links = workspace.persist(
         solved.blocks.places.select("block", "about.needed")
         .mapInArrow(
@@ -119,9 +131,8 @@ def make_exchange(
         )
         .repartitionById(len(fixed.sizes), F.col("number"))
     )
-    return Routed(
-        links, len(fixed.sizes), solved.layout.n_blocks, rank, solved.n_needed * row_bytes
-    )
+    n_bytes = solved.n_needed * np.dtype(dtype).itemsize * (rank + 1)
+    return Routed(links, len(fixed.sizes), solved.layout.n_blocks, rank, n_bytes, dtype=dtype)
 
 
 def _targeted(own: KeptCells) -> DataFrame:
@@ -190,7 +201,10 @@ def _split_needed(batches: Iterator[pa.RecordBatch], offsets: Int64s) -> Iterato
             )
 
 
-def _select_rows(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
+def _select_rows(
+    batches: Iterator[pa.RecordBatch], rank: int, dtype: type
+) -> Iterator[pa.RecordBatch]:
+    """The rows that each target wants, as ``dtype``."""
     for batch in batches:
         for row in range(batch.num_rows):
             wanted = cell(batch, "wanted", row, np.int32)
@@ -199,6 +213,6 @@ def _select_rows(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.Re
                 {
                     "number": batch.column("number").slice(row, 1),
                     "target": batch.column("target").slice(row, 1),
-                    "rows": [rows[wanted].tobytes()],
+                    "rows": [rows[wanted].astype(dtype, copy=False).tobytes()],
                 }
             )

@@ -66,17 +66,19 @@ def _bytes(rows: Float32s) -> bytes:
     return rows.astype(np.float32, copy=False).tobytes()
 
 
-def factor_rows(column: pa.Array | pa.ChunkedArray, rank: int) -> list[Float32s]:
-    """The rows in each cell of a column, float32 [n, rank + 1], without a copy. Raises
+def factor_rows(
+    column: pa.Array | pa.ChunkedArray, rank: int, dtype: type = np.float32
+) -> list[Float32s]:
+    """The rows in each cell of a column, [n, rank + 1] of ``dtype``, without a copy. Raises
     ``LostCellError`` for null."""
-    return list(_matrices(column, rank + 1))
+    return list(_matrices(column, rank + 1, dtype))
 
 
 def parameter_rows(column: pa.Array | pa.ChunkedArray, rank: int) -> list[Float32s]:
     """As ``factor_rows``, for cells of SGD: float32 [n, rank + 4]."""
-    return list(_matrices(column, rank + _BESIDE_FACTORS))
+    return list(_matrices(column, rank + _BESIDE_FACTORS, np.float32))
 
 
-def _matrices(column: pa.Array | pa.ChunkedArray, width: int) -> Iterator[Float32s]:
+def _matrices(column: pa.Array | pa.ChunkedArray, width: int, dtype: type) -> Iterator[Float32s]:
     for cell in kept_values(column):
-        yield np.frombuffer(cell, np.float32).reshape(-1, width)
+        yield np.frombuffer(cell, dtype).reshape(-1, width)

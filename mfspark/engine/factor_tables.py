@@ -1,6 +1,6 @@
 """From factor cells back to tables with ids, in canonical rotation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, N_RATINGS, Side
 from mfspark.engine.block_files import recovering
+from mfspark.engine.cells import values
 from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import SideIndex
 from mfspark.engine.kept_cells import KeptCells
@@ -20,6 +21,8 @@ from mfspark.kernels.rotation import Rotation, canonical_rotation
 
 # Small batches: a list array counts its values in 32 bits.
 _ROWS_PER_BATCH = 65_536
+
+_GRAM = pa.schema([("number", pa.int32()), ("gram", pa.binary()), ("sums", pa.binary())])
 
 
 def factor_tables(
@@ -57,35 +60,42 @@ def table_bytes(n_rows: int, rank: int) -> int:
 
 
 def find_rotation(cells: dict[Side, KeptCells], rank: int) -> Rotation:
-    """The canonical rotation of the factor cells of both sides; ships rank² numbers per block."""
-    named = [
-        cells[side].table.select(F.lit(n).alias("block"), "rows") for n, side in enumerate(Side)
-    ]
-    parts = (
-        named[0]
-        .union(named[1])
-        .mapInArrow(partial(_block_gram, rank=rank), "side int, gram binary, sums binary")
-        .collect()
-    )
-    grams, sums = np.zeros((2, rank, rank)), np.zeros((2, rank))
-    for part in parts:
-        grams[part["side"]] += np.frombuffer(part["gram"]).reshape(rank, rank)
-        sums[part["side"]] += np.frombuffer(part["sums"])
-    return canonical_rotation(grams[0], grams[1], sums[1])
+    """The canonical rotation of the factor cells of both sides; ships rank² numbers per block of
+    those that are not on the driver."""
+    (users, _), (items, sums) = (_side_gram(cells[side], rank) for side in Side)
+    return canonical_rotation(users, items, sums)
 
 
-def _block_gram(batches: Iterator[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
+def _side_gram(cells: KeptCells, rank: int) -> tuple[Float64s, Float64s]:
+    """Σ p pᵀ and Σ p over the factors of one side."""
+    if cells.on_driver is not None:
+        parts = pa.Table.from_batches(_block_gram(cells.on_driver.to_batches(), rank), _GRAM)
+    else:
+        rows = cells.table.select("number", "rows")
+        parts = rows.mapInArrow(
+            partial(_block_gram, rank=rank), "number int, gram binary, sums binary"
+        ).toArrow()
+    # In the order of the blocks, so that the sums are the same in every run.
+    parts = parts.sort_by("number")
+    gram, sums = np.zeros((rank, rank)), np.zeros(rank)
+    for of_gram, of_sums in zip(values(parts["gram"]), values(parts["sums"]), strict=True):
+        gram += np.frombuffer(of_gram).reshape(rank, rank)
+        sums += np.frombuffer(of_sums)
+    return gram, sums
+
+
+def _block_gram(batches: Iterable[pa.RecordBatch], rank: int) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        # By place: Spark's optimiser gives the columns of a union names of its own.
-        for row, rows in enumerate(factor_rows(batch.column(1), rank)):
+        for row, rows in enumerate(factor_rows(batch.column("rows"), rank)):
             factors = rows[:, :rank].astype(np.float64)
             gram, sums = factors.T @ factors, factors.sum(axis=0)
-            yield pa.RecordBatch.from_pydict(
-                {
-                    "side": batch.column(0).slice(row, 1),
-                    "gram": [gram.tobytes()],
-                    "sums": [sums.tobytes()],
-                }
+            yield pa.RecordBatch.from_arrays(
+                [
+                    batch.column("number").slice(row, 1),
+                    pa.array([gram.tobytes()], pa.binary()),
+                    pa.array([sums.tobytes()], pa.binary()),
+                ],
+                schema=_GRAM,
             )
 
 

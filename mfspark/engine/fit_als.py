@@ -92,7 +92,12 @@ def _als_on_blocks(
     solved = {}
     for side in Side:
         exchange = make_exchange(
-            workspace, blocks[side], indices[side.other].layout, settings.rank, plan.exchange[side]
+            workspace,
+            blocks[side],
+            indices[side.other].layout,
+            settings.rank,
+            plan.exchange[side],
+            settings.half_width,
         )
         solved[side] = SolvedSide(
             side=side,

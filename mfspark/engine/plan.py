@@ -162,10 +162,14 @@ def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Pla
         for side, n in given.items()
     }
     needed = {side: _needed_rows(workload, side, blocks[side]) for side in Side}
+    routed_bytes = workload.row_bytes // (2 if settings.half_width else 1)
     shipped = {
-        side: workload.row_bytes
-        * blocks[side]
-        * (workload.n_rows(side.other) if exchange[side] == "broadcast" else needed[side])
+        side: blocks[side]
+        * (
+            workload.row_bytes * workload.n_rows(side.other)
+            if exchange[side] == "broadcast"
+            else routed_bytes * needed[side]
+        )
         for side in Side
     }
     is_linked = settings.implicit_features

@@ -102,6 +102,7 @@ class BiasedALSArguments(PenalisedArguments, total=False):
     numUserBlocks: int | None
     numItemBlocks: int | None
     exchange: ExchangeName
+    halfWidth: bool
 
 
 class BiasedSGDArguments(PenalisedArguments, total=False):
@@ -289,6 +290,7 @@ class BiasedALSParams(PenalisedParams):
     numUserBlocks: Param[int] = _param("num_user_blocks", ALSSettings)
     numItemBlocks: Param[int] = _param("num_item_blocks", ALSSettings)
     exchange: Param[str] = _param("exchange", ALSSettings)
+    halfWidth: Param[bool] = _param("half_width", ALSSettings)
 
 
 class BiasedSGDParams(PenalisedParams):

@@ -95,7 +95,9 @@ def main() -> None:
         )  # fmt: skip
         first_second, begun = time.time(), time.perf_counter()
         model = als.fit(spark.read.parquet(path))
-        print(f"fit to {n} ratings: {time.perf_counter() - begun:.0f} s, {peaks.told()}", flush=True)
+        print(
+            f"fit to {n} ratings: {time.perf_counter() - begun:.0f} s, {peaks.told()}", flush=True
+        )
         print("phases: " + ", ".join(f"{name} {took:.0f}" for name, took in model.phases.items()))
         print(model.history.toPandas().to_string())
         spark.stop()

@@ -75,6 +75,23 @@ def test_blocks_and_exchange_do_not_change_the_predictions(model, ratings, argum
     )  # fmt: skip
 
 
+def test_factors_of_half_width_take_half_the_bytes_and_next_to_no_accuracy(model, ratings):
+    settings = {"rank": 3, "maxIter": 6, "regParam": 0.2, "biasRegParam": 0.1, "seed": 1}
+    spread = {"execution": "distributed", "numUserBlocks": 2, "numItemBlocks": 3}
+    fits = [
+        BiasedALS(**settings, **spread, exchange="routed", halfWidth=half).fit(ratings)
+        for half in (False, True)
+    ]
+    whole, half = (fit.history.toPandas() for fit in fits)
+    assert (half["bytes"] * 2).tolist() == whole["bytes"].tolist()
+    # Not the same numbers, so it was done; and no further away than is said.
+    difference = np.abs(half["train_rmse"] - whole["train_rmse"])
+    assert 0 < difference.max() < 1e-4
+    np.testing.assert_allclose(
+        predictions(fits[1], ratings), predictions(model, ratings), atol=5e-3
+    )
+
+
 def test_many_ids_count_when_a_fit_in_one_task_is_planned(ratings, ratings_frame, monkeypatch):
     enough = one_task_bytes(Workload(len(ratings_frame), 0, 0, 2))
     for task_bytes, execution in ((2 * enough, "one_task"), (enough, "distributed")):

@@ -247,7 +247,7 @@ arrived = pa.table({"block": pa.array([0], pa.int32()), "number": [0], "rows": [
 objective = Objective(3.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
 solve_block(
     arrived, side=USER, objective=objective, files=files, exchange="broadcast", rank=rank,
-    solver="auto",
+    solver="auto", dtype=np.float32,
 )
 print(peak())
 """
@@ -289,18 +289,25 @@ def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, mo
     assert measured / 1.5 < plan.task_bytes < 1.5 * measured
 
 
-@pytest.mark.parametrize("exchange", ["broadcast", "routed"])
-def test_bytes_shipped_are_estimated_within_half(spark, rng, exchange):
+@pytest.mark.parametrize(
+    ("exchange", "is_half"), [("broadcast", False), ("routed", False), ("routed", True)]
+)
+def test_bytes_shipped_are_estimated_within_half(spark, rng, exchange, is_half):
     n = 20_000
     frame = pd.DataFrame({"user": rng.integers(0, 2000, n), "item": rng.integers(0, 500, n)})
     ratings = spark.createDataFrame(frame.assign(rating=rng.integers(1, 6, n).astype(float)))
     settings = {"rank": 4, "maxIter": 1, "numUserBlocks": 3, "numItemBlocks": 4}
-    model = BiasedALS(execution="distributed", exchange=exchange, **settings).fit(ratings)
+    settings |= {"exchange": exchange, "halfWidth": is_half}
+    model = BiasedALS(execution="distributed", **settings).fit(ratings)
     workload = Workload(n, model.metadata.n_users, model.metadata.n_items, 4)
     plan = plan_als(
         workload,
         ALSSettings(
-            execution="distributed", num_user_blocks=3, num_item_blocks=4, exchange=exchange
+            execution="distributed",
+            num_user_blocks=3,
+            num_item_blocks=4,
+            exchange=exchange,
+            half_width=is_half,
         ),
         LAPTOP,
     )
