@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 Execution = Literal["auto", "one_task", "distributed"]
 Schedule = Literal["constant", "inverse_time", "bold_driver", "adagrad"]
-ExchangeName = Literal["auto", "broadcast", "routed"]
+ExchangeName = Literal["auto", "broadcast", "routed", "moments"]
 Solver = Literal["auto", "exact", "cg"]
 Similarity = Literal["cosine", "pearson", "pearson_baseline"]
 Centring = Literal["bias", "mean"]
@@ -149,8 +149,9 @@ class ALSSettings(PenalisedSettings):
     )
     exchange: ExchangeName = Field(
         "auto",
-        description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, or "
-        "auto by size",
+        description="how fixed factors reach the tasks of a distributed fit: broadcast, routed, as "
+        "moments (sums that blocks of users form for the items; items reach the users broadcast or "
+        "routed by size), or auto by size",
     )
     half_width: bool = Field(
         False,

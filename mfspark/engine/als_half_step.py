@@ -1,8 +1,9 @@
 """One half-step on all blocks of a side: a pure function of the blocks and the fixed factors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,26 @@ class SolvedSide:
     solver: Solver
 
 
+class StartedSide(Protocol):
+    """What it takes to start the factors of a side."""
+
+    @property
+    def side(self) -> Side:
+        """Whose factors they are."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+
+    @property
+    def rank(self) -> int:
+        """Factors of a row."""
+
+    @property
+    def keep(self) -> Keep:
+        """Where they are kept."""
+
+
 def run_half_step(
     workspace: Workspace, solved: SolvedSide, fixed: KeptCells
 ) -> tuple[KeptCells, PassSums]:
@@ -47,22 +68,12 @@ def run_half_step(
     the factors are kept there: those of the pass, and of each hot row its moments, from which it is
     solved here.
     """
-    layout, files = solved.blocks.layout, solved.blocks.blocks.files
-    solve = partial(
-        solve_block,
-        side=solved.side,
-        objective=solved.objective,
-        files=files,
-        exchange=solved.exchange.name,
-        dtype=solved.exchange.dtype,
-        rank=solved.rank,
-        solver=solved.solver,
-    )
+    layout = solved.blocks.layout
     factors, found = work_at_files(
         workspace,
         solved.blocks.blocks,
         solved.exchange.deliver(fixed),
-        solve,
+        block_solver(solved),
         FACTORS_SCHEMA,
         solved.keep,
         FACTORS,
@@ -78,6 +89,20 @@ def run_half_step(
         sums.append(hot_sums)
         factors = factors.with_cell(layout.n_blocks, rows.tobytes())
     return factors, add_sums(sums)
+
+
+def block_solver(solved: SolvedSide) -> Callable[[pa.Table], pa.RecordBatch]:
+    """``solve_block`` of a side; travels to the tasks."""
+    return partial(
+        solve_block,
+        side=solved.side,
+        objective=solved.objective,
+        files=solved.blocks.blocks.files,
+        exchange=solved.exchange.name,
+        dtype=solved.exchange.dtype,
+        rank=solved.rank,
+        solver=solved.solver,
+    )
 
 
 def solve_block(
@@ -109,7 +134,7 @@ def solve_block(
 
 
 def start_factors(
-    workspace: Workspace, index: SideIndex, known: DataFrame | None, solved: SolvedSide, seed: int
+    workspace: Workspace, index: SideIndex, known: DataFrame | None, solved: StartedSide, seed: int
 ) -> tuple[KeptCells, float]:
     """The factors that the first half-step is given, cells of the columns ``FACTORS``, and their
     penalty. ``solved``: the side whose factors they are; ``known`` as in ``starting_ids``."""

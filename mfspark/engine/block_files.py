@@ -55,6 +55,10 @@ CLOSURE_BYTES = 3 * 2**18
 
 CHUNK_COLUMNS = ("block", "is_validation", "rows", "counts", "others", "rating", "palette")
 
+FILES_LOST = (
+    "a file of ratings that a task had just written was not there for the next step: the "
+    "executors' scratch folders lose files; check their disks (spark.local.dir)"
+)
 _LOST_SCRATCH = re.compile("FileNotFoundException|NoSuchFileException")
 # A fit that loses files more often than this has a disk that must be seen to.
 _MOST_RECOVERIES = 3
@@ -323,10 +327,9 @@ def work_at_files(
     say that the file of the block is not on this node; ``number`` is the block's. Such work is done
     again where the file is made again.
     """
-    do = partial(_work, work=work, in_closure=delivery.in_closure)
 
     def made(places: DataFrame) -> DataFrame:
-        return delivery.at(places.select("block")).mapInArrow(do, schema)
+        return delivered(delivery, places, partial(_as_one, work=work), schema)
 
     n_blocks = blocks.files.layout.n_blocks
     kept, found = recovering(
@@ -342,12 +345,26 @@ def work_at_files(
         lambda: workspace.keep(made(blocks.placed_anew(missing)), keep, columns),
     )
     if found_again["sums"].null_count:
-        raise FitError(
-            "a file of ratings that a task had just written was not there for the next step: the "
-            "executors' scratch folders lose files; check their disks (spark.local.dir)"
-        )
+        raise FitError(FILES_LOST)
     found = pa.concat_tables([found.filter(pc.is_valid(found["sums"])), found_again])
     return kept.mended(missing, again, keep), found.sort_by("number")
+
+
+def delivered(
+    delivery: Delivery,
+    places: DataFrame,
+    work: Callable[[pa.Table], Iterator[pa.RecordBatch]],
+    schema: str,
+) -> DataFrame:
+    """What ``work`` makes of what each of the ``places`` is sent."""
+    do = partial(_work, work=work, in_closure=delivery.in_closure)
+    return delivery.at(places.select("block")).mapInArrow(do, schema)
+
+
+def _as_one(
+    arrived: pa.Table, work: Callable[[pa.Table], pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    yield work(arrived)
 
 
 def recovering(workspace: Workspace, n_blocks: int, job: Callable[[], ResultT]) -> ResultT:
@@ -384,7 +401,7 @@ def restore_scratch(spark: SparkSession, n_tasks: int) -> None:
 
 def _work(
     batches: Iterator[pa.RecordBatch],
-    work: Callable[[pa.Table], pa.RecordBatch],
+    work: Callable[[pa.Table], Iterator[pa.RecordBatch]],
     in_closure: bytes | None,
 ) -> Iterator[pa.RecordBatch]:
     parts = [batch for batch in batches if batch.num_rows]
@@ -392,7 +409,7 @@ def _work(
         arrived = pa.Table.from_batches(parts)
         if in_closure is not None:
             arrived = _sent_to(arrived["block"][0], in_closure)
-        yield work(arrived)
+        yield from work(arrived)
         _spare_libraries()
 
 

@@ -115,9 +115,13 @@ class BlockedSide:
 
 
 def build_blocks(
-    workspace: Workspace, encoded: EncodedRatings, indices: dict[Side, SideIndex]
+    workspace: Workspace,
+    encoded: EncodedRatings,
+    indices: dict[Side, SideIndex],
+    formats: dict[Side, RatingBlockFormat],
 ) -> dict[Side, BlockedSide]:
-    """User-major and item-major blocks of ``encoded`` ratings.
+    """User-major and item-major blocks of ``encoded`` ratings, or those of one side alone, in their
+    ``formats``.
 
     Validation ratings whose user or item has no training rating belong to no block.
     """
@@ -129,13 +133,13 @@ def build_blocks(
 
     def build(side: Side) -> BlockedSide:
         n_fixed = layouts[side.other].n_rows
-        files = BlockFiles(name, side, RatingBlockFormat(), layouts[side], n_fixed)
+        files = BlockFiles(name, side, formats[side], layouts[side], n_fixed)
         blocks = file_blocks(workspace, located.chunks(side), files)
         n_needed, n_validation = blocks.totals(workspace, "n_needed", "n_validation")
         return BlockedSide(blocks, n_needed, n_validation)
 
-    with ThreadPoolExecutor(len(layouts)) as pool:
-        blocked = dict(zip(layouts, pool.map(build, layouts), strict=True))
+    with ThreadPoolExecutor(len(formats)) as pool:
+        blocked = dict(zip(formats, pool.map(build, formats), strict=True))
     located.release(workspace)
     return blocked
 
@@ -325,4 +329,4 @@ def open_block(files: BlockFiles, block: int) -> tuple[RatingBlock, Int32s] | No
     arrays = files.open(block)
     if arrays is None:
         return None
-    return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:])), arrays[0]
+    return RatingBlock(Csr(*arrays[1:4]), Csr(*arrays[4:7])), arrays[0]

@@ -7,7 +7,7 @@ from mfspark.algorithms.history import History, Learnt
 from mfspark.algorithms.snapshots import LoopState, Snapshots
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
-from mfspark.engine.blocks import build_blocks
+from mfspark.engine.blocks import RatingBlockFormat, build_blocks
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.exchange import make_exchange
@@ -19,6 +19,11 @@ from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_als, refuse_distributed_features
 from mfspark.engine.progress import Progress
 from mfspark.engine.saved_cells import FitSnapshots
+from mfspark.engine.summed_iteration import (
+    SummedBlockFormat,
+    SummedItems,
+    run_summed_iteration,
+)
 from mfspark.engine.training import Fit, Training, objective_of, prepare
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.objective import Objective
@@ -86,11 +91,15 @@ def _als_on_blocks(
     )
     counted = count_ids(workspace, encoded, training.summary.n_ratings)
     workspace.phases.end("count")
-    indices = index_sides(workspace, counted, plan.n_blocks)
+    is_summed = plan.exchange[ITEM] == "moments"
+    indices = index_sides(workspace, counted, plan.n_blocks, split_hot=not is_summed)
     workspace.phases.end("index")
-    blocks = build_blocks(workspace, encoded, indices)
-    solved = {}
-    for side in Side:
+    formats: dict[Side, RatingBlockFormat] = (
+        {USER: SummedBlockFormat()} if is_summed else dict.fromkeys(Side, RatingBlockFormat())
+    )
+    blocks = build_blocks(workspace, encoded, indices, formats)
+    solved: dict[Side, SolvedSide] = {}
+    for side in formats:
         exchange = make_exchange(
             workspace,
             blocks[side],
@@ -108,10 +117,11 @@ def _als_on_blocks(
             keep=plan.keep[side],
             solver=settings.solver,
         )
+    summed = SummedItems(indices[ITEM].layout, training.objective, settings.rank, plan.keep[ITEM])
     penalties: dict[str, float] = {}
     if state.loop is None:
         items, penalties[ITEM] = start_factors(
-            workspace, indices[ITEM], training.known.get(ITEM), solved[ITEM], settings.seed
+            workspace, indices[ITEM], training.known.get(ITEM), summed, settings.seed
         )
     else:
         items = state.cells(workspace, "items", plan.keep[ITEM])
@@ -127,18 +137,28 @@ def _als_on_blocks(
     with Progress(settings.max_iter, name) as progress:
         for _ in history.iterations():
             begun, past = items, history.state
-            users, sums = run_half_step(workspace, solved[USER], items)
-            history.add(USER, sums, solved[USER].exchange.bytes_shipped)
-            workspace.forget(0, workspace.n_kept - _RECENT)
-            items, sums = run_half_step(workspace, solved[ITEM], users)
-            history.add(ITEM, sums, solved[ITEM].exchange.bytes_shipped)
+            if is_summed:
+                items, both = run_summed_iteration(workspace, solved[USER], summed, items)
+                # The history has the seconds of the job beside the users.
+                history.add(USER, both[USER], solved[USER].exchange.bytes_shipped)
+                history.add(ITEM, both[ITEM], summed.bytes_shipped(blocks[USER]))
+            else:
+                users, sums = run_half_step(workspace, solved[USER], items)
+                history.add(USER, sums, solved[USER].exchange.bytes_shipped)
+                workspace.forget(0, workspace.n_kept - _RECENT)
+                items, sums = run_half_step(workspace, solved[ITEM], users)
+                history.add(ITEM, sums, solved[ITEM].exchange.bytes_shipped)
             workspace.forget(0, workspace.n_kept - _RECENT)
             if history.end_iteration():
-                best = {USER: users, ITEM: items}
+                best_items, best_users = items, begun if is_summed else users
             if history.stopped is None and state.saver.is_due:
                 state.save(LoopState.before_best(training.objective, past), plan, {"items": begun})
             progress.report(history.rows)
     workspace.phases.end("iterations")
+    if is_summed:
+        # Of users nothing was kept: theirs are those of the items that the iteration began with.
+        best_users, _ = run_half_step(workspace, solved[USER], best_users)
+    best = {USER: best_users, ITEM: best_items}
     tables, rotation = factor_tables(workspace, best, indices, settings.rank, training.scale)
     learnt = Learnt(
         n_users=indices[USER].layout.n_rows,

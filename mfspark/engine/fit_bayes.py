@@ -11,7 +11,7 @@ from mfspark.algorithms.snapshots import LoopState, Snapshots
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide
 from mfspark.engine.averages import Averages
-from mfspark.engine.blocks import build_blocks
+from mfspark.engine.blocks import RatingBlockFormat, build_blocks
 from mfspark.engine.compiling import start_compiling
 from mfspark.engine.draw_tables import draw_tables
 from mfspark.engine.encoded import encode_ratings
@@ -88,7 +88,7 @@ def _chains_on_blocks(
     indices = index_sides(workspace, counted, plan.n_blocks)
     workspace.phases.end("index")
     layouts = {side: index.layout for side, index in indices.items()}
-    blocks = build_blocks(workspace, encoded, indices)
+    blocks = build_blocks(workspace, encoded, indices, dict.fromkeys(Side, RatingBlockFormat()))
     n_validation = blocks[USER].n_validation
     solved = {
         side: SolvedSide(

@@ -61,6 +61,8 @@ _LINK_ROWS = 12
 # Bytes for each rating while it is sorted into a block, and in the block.
 _BYTES_PER_SORTED_RATING = 24
 _BYTES_PER_RATING = 8
+# The most that moments may have of the bytes of routed factors.
+_SHARE_OF_ROUTED = 0.7
 # In one task, measured: as a rating comes, as positions and rating, in two blocks, while sorting.
 _BYTES_PER_ONE_TASK_RATING = 68
 
@@ -153,25 +155,23 @@ def refuse_distributed_features(execution: Execution, has_features: bool) -> Non
         )
 
 
-def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Plan:
-    """Choose how to fit ``workload`` by ALS; what ``settings`` fixes is taken as it is."""
+def plan_als(
+    workload: Workload, settings: ALSSettings, machine: Machine, may_sum: bool = True
+) -> Plan:
+    """Choose how to fit ``workload`` by ALS; what ``settings`` fixes is taken as it is.
+
+    Without ``may_sum`` no moments are exchanged unless ``settings`` says so.
+    """
     exchange = {side: _choose_exchange(workload, settings, side) for side in Side}
-    given = {USER: settings.num_user_blocks, ITEM: settings.num_item_blocks}
-    blocks = {
-        side: n or _automatic_blocks(workload, side, exchange[side], machine)
-        for side, n in given.items()
-    }
-    needed = {side: _needed_rows(workload, side, blocks[side]) for side in Side}
-    routed_bytes = workload.row_bytes // (2 if settings.half_width else 1)
-    shipped = {
-        side: blocks[side]
-        * (
-            workload.row_bytes * workload.n_rows(side.other)
-            if exchange[side] == "broadcast"
-            else routed_bytes * needed[side]
-        )
-        for side in Side
-    }
+    blocks = _choose_blocks(workload, settings, exchange, machine)
+    shipped = {side: _bytes_shipped(workload, settings, exchange, blocks, side) for side in Side}
+    if may_sum and settings.exchange == "auto" and exchange[ITEM] == "routed":
+        summed = exchange | {ITEM: "moments"}
+        of_summed = _choose_blocks(workload, settings, summed, machine)
+        n_bytes = _bytes_shipped(workload, settings, summed, of_summed, ITEM)
+        # Sums take longer to form than rows to gather.
+        if n_bytes < _SHARE_OF_ROUTED * shipped[ITEM]:
+            exchange, blocks, shipped[ITEM] = summed, of_summed, n_bytes
     is_linked = settings.implicit_features
     in_one_task = is_linked or is_for_one_task(
         workload, settings.execution, machine, n_stages=2, solver=settings.solver
@@ -182,7 +182,8 @@ def plan_als(workload: Workload, settings: ALSSettings, machine: Machine) -> Pla
         seconds = compute / machine.task_cores
     else:
         task_bytes = max(
-            _distributed_bytes(workload, side, blocks[side], exchange[side]) for side in Side
+            _distributed_bytes(workload, side, blocks[side], exchange[side], blocks[side.other])
+            for side in Side
         )
         seconds = compute / min(machine.cores, *blocks.values())
         transfer = sum(shipped.values()) / (_BYTES_PER_SECOND * machine.cores)
@@ -263,8 +264,10 @@ def plan_bayes(
     if not has_features and (is_too_big or not is_one_task):
         # Draws need the factored equations.
         distributed = ALSSettings(execution="distributed", solver="exact")
-        plan = plan_als(replace(workload, rank=KEPT * workload.rank), distributed, machine)
-        of_draws = plan_als(workload, distributed, machine)
+        plan = plan_als(
+            replace(workload, rank=KEPT * workload.rank), distributed, machine, may_sum=False
+        )
+        of_draws = plan_als(workload, distributed, machine, may_sum=False)
         # While draws join the mean: all of them side by side, and the same in double.
         in_block = max(workload.n_rows(side) / plan.n_blocks[side] for side in Side)
         joining = 4 * (KEPT + DRAWS_AT_A_TIME) * workload.row_bytes * math.ceil(in_block)
@@ -328,9 +331,47 @@ def is_for_one_task(
     return is_fast and one_task_bytes(workload) <= machine.task_bytes
 
 
+def _choose_blocks(
+    workload: Workload,
+    settings: ALSSettings,
+    exchange: dict[Side, ExchangeName],
+    machine: Machine,
+) -> dict[Side, int]:
+    """Those that are given, and otherwise the fewest that fit."""
+    users = settings.num_user_blocks or _automatic_blocks(workload, USER, exchange[USER], machine)
+    items = settings.num_item_blocks or _automatic_blocks(
+        workload, ITEM, exchange[ITEM], machine, users
+    )
+    return {USER: users, ITEM: items}
+
+
+def _bytes_shipped(
+    workload: Workload,
+    settings: ALSSettings,
+    exchange: dict[Side, ExchangeName],
+    blocks: dict[Side, int],
+    side: Side,
+) -> int:
+    """Bytes of factors, or of moments, that are sent before the half-step of ``side``."""
+    if exchange[side] == "broadcast":
+        return workload.row_bytes * workload.n_rows(side.other) * blocks[side]
+    if exchange[side] == "moments":
+        rated = _needed_rows(workload, side.other, blocks[side.other])
+        return moments_bytes(workload.rank) * rated * blocks[side.other]
+    row_bytes = workload.row_bytes // (2 if settings.half_width else 1)
+    return row_bytes * _needed_rows(workload, side, blocks[side]) * blocks[side]
+
+
+def moments_bytes(rank: int) -> int:
+    """Bytes of the moments of a row on their way: half of a matrix of rank + 2 rows, float32."""
+    return 4 * (rank + 2) * (rank + 3) // 2
+
+
 def _choose_exchange(workload: Workload, settings: ALSSettings, side: Side) -> ExchangeName:
     """How the blocks of ``side`` receive the factors of the other one."""
-    if settings.exchange != "auto":
+    if settings.exchange == "moments" and side == ITEM:
+        return "moments"
+    if settings.exchange not in ("auto", "moments"):
         return settings.exchange
     fixed_bytes = workload.n_rows(side.other) * workload.row_bytes
     return "broadcast" if fixed_bytes <= BROADCAST_LIMIT else "routed"
@@ -354,9 +395,15 @@ def one_task_factor_bytes(workload: Workload) -> int:
 
 
 def _distributed_bytes(
-    workload: Workload, side: Side, n_blocks: int, exchange: ExchangeName
+    workload: Workload, side: Side, n_blocks: int, exchange: ExchangeName, n_other: int
 ) -> int:
-    """Peak memory of a Python worker: while packing, assembling or solving."""
+    """Peak memory of a Python worker: while packing, assembling or solving; ``n_other``: blocks of
+    the other side."""
+    if exchange == "moments":
+        # What arrived, and the sums of training and validation ratings in double.
+        in_block = math.ceil(workload.n_rows(side) / n_blocks)
+        arrived = n_other * moments_bytes(workload.rank)
+        return _WORKER_BYTES + in_block * (arrived + 16 * (workload.rank + 2) ** 2)
     in_block = math.ceil(workload.n_ratings / n_blocks)
     packing = _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block)
     needed = _needed_rows(workload, side, n_blocks)
@@ -392,15 +439,18 @@ def _compute_seconds(workload: Workload, solver: Solver = "exact") -> float:
 
 
 def _automatic_blocks(
-    workload: Workload, side: Side, exchange: ExchangeName, machine: Machine
+    workload: Workload, side: Side, exchange: ExchangeName, machine: Machine, n_other: int = 0
 ) -> int:
-    """The least number of blocks that fit."""
+    """The least number of blocks that fit; ``n_other``: of the other side, if they are chosen."""
 
     def fits(n: int) -> bool:
-        task_bytes = _distributed_bytes(workload, side, n, exchange)
-        received = _needed_rows(workload, side, n) if exchange == "routed" else 0
-        rows = max(received, workload.n_rows(side) // n)
-        return task_bytes <= _FILL * machine.task_bytes and rows * workload.row_bytes <= _CELL_BYTES
+        task_bytes = _distributed_bytes(workload, side, n, exchange, n_other)
+        n_bytes = workload.row_bytes * (workload.n_rows(side) // n)
+        if exchange == "routed":
+            n_bytes = max(n_bytes, workload.row_bytes * _needed_rows(workload, side, n))
+        elif exchange == "moments":
+            n_bytes = n_other * moments_bytes(workload.rank) * (workload.n_rows(side) // n)
+        return task_bytes <= _FILL * machine.task_bytes and n_bytes <= _CELL_BYTES
 
     # Whole rounds: with 3 blocks on 2 cores one core would wait half of the time. At a tenth of a
     # million ratings per block more of them help no longer.

@@ -163,6 +163,12 @@ def join_runs(parts: Sequence[RowRuns], n_rows: int, n_columns: int) -> Csr:
     return _in_order(joined, n_columns)
 
 
+def transposed(block: Csr, n_columns: int) -> Csr:
+    """The same entries by column: row c has those of column c, in the order of their rows."""
+    rows = np.repeat(np.arange(block.n_rows, dtype=np.int32), block.counts)
+    return Csr(*group_by_row(block.columns, rows, block.values, n_columns))
+
+
 def compact(parts: Sequence[Array], n_fixed: int) -> tuple[Int32s, Int32s]:
     """``needed`` int32 [m], the positions (integers below ``n_fixed``) that occur in some of the
     parts, ascending; and int32 [n_fixed], for each of them its place in ``needed``."""

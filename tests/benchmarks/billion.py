@@ -1,6 +1,7 @@
 """A distributed fit to synthetic ratings of any number, by phase:
 
-    python tests/benchmarks/billion.py [RATINGS] [--rank 32] [--iterations 10] [--exchange auto]
+    python tests/benchmarks/billion.py [RATINGS] [--rank 32] [--iterations 10]
+        [--exchange auto] [--half-width] [--memory 6g]
 
 Five users to a thousand ratings and a hundred items to a million, drawn with a long tail (pairs
 that are drawn again stay) and written once as Parquet below the temporary folder. Told are the
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--exchange", default="auto")
+    parser.add_argument("--half-width", action="store_true")
     parser.add_argument("--memory", default="6g", help="of the JVM")
     given = parser.parse_args()
     n = int(given.ratings)
@@ -91,7 +93,7 @@ def main() -> None:
         )
         als = BiasedALS(
             rank=given.rank, maxIter=given.iterations, tol=0.0, regParam=0.05, biasRegParam=0.05,
-            execution="distributed", exchange=given.exchange,
+            execution="distributed", exchange=given.exchange, halfWidth=given.half_width,
         )  # fmt: skip
         first_second, begun = time.time(), time.perf_counter()
         model = als.fit(spark.read.parquet(path))

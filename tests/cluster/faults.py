@@ -51,6 +51,7 @@ ALS = partial(
 ESTIMATORS = {
     "broadcast": partial(ALS, exchange="broadcast", **BLOCKS),
     "routed": partial(ALS, exchange="routed", **BLOCKS),
+    "moments": partial(ALS, exchange="moments", **BLOCKS),
     "sgd": partial(
         BiasedSGD,
         rank=4,
@@ -489,6 +490,7 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
         "broadcast", als_half_step, 1, "kill_first_executor", "kill_second_executor"
     ),
     "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
+    "both executors at once, moments": after_iterations("moments", "kill_both_executors"),
     "a Worker": lost_worker,
     "an executor that is decommissioned, routed": after_iterations(
         "routed", "decommission_first_executor"
@@ -498,6 +500,7 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     ),
     "Python workers, files, scratch; broadcast": after_iterations("broadcast", *FILE_FAULTS),
     "Python workers, files, scratch; routed": after_iterations("routed", *FILE_FAULTS),
+    "Python workers, files, scratch; moments": after_iterations("moments", *FILE_FAULTS),
     "Python workers, files, scratch; sgd": after_iterations("sgd", *FILE_FAULTS),
     "big factors; an executor in a half-step, files, scratch; routed": with_big_factors(
         death_in_a_step("routed", als_half_step, 2, *FILE_FAULTS)

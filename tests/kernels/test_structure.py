@@ -170,6 +170,12 @@ LINK = {
     )
 }
 
+# The other way of an iteration on blocks.
+BY_MOMENTS = {
+    ("engine.summed_iteration", name)
+    for name in ("run_summed_iteration", "SummedBlockFormat", "SummedItems")
+}
+
 # What snapshots add to a fit; without them none of it is called in the loop.
 SNAPSHOTS = {("engine.saved_cells", "FitSnapshots")} | {
     ("algorithms.snapshots", name)
@@ -181,12 +187,13 @@ SNAPSHOTS = {("engine.saved_cells", "FitSnapshots")} | {
     ("start", "most", "other"),
     [
         (("models.biased_als", "BiasedALS"), 9, ON_BLOCKS | PILOT | LINK | SNAPSHOTS),
-        (("models.biased_als", "BiasedALS"), 13, IN_ONE_TASK | PILOT | SNAPSHOTS),
+        (("models.biased_als", "BiasedALS"), 13, IN_ONE_TASK | PILOT | SNAPSHOTS | BY_MOMENTS),
+        (("engine.summed_iteration", "run_summed_iteration"), 9, set()),
         (("engine.pilot", "with_weights"), 9, LINK),
         (("algorithms.fitted_link", "fit_link"), 3, set()),
         (("algorithms.fitted_link", "start_links"), 3, set()),
     ],
-    ids=["one task", "distributed", "pilot", "link", "its start"],
+    ids=["one task", "distributed", "by moments", "pilot", "link", "its start"],
 )
 def test_a_fit_leads_down_a_few_files(start, most, other):
     """``other``: where other ways of fitting begin."""
@@ -215,4 +222,4 @@ def test_one_file_names_every_station_of_a_fit():
     ]  # fmt: skip
     places = [called.index(name) for name in stations]
     assert places == sorted(places)
-    assert called.count("run_half_step") == 2
+    assert "run_summed_iteration" in called

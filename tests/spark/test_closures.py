@@ -67,15 +67,17 @@ def test_numbers_are_those_of_factors_in_tables(monkeypatch, ratings, estimator)
 
 
 @pytest.mark.classic
-def test_a_half_step_is_one_job(spark, ratings):
+@pytest.mark.parametrize(("exchange", "n_jobs"), [("broadcast", 2), ("moments", 1)])
+def test_a_half_step_is_one_job(spark, ratings, exchange, n_jobs):
+    """And both half-steps are one, where they exchange moments."""
     train = ratings.where("not is_validation").drop("is_validation")
 
     def n_jobs_with(n_iterations: int) -> int:
         first = job_id(spark)
-        BiasedALS(**SETTINGS, maxIter=n_iterations, tol=0.0).fit(train)
+        BiasedALS(**SETTINGS, maxIter=n_iterations, tol=0.0, exchange=exchange).fit(train)
         return job_id(spark) - first
 
-    assert n_jobs_with(4) - n_jobs_with(1) == 3 * 2
+    assert n_jobs_with(4) - n_jobs_with(1) == 3 * n_jobs
 
 
 def job_id(spark) -> int:

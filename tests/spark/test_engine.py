@@ -17,10 +17,12 @@ from scratch import scratch_folder
 from mfspark import BiasedALS, BiasedSGD
 from mfspark.columns import ITEM, USER
 from mfspark.engine import als_half_step, block_files, factor_tables
-from mfspark.engine.blocks import build_blocks, open_block
+from mfspark.engine.blocks import RatingBlockFormat, build_blocks, open_block
 from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
 from mfspark.engine.workspace import Workspace
+
+FORMATS = dict.fromkeys((USER, ITEM), RatingBlockFormat())
 
 
 @given(
@@ -68,7 +70,7 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
                 .sort_index()
                 .equals(expected.sort_index().rename_axis("id").rename("n_ratings"))
             )
-        blocks = build_blocks(workspace, encoded, indices)
+        blocks = build_blocks(workspace, encoded, indices, FORMATS)
         warm = ratings.join(train.select("user").distinct(), "user", "semi").join(
             train.select("item").distinct(), "item", "semi"
         )
@@ -140,7 +142,7 @@ def test_hot_rows_are_shared_out_to_all_blocks(spark):
         assert layout.n_hot == 2
         hot = indices["item"].table.where("block = 12").orderBy("local").toPandas()
         assert list(hot["id"]) == [0, 1]
-        contents = read_blocks(build_blocks(workspace, encoded, indices)["item"])
+        contents = read_blocks(build_blocks(workspace, encoded, indices, FORMATS)["item"])
         loads = np.array([content.train.n_entries for content, _ in contents.values()])
         assert loads.sum() == len(train)
         assert loads.max() < 1.1 * loads.mean()

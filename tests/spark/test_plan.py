@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def test_a_chain_is_distributed_when_it_must_be_and_may_be():
     many = BayesianSettings(keep_draws=500)
     assert not plan_bayes(small, many, Machine(4, 4, 2**30), False).in_one_task
     chain = plan_bayes(big, auto, CLUSTER, False)
-    als = plan_als(big, ALSSettings(execution="distributed"), CLUSTER)
+    als = plan_als(big, ALSSettings(execution="distributed"), CLUSTER, may_sum=False)
     assert chain.bytes_shipped == als.bytes_shipped
     assert set(chain.keep.values()) == {"durable"}
     assert chain.task_bytes >= als.task_bytes
@@ -94,8 +95,26 @@ def test_implicit_features_are_for_one_task():
         assert not plan_of(big, kind(), CLUSTER).in_one_task
 
 
+def test_a_small_side_is_sent_moments_where_they_are_fewer_bytes():
+    machine = Machine(40, 4)
+    big = Workload(10**9, 5_000_000, 100_000, 64)
+    plan, rows = (
+        plan_als(big, settings, machine)
+        for settings in (ALSSettings(), ALSSettings(exchange="routed"))
+    )
+    assert plan.exchange == {"user": "broadcast", "item": "moments"}
+    assert plan.bytes_shipped[ITEM] < rows.bytes_shipped[ITEM] / 4
+    assert plan.task_bytes <= machine.task_bytes
+    # Of sides that are alike, or where a row is shorter than its moments, rows are sent.
+    for workload in (Workload(10**9, 5_000_000, 4_000_000, 64), replace(big, rank=500)):
+        assert plan_als(workload, ALSSettings(), machine).exchange[ITEM] == "routed"
+    # Chains need the rows themselves.
+    assert plan_bayes(big, BayesianSettings(), machine, False).exchange[ITEM] == "routed"
+
+
 def test_blocks_come_in_whole_rounds_and_big_sides_are_routed():
-    plan = plan_als(Workload(10**9, 5_000_000, 100_000, 64), ALSSettings(), CLUSTER)
+    work = Workload(10**9, 5_000_000, 100_000, 64)
+    plan = plan_als(work, ALSSettings(), CLUSTER, may_sum=False)
     assert plan.exchange == {"user": "broadcast", "item": "routed"}
     assert all(n % 40 == 0 for n in plan.n_blocks.values())
     fixed = ALSSettings(num_user_blocks=7, exchange="broadcast", execution="distributed")

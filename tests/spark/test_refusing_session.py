@@ -73,6 +73,7 @@ FITS = {
     "als in one task": lambda: BiasedALS(execution="one_task", **SETTINGS),
     "als broadcast": lambda: BiasedALS(execution="distributed", **SETTINGS),
     "als routed": lambda: BiasedALS(execution="distributed", exchange="routed", **SETTINGS),
+    "als by moments": lambda: BiasedALS(execution="distributed", exchange="moments", **SETTINGS),
     "sgd": lambda: BiasedSGD(execution="distributed", **SETTINGS),
     "bayes": lambda: BayesianMF(execution="distributed", implicitFeatures=False, **SAMPLED),
     "item knn": lambda: ItemKNN(k=5),

@@ -19,6 +19,7 @@ BAYES = {"rank": 2, "maxIter": 14, "burnIn": 3, "keepDraws": 3, "tol": 0.0, "see
 CASES = {
     "als": (BiasedALS, ALS | {"rank": 8, "regParam": 0.01}, {}),
     "als routed": (BiasedALS, ALS, {"exchange": "routed"}),
+    "als by moments": (BiasedALS, ALS, {"exchange": "moments"}),
     "als on its executors": (BiasedALS, ALS, {"exchange": "routed"}),
     "sgd": (BiasedSGD, SGD, {}),
     "sgd beyond its best epoch": (
@@ -30,7 +31,7 @@ CASES = {
     "bayes with chains": (BayesianMF, BAYES, {"implicitFeatures": False, "numChains": 2}),
 }
 
-IN_CI = ["als", "als routed", "sgd", "bayes"]
+IN_CI = ["als", "als by moments", "sgd", "bayes"]
 NAMES = [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.thorough) for name in CASES]
 
 

@@ -1,0 +1,229 @@
+"""The exchange of moments: an iteration in which a big side ships sums in place of its factors.
+
+Where users are many and items few, the task that has just solved a block of users has all that the
+items need of it: from the same ratings in the order of items, and the rows in its cache, it forms
+for each item its part of Σ v vᵀ, v = [p, 1, r − μ − b_u] (see :func:`row_moments`). The parts are
+added up by the block of the item, which is solved from them; the error comes out of the same sums.
+No factor of a user leaves its task, and ratings lie in one place. Shipped are (k + 2)(k + 3)/2
+numbers at rank k for each pair of a block of users and an item that they have rated.
+
+Summing partial normal equations of distributed rows goes back to Zhou et al. (2008) and Schelter et
+al. (2013).
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.columns import ITEM, USER, Side
+from mfspark.engine.als_half_step import SolvedSide, block_solver
+from mfspark.engine.block_files import FILES_LOST, Arrays, BlockFiles, delivered, recovering
+from mfspark.engine.blocks import BlockedSide, RatingBlockFormat
+from mfspark.engine.cells import values
+from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
+from mfspark.engine.index import Layout
+from mfspark.engine.kept_cells import KeptCells
+from mfspark.engine.plan import Keep, moments_bytes
+from mfspark.engine.workspace import Workspace
+from mfspark.errors import FitError
+from mfspark.kernels.arrays import AlignedRows, Float32s
+from mfspark.kernels.csr import Csr, transposed
+from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.objective import Objective, PassSums, add_sums
+
+# Of an item in a block of users: the block of the item, that of the users, whether of their
+# validation ratings, local indices of items int32, and their moments float32, the upper triangle
+# row by row. ``sums``, to the first block of items, are those of the users' half-step, float64; NaN
+# where there was no file of their block.
+_MOMENTS_SCHEMA = (
+    "target int, block int, is_validation boolean, items binary, moments binary, sums binary"
+)
+_FIELDS = pa.schema(
+    [
+        ("target", pa.int32()),
+        ("block", pa.int32()),
+        ("is_validation", pa.bool_()),
+        ("items", pa.binary()),
+        ("moments", pa.binary()),
+        ("sums", pa.binary()),
+    ]
+)
+
+logger = logging.getLogger("mfspark")
+
+_N_SUMS = len(PassSums._fields)
+
+# Items whose moments are held in double at a time.
+_ITEMS_AT_A_TIME = 512
+
+
+@dataclass(frozen=True)
+class SummedBlockFormat(RatingBlockFormat):
+    """A rating block, and its training and validation ratings by the fixed row: two CSR whose rows
+    are places among the needed positions, and whose columns rows of the block."""
+
+    dtypes: ClassVar[tuple[type, ...]] = (np.int32, *4 * (np.int64, np.int32, np.float32))
+
+    def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
+        """See ``BlockFormat``."""
+        needed, *parts = super().arrays(chunks, layout, n_fixed)
+        ratings = Csr(*parts[:3]), Csr(*parts[3:])
+        by_item = [transposed(part, len(needed)) for part in ratings]
+        return [needed, *parts, *by_item[0], *by_item[1]]
+
+    def about(self, arrays: Arrays) -> dict[str, int | bytes]:
+        """See ``BlockFormat``."""
+        return super().about(arrays[:7])
+
+
+@dataclass(frozen=True)
+class SummedItems:
+    """What the half-steps of items without blocks of ratings share."""
+
+    layout: Layout
+    objective: Objective
+    rank: int
+    keep: Keep
+    side: Side = ITEM
+
+    def bytes_shipped(self, users: BlockedSide) -> int:
+        """Bytes of moments of training ratings sent per half-step."""
+        return users.n_needed * moments_bytes(self.rank)
+
+
+def run_summed_iteration(
+    workspace: Workspace, users: SolvedSide, items: SummedItems, begun: KeptCells
+) -> tuple[KeptCells, dict[Side, PassSums]]:
+    """Both half-steps as one Spark job of two stages, from and to cells of the factors of items;
+    those of users follow from the items that it ``begun`` with. Returns the sums of either."""
+    blocks = users.blocks.blocks
+    n_blocks = blocks.files.layout.n_blocks
+    delivery = users.exchange.deliver(begun)
+    work = partial(
+        _solve_and_sum,
+        solve=block_solver(users),
+        files=blocks.files,
+        items=items.layout,
+        rank=items.rank,
+        mean=items.objective.mean,
+    )
+
+    def solved(*places: DataFrame) -> tuple[KeptCells, pa.Table]:
+        sent = [delivered(delivery, each, work, _MOMENTS_SCHEMA) for each in places]
+        summed = (
+            reduce(DataFrame.unionAll, sent)
+            .repartitionById(items.layout.n_blocks, F.col("target"))
+            .mapInArrow(partial(_solve_sums, items=items), FACTORS_SCHEMA)
+        )
+        return recovering(workspace, n_blocks, lambda: workspace.keep(summed, items.keep, FACTORS))
+
+    kept, found = solved(blocks.places)
+    of_users, missing = _user_sums(found)
+    if missing:
+        logger.debug("the files of %d blocks are not where they are needed", len(missing))
+        others = blocks.places.where(~F.col("block").isin(missing))
+        kept, found = solved(others, blocks.placed_anew(missing))
+        of_users, missing = _user_sums(found)
+        if missing:
+            raise FitError(FILES_LOST)
+    return kept, {USER: add_sums(of_users), ITEM: add_sums(found["sums"].to_pylist())}
+
+
+def _user_sums(found: pa.Table) -> tuple[list[list[float]], list[int]]:
+    """The sums of the users' half-step by block, and the blocks whose files were missing."""
+    rows = np.concatenate(
+        [np.frombuffer(part).reshape(-1, 1 + _N_SUMS) for part in values(found["hot"])]
+    )
+    rows = rows[np.argsort(rows[:, 0])]
+    is_missing = np.isnan(rows[:, 1])
+    return rows[~is_missing, 1:].tolist(), rows[is_missing, 0].astype(int).tolist()
+
+
+def _solve_and_sum(
+    arrived: pa.Table,
+    solve: Callable[[pa.Table], pa.RecordBatch],
+    files: BlockFiles,
+    items: Layout,
+    rank: int,
+    mean: float,
+) -> Iterator[pa.RecordBatch]:
+    """Solve a block of users, and form the moments of the items that it has rated; rows of
+    ``_MOMENTS_SCHEMA``."""
+    block = arrived["block"][0].as_py()
+    solved = solve(arrived)
+    arrays = None if solved["sums"].null_count else files.open(block)
+    if arrays is None:
+        yield _row(target=0, block=block, sums=np.full(_N_SUMS, np.nan).tobytes())
+        return
+    yield _row(target=0, block=block, sums=np.array(solved["sums"][0].as_py(), float).tobytes())
+    rows = factor_rows(solved["rows"], rank)[0]
+    fixed = AlignedRows.zeros(len(rows), rank)
+    fixed.fill(0, rows)
+    needed, by_item = arrays[0], (Csr(*arrays[7:10]), Csr(*arrays[10:13]))
+    offsets = items.offsets
+    ends = np.searchsorted(needed, [*offsets, items.n_rows])
+    for target, (first, last) in enumerate(pairwise(ends.tolist())):
+        for is_validation, ratings in zip((False, True), by_item, strict=True):
+            own = ratings.slice(first, last)
+            rated = np.flatnonzero(own.counts)
+            if not len(rated):
+                continue
+            local = (needed[first:last][rated] - offsets[target]).astype(np.int32)
+            yield _row(
+                target=target,
+                block=block,
+                is_validation=is_validation,
+                items=local.tobytes(),
+                moments=_packed(own, fixed, mean)[rated].tobytes(),
+            )
+
+
+def _packed(ratings: Csr, fixed: AlignedRows, mean: float) -> Float32s:
+    """The upper triangles of the moments of all rows, float32 [n_rows, (k + 2)(k + 3) / 2]."""
+    upper = np.triu_indices(fixed.rank + 2)
+    packed = np.empty((ratings.n_rows, len(upper[0])), np.float32)
+    for first in range(0, ratings.n_rows, _ITEMS_AT_A_TIME):
+        some = slice(first, first + _ITEMS_AT_A_TIME)
+        part = ratings.slice(first, min(first + _ITEMS_AT_A_TIME, ratings.n_rows))
+        packed[some] = row_moments(part, fixed, mean)[:, upper[0], upper[1]]
+    return packed
+
+
+def _row(**columns: int | bool | bytes) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([columns], schema=_FIELDS)
+
+
+def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterator[pa.RecordBatch]:
+    """Add up what arrived for a block of items and solve it: one row of ``FACTORS_SCHEMA``, with
+    the sums of the users' blocks in place of ``hot``."""
+    parts = [batch for batch in batches if batch.num_rows]
+    if not parts:
+        return
+    arrived = pa.Table.from_batches(parts)
+    target = arrived["target"][0].as_py()
+    size, n_features = int(items.layout.sizes[target]), items.rank + 2
+    upper = np.triu_indices(n_features)
+    moments = np.zeros((2, size, n_features, n_features))
+    blocks, flags = arrived["block"].to_numpy(), arrived["is_validation"].to_pylist()
+    cells = [values(arrived[name]) for name in ("items", "moments", "sums")]
+    of_users = []
+    # In the order of the blocks, so that the sums are the same in every run.
+    for row in np.argsort(blocks, kind="stable"):
+        local, packed, sums = (column[row] for column in cells)
+        if flags[row] is None:
+            of_users.append([blocks[row], *np.frombuffer(sums)])
+            continue
+        at = np.frombuffer(local, np.int32)[:, np.newaxis]
+        part = np.frombuffer(packed, np.float32).reshape(len(at), len(upper[0]))
+        moments[int(flags[row])][at, upper[0], upper[1]] += part
+    moments[:, :, upper[1], upper[0]] = moments[:, :, upper[0], upper[1]]
+    rows, sums_of_items = half_step_of_moments(moments[0], moments[1], items.objective, ITEM)
+    yield factors_cell(target, rows, [float(value) for value in sums_of_items], np.array(of_users))
