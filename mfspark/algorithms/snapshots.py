@@ -23,6 +23,7 @@ from mfspark.algorithms.learning_rate import RateState
 from mfspark.errors import DataError
 from mfspark.kernels.arrays import Array
 from mfspark.kernels.objective import Objective
+from mfspark.settings import ExchangeName
 
 # Of the files; another one is not gone on with.
 _FORMAT = 1
@@ -60,7 +61,7 @@ class LoopState(_Stated):
     """How far a fit is: the end of an iteration.
 
     ``rate`` and ``visits``, the epochs in the order in which they were run: of SGD. ``chain``: of a
-    sampler. ``n_blocks``: of a distributed fit, by side.
+    sampler. ``n_blocks`` and ``exchange``: of a distributed fit, by side.
     """
 
     objective: Objective
@@ -69,6 +70,7 @@ class LoopState(_Stated):
     visits: list[int] = []
     chain: ChainPlace | None = None
     n_blocks: dict[str, int] = {}
+    exchange: dict[str, ExchangeName] = {}
 
     @classmethod
     def before_best(cls, objective: Objective, past: HistoryState) -> "LoopState":

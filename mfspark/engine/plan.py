@@ -62,7 +62,7 @@ _LINK_ROWS = 12
 _BYTES_PER_SORTED_RATING = 24
 _BYTES_PER_RATING = 8
 # The most that moments may have of the bytes of routed factors.
-_SHARE_OF_ROUTED = 0.7
+SHARE_OF_ROUTED = 0.7
 # In one task, measured: as a rating comes, as positions and rating, in two blocks, while sorting.
 _BYTES_PER_ONE_TASK_RATING = 68
 
@@ -170,7 +170,7 @@ def plan_als(
         of_summed = _choose_blocks(workload, settings, summed, machine)
         n_bytes = _bytes_shipped(workload, settings, summed, of_summed, ITEM)
         # Sums take longer to form than rows to gather.
-        if n_bytes < _SHARE_OF_ROUTED * shipped[ITEM]:
+        if n_bytes < SHARE_OF_ROUTED * shipped[ITEM]:
             exchange, blocks, shipped[ITEM] = summed, of_summed, n_bytes
     is_linked = settings.implicit_features
     in_one_task = is_linked or is_for_one_task(

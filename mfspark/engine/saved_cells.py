@@ -71,21 +71,30 @@ class FitSnapshots:
         self.saver = Saver(self.snapshots, self._saved)
 
     def resumed(self, training: Training, plan: Plan) -> tuple[Training, Plan]:
-        """With the objective and the numbers of blocks of the fit that was broken off."""
+        """With the objective, the numbers of blocks and the exchange of the fit that was broken
+        off: where rows are follows from them."""
         if self.loop is None:
             return training, plan
-        blocks = {side: self.loop.n_blocks.get(side, n) for side, n in plan.n_blocks.items()}
-        return replace(training, objective=self.loop.objective), replace(plan, n_blocks=blocks)
+        loop = self.loop
+        laid_out = replace(
+            plan,
+            n_blocks={side: loop.n_blocks.get(side, n) for side, n in plan.n_blocks.items()},
+            exchange={side: loop.exchange.get(side, name) for side, name in plan.exchange.items()},
+        )
+        return replace(training, objective=loop.objective), laid_out
 
     def save(self, loop: LoopState, plan: Plan, kept: dict[str, KeptCells]) -> None:
         """Save the state of a distributed fit: cells of the columns ``FACTORS``, by name. A fit
         does not end because its state cannot be saved: the snapshot before stays."""
-        n_blocks = {str(side): n for side, n in plan.n_blocks.items()}
+        layout = {
+            "n_blocks": {str(side): n for side, n in plan.n_blocks.items()},
+            "exchange": {str(side): name for side, name in plan.exchange.items()},
+        }
         named = [
             cells.table.select(F.lit(name).alias("name"), *FACTORS) for name, cells in kept.items()
         ]
         try:
-            with self.saver.saving(loop.model_copy(update={"n_blocks": n_blocks})) as folder:
+            with self.saver.saving(loop.model_copy(update=layout)) as folder:
                 everything = reduce(DataFrame.unionAll, named)
                 # Cells are long, and random to a compressor.
                 options = {"compression": "none", "parquet.enable.dictionary": "false"}

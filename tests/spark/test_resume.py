@@ -31,7 +31,7 @@ CASES = {
     "bayes with chains": (BayesianMF, BAYES, {"implicitFeatures": False, "numChains": 2}),
 }
 
-IN_CI = ["als", "als by moments", "sgd", "bayes"]
+IN_CI = ["als", "als routed", "als by moments", "sgd", "bayes"]
 NAMES = [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.thorough) for name in CASES]
 
 
@@ -98,6 +98,29 @@ def test_a_distributed_fit_goes_on_where_it_was_broken_off(
         model = estimator.fit(marked)
     assert len(said(caplog)) == 1
     assert_same(model, expected)
+
+
+def test_a_fit_keeps_its_exchange_where_it_would_be_planned_otherwise(
+    marked, tmp_path, monkeypatch
+):
+    """Where the rows of hot items are depends on it."""
+    hot = marked.withColumn("item", F.expr("IF(pmod(hash(user, item), 3) = 1, 0, item)"))
+    ratings = hot.dropDuplicates(["user", "item"]).cache()
+    estimator = BiasedALS(
+        execution="distributed", numUserBlocks=3, numItemBlocks=12,
+        validationIndicatorCol="held", **ALS,
+    )  # fmt: skip
+    with monkeypatch.context() as small:
+        small.setattr("mfspark.engine.plan.BROADCAST_LIMIT", 0)
+        small.setattr("mfspark.engine.plan.SHARE_OF_ROUTED", 100)
+        expected = estimator.fit(ratings)
+        assert expected.metadata.exchange["item"] == "moments"
+        estimator.setSnapshots(str(tmp_path / "state"), seconds=0)
+        with killed_after(expected.history.count() // 2), pytest.raises(KilledError):
+            estimator.fit(ratings)
+    found = estimator.fit(ratings)
+    assert found.metadata.exchange == expected.metadata.exchange
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("kind", [BiasedALS, BiasedSGD, BayesianMF])
