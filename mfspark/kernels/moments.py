@@ -62,15 +62,15 @@ def half_step_of_moments(
     train: Float64s, validation: Float64s, objective: Objective, side: Side
 ) -> tuple[Float32s, PassSums]:
     """The half-step of rows of ``side``, given by their moments (see :func:`row_moments`), float64
-    [n_rows, rank + 2, rank + 2]; in double precision, and slow."""
+    [n_rows, rank + 2, rank + 2]; in double precision."""
     n_rows, size, _ = train.shape
     assert train.shape == validation.shape == (n_rows, size, size)
     assert train.dtype == validation.dtype == np.float64
     solved = np.zeros((n_rows, size - 1), np.float32)
     counts, penalty = train[:, -2, -2], objective.penalty(side)
-    for row, weight in enumerate(penalty.row_weights(counts)):
-        ridge = weight * penalty.factors, weight * penalty.bias
-        solve_moments(train[row], *ridge, objective.fit_biases, solved[row])
+    weights = penalty.row_weights(counts)
+    ridges = weights * penalty.factors, weights * penalty.bias
+    _solve_rows(train, *ridges, objective.fit_biases, solved)
     return solved, PassSums(
         squared_error=moments_error(train, solved),
         n_ratings=int(counts.sum()),
@@ -78,6 +78,12 @@ def half_step_of_moments(
         validation_squared_error=moments_error(validation, solved),
         n_validation=int(validation[:, -2, -2].sum()),
     )
+
+
+@jit
+def _solve_rows(moments, weights, bias_weights, fit_biases, solved):  # type: ignore[no-untyped-def]
+    for row in range(len(solved)):
+        solve_moments(moments[row], weights[row], bias_weights[row], fit_biases, solved[row])
 
 
 def moments_error(moments: Float64s, solved: Float32s) -> float:

@@ -21,6 +21,8 @@ TILE = 64
 # Ratings between the fetch of a fixed row and its use.
 _AHEAD = 32
 _EPSILON = np.float32(np.finfo(np.float32).eps)
+# Of a pivot in double: less is taken for rounding of the float32 features.
+_LEAST_LEFT = 1e-9
 
 
 @jit
@@ -230,6 +232,8 @@ def solve_moments(moments, weight, bias_weight, fit_biases, out):  # type: ignor
     """Solve a row from its moments, if need be with the least extra ridge that works."""
     rank = len(out) - 1
     n_features = rank + 1 if fit_biases else rank
+    if _solve_regular(moments, weight, bias_weight, n_features, out):
+        return
     gram = moments[:n_features, :n_features]
     # Rounding of the float32 features is 1e-7 of the trace: no smaller ridge can help.
     jitter, step = 0.0, max(1e-7 * np.trace(gram), 1e-30)
@@ -241,3 +245,32 @@ def solve_moments(moments, weight, bias_weight, fit_biases, out):  # type: ignor
             break
         jitter = max(10 * jitter, step)
     out[:n_features] = np.linalg.solve(system, moments[:n_features, rank + 1].copy())
+
+
+@jit
+def _solve_regular(moments, weight, bias_weight, n_features, out):  # type: ignore[no-untyped-def]
+    """Solve a row from its moments; returns False, with out undefined, when they are near
+    singular."""
+    rank = len(out) - 1
+    # The right-hand side as one more column: factored, it has been substituted forward.
+    upper = np.empty((n_features, n_features + 1))
+    for f in range(n_features):
+        upper[f, :n_features] = moments[f, :n_features]
+        upper[f, n_features] = moments[f, rank + 1]
+        upper[f, f] += weight if f < rank else bias_weight
+    least = _LEAST_LEFT * np.diag(upper)
+    for i in range(n_features):
+        if not upper[i, i] > least[i]:
+            return False
+        upper[i, i:] /= np.sqrt(upper[i, i])
+        for j in range(i + 1, n_features):
+            source, target, times = upper[i, j:], upper[j, j:], upper[i, j]
+            for g in range(len(target)):
+                target[g] -= times * source[g]
+    for i in range(n_features - 1, -1, -1):
+        total = upper[i, n_features]
+        for j in range(i + 1, n_features):
+            total -= upper[i, j] * upper[j, n_features]
+        upper[i, n_features] = total / upper[i, i]
+        out[i] = upper[i, n_features]
+    return True

@@ -317,3 +317,32 @@ def test_moments_of_long_rows_lose_no_precision(rng):
     np.testing.assert_allclose(
         row_moments(row, AlignedRows.of(fixed), 3.0)[0], exact, rtol=1e-5, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("fit_biases", [True, False])
+@pytest.mark.parametrize("rank", [1, 5, 40])
+def test_rows_are_solved_from_their_moments_to_the_last_digits(rng, rank, fit_biases):
+    counts = np.array([0, 1, 30, 400])
+    features = [np.column_stack([rng.normal(size=(n, rank)), np.ones(n)]) for n in counts]
+    targets = [rng.normal(size=n) for n in counts]
+    rows = [np.column_stack(pair) for pair in zip(features, targets, strict=True)]
+    moments = np.stack([row.T @ row for row in rows])
+    objective = Objective(0.0, fit_biases, Penalty(0.5, 0.2, 1.0), Penalty(9.0, 9.0, 1.0))
+    solved, _ = half_step_of_moments(moments, np.zeros_like(moments), objective, USER)
+    width = rank + fit_biases
+    for row, n in enumerate(counts):
+        known = features[row][:, :width]
+        ridge = np.diag(max(n, 1) * np.array([0.5] * rank + [0.2])[:width])
+        expected = np.linalg.solve(known.T @ known + ridge, known.T @ targets[row])
+        np.testing.assert_allclose(solved[row, :width], expected, rtol=2e-6, atol=1e-9)
+
+
+def test_rows_of_singular_moments_are_solved_with_the_least_ridge(rng):
+    one = rng.normal(size=(50, 1))
+    row = np.column_stack([one, one, 1e-9 * one, np.ones(50), 2 * one[:, 0] + 1])
+    moments = (row.T @ row)[np.newaxis]
+    none = Penalty(0.0, 0.0, 0.0)
+    objective = Objective(0.0, True, none, none)
+    solved, sums = half_step_of_moments(moments, np.zeros_like(moments), objective, USER)
+    np.testing.assert_allclose(solved[0], [1, 1, 0, 1], atol=1e-3)
+    assert sums.squared_error < 1e-3
