@@ -4,13 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mfspark.kernels.arrays import Bools, Float32s, Float64s, Int32s, Int64s
+from mfspark.kernels.arrays import LANES, Bools, Float32s, Float64s, Int32s, Int64s
 from mfspark.kernels.compiled import compiled
 
-# Scores that exist at a time (4 MB, so that they stay in the cache), and how many of them are
-# looked at as one.
+# Scores that exist at a time (4 MB, so that they stay in the cache), of how many candidates at
+# most; of how many the highest is found first, and the scores that make vectors of these.
 _SCORES_PER_TILE = 1_000_000
-_RUN = 128
+CANDIDATES_PER_TILE = 4096
+_DEEP = 16
+_RUN = _DEEP * LANES
 
 
 def dot_rows(left: Float32s, right: Float32s) -> Float64s:
@@ -177,34 +179,83 @@ def top_n(
         return positions, best
     # One more feature, which is 1 for all queries, adds the bias within the product.
     right = np.column_stack([candidates, candidate_bias]).T
-    tile = max(1, _SCORES_PER_TILE // len(candidates))
-    for first in range(0, n_queries, tile):
-        part = slice(first, min(first + tile, n_queries))
+    width = min(len(candidates), CANDIDATES_PER_TILE)
+    height = min(n_queries, _SCORES_PER_TILE // width)
+    # The same memory for each tile: a new one would come in pages that are yet to be cleared.
+    memory = np.empty(height * width, np.float32)
+    for first in range(0, n_queries, height):
+        part = slice(first, min(first + height, n_queries))
         left = np.column_stack([queries[part], np.ones(part.stop - first, np.float32)])
-        _select(left @ right, excluded[0][first:], excluded[1], positions[part], best[part])
+        starts, places = excluded[0][first:], excluded[1]
+        for offset in range(0, len(candidates), width):
+            some = right[:, offset : offset + width]
+            scores = memory[: len(left) * some.shape[1]].reshape(len(left), -1)
+            np.matmul(left, some, out=scores)
+            _select(scores, offset, starts, places, positions[part], best[part])
     return positions, best
 
 
 @compiled(fastmath={"nnan", "nsz"})
-def _select(scores, starts, excluded, positions, best):  # type: ignore[no-untyped-def]
-    """The largest scores of each row, by insertion; most runs of scores hold none of them."""
+def _select(scores, offset, starts, excluded, positions, best):  # type: ignore[no-untyped-def]
+    """The largest scores of each row among the best so far. ``offset``: position of the first
+    candidate.
+
+    Scores are looked at in groups of ``_DEEP``, every ``LANES``-th of a run. The n-th highest of
+    their maxima is no higher than the n-th best score, so no group below it need be looked at
+    again.
+    """
     n_candidates, n = scores.shape[1], best.shape[1]
+    n_runs = n_candidates // _RUN
+    highest = np.empty(n_runs * LANES, np.float32)
+    bounds = np.empty(n, np.float32)
     for query in range(len(scores)):
         row, top, places = scores[query], best[query], positions[query]
         for entry in range(starts[query], starts[query + 1]):
-            row[excluded[entry]] = -np.inf
-        for first in range(0, n_candidates, _RUN):
-            run = row[first : first + _RUN]
-            highest = run[0]
-            for value in run:
-                highest = max(highest, value)
-            if not highest > top[n - 1]:
-                continue
-            for j in range(len(run)):
-                if not run[j] > top[n - 1]:
-                    continue
-                place = n - 1
-                while place > 0 and run[j] > top[place - 1]:
-                    top[place], places[place] = top[place - 1], places[place - 1]
-                    place -= 1
-                top[place], places[place] = run[j], first + j
+            if offset <= excluded[entry] < offset + n_candidates:
+                row[excluded[entry] - offset] = -np.inf
+        bounds[:] = top[n - 1]
+        _maxima(row, highest, bounds)
+        for group in range(len(highest)):
+            if highest[group] >= bounds[n - 1]:
+                first = group // LANES * _RUN + group % LANES
+                for j in range(first, first + _RUN, LANES):
+                    _insert(row[j], offset + j, top, places)
+        for j in range(n_runs * _RUN, n_candidates):
+            _insert(row[j], offset + j, top, places)
+
+
+@compiled(fastmath={"nnan", "nsz"})
+def _maxima(row, highest, bounds):  # type: ignore[no-untyped-def]
+    """Set highest to the maximum of each group, ``LANES`` of them side by side in a vector, and put
+    what exceeds the last of ``bounds`` among these, in descending order."""
+    n = len(bounds)
+    for number in range(len(highest) // LANES):
+        run, maxima = row[number * _RUN :], highest[number * LANES :]
+        for lane in range(LANES):
+            maxima[lane] = run[lane]
+        for deep in range(1, _DEEP):
+            for lane in range(LANES):
+                maxima[lane] = max(maxima[lane], run[deep * LANES + lane])
+        for lane in range(LANES):
+            place = n
+            while place > 0 and maxima[lane] > bounds[place - 1]:
+                if place < n:
+                    bounds[place] = bounds[place - 1]
+                place -= 1
+            if place < n:
+                bounds[place] = maxima[lane]
+
+
+@compiled(fastmath={"nnan", "nsz"})
+def _insert(score, position, top, places):  # type: ignore[no-untyped-def]
+    """Put a score among the best where it belongs, if it does; of equal ones the lower position
+    comes first."""
+    place = len(top)
+    while place > 0 and (
+        score > top[place - 1] or (score == top[place - 1] and position < places[place - 1])
+    ):
+        place -= 1
+        if place + 1 < len(top):
+            top[place + 1], places[place + 1] = top[place], places[place]
+    if place < len(top):
+        top[place], places[place] = score, position

@@ -334,7 +334,13 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         candidates = less_uncertainty(
             candidates, sides[1], caution, self.metadata, self.history, self.draws
         )
-        matching = Matching(n, self.rank, offset=self.global_mean, limits=self._limits())
+        matching = Matching(
+            n,
+            self.rank,
+            self.metadata.n_items if sides[1] == ITEM else self.metadata.n_users,
+            offset=self.global_mean,
+            limits=self._limits(),
+        )
         own = {USER: self.getOrDefault(self.userCol), ITEM: self.getOrDefault(self.itemCol)}
         if seen is not None:
             seen = spark_frame(seen)

@@ -1,18 +1,20 @@
 """Best matches of every query among candidates, without a table of queries × candidates.
 
 Queries travel in batches; the candidates, packed into one cell, are broadcast to every task. A
-batch is multiplied with all candidates in one matrix product, and keeps its best.
+batch is multiplied with all candidates, some thousands at a time, and keeps its best. Candidates
+too big for a broadcast are dealt out to blocks: every batch of queries meets each of them, and the
+best of the blocks' lists are those of all candidates.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
@@ -23,21 +25,26 @@ from pyspark.sql.types import (
 
 from mfspark.columns import BIAS, COLD_BIAS, FACTORS, N_RATINGS
 from mfspark.engine.machine import machine_of
+from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.kernels.arrays import Float32s, Int32s, Int64s
 from mfspark.kernels.predict import top_n
 from mfspark.models.broadcast import model_rows, read, with_tables
+from mfspark.models.candidate_blocks import n_blocks_of, read_blocks, with_blocks
 
 # Lists that leave Python at a time.
 _QUERIES_PER_BATCH = 10_000
+# Of a row: its biases, its number of ratings, its id.
+_BESIDE_FACTORS = 5
 
 
 @dataclass(frozen=True)
 class Matching:
     """How to score: offset + query bias + candidate bias + product of factors; and what scores are
-    clipped to when they have been compared."""
+    clipped to when they have been compared. ``n_candidates``: about how many there are."""
 
     n: int
     rank: int
+    n_candidates: int
     offset: float = 0.0
     limits: tuple[float, float] | None = None
 
@@ -71,28 +78,60 @@ def best_matches(
         queries = queries.join(lists, F.col(query) == F.col("excluded_for"), "left").drop(
             "excluded_for"
         )
+    pair = [candidates.schema[candidate], StructField(score_name, FloatType())]
     result = StructType(
-        [
-            queries.schema[query],
-            StructField(
-                "recommendations",
-                ArrayType(
-                    StructType([candidates.schema[candidate], StructField(score_name, FloatType())])
-                ),
-            ),
-        ]
+        [queries.schema[query], StructField("recommendations", ArrayType(StructType(pair)))]
     )
     n_tasks = machine_of(queries.sparkSession).cores
-    match = partial(_match, matching=matching, names=(query, candidate, score_name))
-    # Shared out evenly: a factor table may well be one partition.
-    cells = with_tables(queries.repartition(n_tasks), [candidates.select(candidate, *needed)])
-    return cells.mapInArrow(match, result)
+    candidates = candidates.select(candidate, *needed)
+    n_bytes = candidate_bytes(matching.n_candidates, matching.rank)
+    is_small = n_bytes <= BROADCAST_LIMIT
+    names = query, candidate, score_name
+    match = partial(_match, matching=matching, names=names, is_whole=is_small)
+    if is_small:
+        # Shared out evenly: a factor table may well be one partition.
+        cells = with_tables(queries.repartition(n_tasks), [candidates])
+        return cells.mapInArrow(match, result)
+    cells = with_blocks(queries, candidates, n_blocks_of(n_bytes), n_tasks)
+    return _best_of_blocks(cells.mapInArrow(match, result), matching, names)
+
+
+def candidate_bytes(n_candidates: int, rank: int) -> int:
+    """About what the rows of candidates take on their way."""
+    return n_candidates * 4 * (rank + _BESIDE_FACTORS)
+
+
+def _best_of_blocks(lists: DataFrame, matching: Matching, names: tuple[str, str, str]) -> DataFrame:
+    """The best of the lists that each query has of several blocks; ties by id, as in one list."""
+    query, candidate, score_name = names
+    merged = lists.groupBy(query).agg(F.flatten(F.collect_list("recommendations")).alias("found"))
+    falling = F.transform(
+        "found",
+        lambda pair: F.struct((-pair[score_name]).alias("negated"), pair[candidate].alias("id")),
+    )
+    best = F.slice(F.array_sort(falling), 1, matching.n)
+
+    def as_found(pair: Column) -> Column:
+        score = -pair["negated"]
+        if matching.limits is not None:
+            lowest, highest = (F.lit(limit).cast("float") for limit in matching.limits)
+            score = F.greatest(lowest, F.least(highest, score))
+        return F.struct(pair["id"].alias(candidate), score.alias(score_name))
+
+    return merged.select(query, F.transform(best, as_found).alias("recommendations"))
 
 
 def _match(
-    batches: Iterator[pa.RecordBatch], matching: Matching, names: tuple[str, str, str]
+    batches: Iterator[pa.RecordBatch],
+    matching: Matching,
+    names: tuple[str, str, str],
+    is_whole: bool,
 ) -> Iterator[pa.RecordBatch]:
-    for queries, (candidates,) in read(batches):
+    """The lists of each cell of queries, ``is_whole``: among all candidates; otherwise among those
+    of a block, whose scores are yet to be compared with others."""
+    if not is_whole:
+        matching = replace(matching, limits=None)
+    for queries, (candidates,) in read(batches) if is_whole else read_blocks(batches):
         yield from _match_tables(queries, candidates, matching, names)
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,8 +14,14 @@ def test_dot_rows_is_the_sum_of_its_parts_to_the_last_bit(rng):
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 25), n_candidates=st.integers(1, 300))
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), n_candidates=st.integers(1, 1500))
 def test_top_n_agrees_with_a_full_sort(seed, n, n_candidates):
+    with pytest.MonkeyPatch.context() as tiles:
+        tiles.setattr("mfspark.kernels.predict.CANDIDATES_PER_TILE", 600)
+        check_top_n(seed, n, n_candidates)
+
+
+def check_top_n(seed, n, n_candidates):
     rng = np.random.default_rng(seed)
     # Small integers make ties frequent and sums exact.
     queries = rng.integers(-2, 3, (4, 3)).astype(np.float32)

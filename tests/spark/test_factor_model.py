@@ -99,6 +99,16 @@ def test_ids_of_another_type_are_refused(model, cold_pairs):
         model.transform(cold_pairs.drop("user"))
 
 
+@pytest.fixture(params=["whole", "in blocks"])
+def candidates(request, monkeypatch):
+    """How candidates reach the tasks."""
+    if request.param == "in blocks":
+        monkeypatch.setattr("mfspark.models.matching.BROADCAST_LIMIT", 0)
+        monkeypatch.setattr("mfspark.models.candidate_blocks.BLOCK_BYTES", 300)
+    return request.param
+
+
+@pytest.mark.usefixtures("candidates")
 @pytest.mark.parametrize("n", [1, 5, 100])
 def test_recommendations_are_the_best_unseen_items(model, ratings, ratings_frame, n):
     scores = dense_scores(model)
@@ -115,6 +125,7 @@ def test_recommendations_are_the_best_unseen_items(model, ratings, ratings_frame
         assert not {(row["user"], entry["item"]) for entry in row["recommendations"]} & seen
 
 
+@pytest.mark.usefixtures("candidates")
 def test_recommendations_of_the_other_direction_and_for_subsets(spark, model):
     scores = dense_scores(model)
     unclipped = model.copy({model.clipPredictions: False})
@@ -129,6 +140,28 @@ def test_recommendations_of_the_other_direction_and_for_subsets(spark, model):
     assert sorted(row["user"] for row in lists.collect()) == [100, 107]
     items = spark.createDataFrame([(5,)], "item long")
     assert [row["item"] for row in model.recommendForItemSubset(items, 2).collect()] == [5]
+
+
+def test_lists_of_blocks_are_clipped_and_have_the_first_of_equal_scores(spark, model, monkeypatch):
+    ids = [f"i{n:02}" for n in range(40)]
+    alike = pd.DataFrame({"item": ids, "n_ratings": 1, "bias": np.repeat([0.0, 9.0], 20)})
+    alike["factors"] = [[0.0, 0.0, 0.0]] * len(ids)
+    table = spark.createDataFrame(
+        alike, "item string, n_ratings long, bias float, factors array<float>"
+    )
+    many = FactorModel(model.user_factors, table.repartition(4), model.history, model.metadata)
+    many = many.copy({many.clipPredictions: True})
+    seen = spark.createDataFrame([(100, "i21"), (107, "i99")], "user long, item string")
+    whole = many.recommendForAllUsers(30, seen, caution=0.0)
+    monkeypatch.setattr("mfspark.models.matching.BROADCAST_LIMIT", 0)
+    monkeypatch.setattr("mfspark.models.candidate_blocks.BLOCK_BYTES", 300)
+    in_blocks = many.recommendForAllUsers(30, seen, caution=0.0)
+    assert "i21" not in str(in_blocks.where("user = 100").first())
+    expected = [*ids[20:], *ids[:10]]
+    one = in_blocks.where("user = 107").first()["recommendations"]
+    assert [entry["item"] for entry in one] == expected
+    assert one[0]["rating"] == np.float32(model.metadata.rating_scale[1])
+    assert_df_equality(in_blocks, whole, ignore_row_order=True, ignore_nullable=True)
 
 
 def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model):
