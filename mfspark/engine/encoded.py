@@ -53,8 +53,10 @@ from mfspark.kernels.random import mix
 # fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
 _BUCKETS_PER_BLOCK = 64
 
-# A part holds the ids of so many ratings at most, far below the 2 GiB of an Arrow array.
+# A part holds the ids of so many ratings at most, far below the 2 GiB of an Arrow array, and of so
+# many at least: with fewer the task costs more than it spares another one.
 _RATINGS_PER_PART = 2**25
+_LEAST_PER_PART = 1_000_000
 
 # Ratings of a pack in one row: up to 24 MB, of which the JVM may hold several while it copies them.
 _ROWS_PER_SLICE = 2_000_000
@@ -154,7 +156,8 @@ def encode_ratings(
 
     Blocks are balanced up to ``n_blocks`` of a side. Of one side alone there are no ``slices``.
     """
-    of_side = max(n_cores, -(-n_ratings // _RATINGS_PER_PART))
+    of_side = min(n_cores, n_ratings // _LEAST_PER_PART)
+    of_side = max(1, of_side, -(-n_ratings // _RATINGS_PER_PART))
     hashing = {
         side: Hashing(_BUCKETS_PER_BLOCK * n, of_side, number * of_side)
         for number, (side, n) in enumerate(n_blocks.items())

@@ -11,11 +11,11 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, N_RATINGS, Side
 from mfspark.engine.block_files import recovering
-from mfspark.engine.cells import values
+from mfspark.engine.cells import LostCellError, values
 from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import SideIndex
 from mfspark.engine.kept_cells import KeptCells
-from mfspark.engine.workspace import Workspace, materialised
+from mfspark.engine.workspace import Workspace, from_driver, materialised
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
 
@@ -39,7 +39,13 @@ def factor_tables(
     rotation = found.scaled(scale)
 
     def table(side: Side, matrix: Float64s) -> DataFrame:
-        # The tables must be whole before the workspace lets go of blocks and ids.
+        """Whole before the workspace lets go of blocks and ids."""
+        on_driver = cells[side].on_driver
+        if on_driver is not None:
+            ids = recovering(workspace, n_blocks, indices[side].table.toArrow)
+            return from_driver(
+                workspace.spark, _table_on_driver(on_driver, ids, matrix, side, scale)
+            )
         n_bytes = table_bytes(indices[side].layout.n_rows, rank)
         return recovering(
             workspace,
@@ -109,6 +115,24 @@ def factor_table(
     )
     return index.table.join(unpacked, on=["block", "local"], how="inner").select(
         F.col("id").alias(side), N_RATINGS, BIAS, FACTORS
+    )
+
+
+def _table_on_driver(
+    cells: pa.Table, ids: pa.Table, rotation: Float64s, side: Side, scale: float
+) -> pa.Table:
+    """As ``factor_table``, of cells and ids that were collected; in the order of positions."""
+    rows = np.concatenate(factor_rows(cells.sort_by("number")["rows"], len(rotation)))
+    if len(rows) != ids.num_rows:
+        raise LostCellError(f"got {len(rows)} rows of factors for {ids.num_rows} ids")
+    ids = ids.sort_by("position")
+    parts = [
+        pa.table({BIAS: bias, FACTORS: factors})
+        for _, bias, factors in factor_batches(rows, rotation, scale)
+    ]
+    made = pa.concat_tables(parts)
+    return pa.table(
+        {side: ids["id"], N_RATINGS: ids[N_RATINGS], BIAS: made[BIAS], FACTORS: made[FACTORS]}
     )
 
 

@@ -1,5 +1,7 @@
 """Alternating least squares from a ratings DataFrame to factor tables: the whole fit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from pyspark.sql import DataFrame
 
 from mfspark.algorithms.als_threads import ThreadedALS
@@ -97,7 +99,17 @@ def _als_on_blocks(
     formats: dict[Side, RatingBlockFormat] = (
         {USER: SummedBlockFormat()} if is_summed else dict.fromkeys(Side, RatingBlockFormat())
     )
-    blocks = build_blocks(workspace, encoded, indices, formats)
+    summed = SummedItems(indices[ITEM].layout, training.objective, settings.rank, plan.keep[ITEM])
+    known = training.known.get(ITEM)
+    with ThreadPoolExecutor(1) as beside:
+        started = beside.submit(
+            start_factors, workspace, indices[ITEM], known, summed, settings.seed
+        )
+        blocks = build_blocks(workspace, encoded, indices, formats)
+    penalties: dict[str, float] = {}
+    items, penalties[ITEM] = started.result()
+    if state.loop is not None:
+        items = state.cells(workspace, "items", plan.keep[ITEM])
     solved: dict[Side, SolvedSide] = {}
     for side in formats:
         exchange = make_exchange(
@@ -117,14 +129,6 @@ def _als_on_blocks(
             keep=plan.keep[side],
             solver=settings.solver,
         )
-    summed = SummedItems(indices[ITEM].layout, training.objective, settings.rank, plan.keep[ITEM])
-    penalties: dict[str, float] = {}
-    if state.loop is None:
-        items, penalties[ITEM] = start_factors(
-            workspace, indices[ITEM], training.known.get(ITEM), summed, settings.seed
-        )
-    else:
-        items = state.cells(workspace, "items", plan.keep[ITEM])
     compiling.join()
     workspace.phases.end("build")
     history = History(

@@ -165,12 +165,11 @@ def plan_als(
     exchange = {side: _choose_exchange(workload, settings, side) for side in Side}
     blocks = _choose_blocks(workload, settings, exchange, machine)
     shipped = {side: _bytes_shipped(workload, settings, exchange, blocks, side) for side in Side}
-    if may_sum and settings.exchange == "auto" and exchange[ITEM] == "routed":
+    if may_sum and settings.exchange == "auto":
         summed = exchange | {ITEM: "moments"}
         of_summed = _choose_blocks(workload, settings, summed, machine)
         n_bytes = _bytes_shipped(workload, settings, summed, of_summed, ITEM)
-        # Sums take longer to form than rows to gather.
-        if n_bytes < SHARE_OF_ROUTED * shipped[ITEM]:
+        if n_bytes < _most_moments(workload, settings, machine, exchange[ITEM], shipped[ITEM]):
             exchange, blocks, shipped[ITEM] = summed, of_summed, n_bytes
     is_linked = settings.implicit_features
     in_one_task = is_linked or is_for_one_task(
@@ -194,7 +193,7 @@ def plan_als(
         n_cores=machine.cores,
         n_blocks=blocks,
         exchange=exchange,
-        keep=where_to_keep(workload),
+        keep=where_to_keep(workload, exchange),
         task_bytes=task_bytes,
         bytes_shipped=dict.fromkeys(shipped, 0) if in_one_task else shipped,
         iteration_seconds=seconds,
@@ -294,20 +293,21 @@ def plan_bayes(
     )
 
 
-def where_to_keep(workload: Workload) -> dict[Side, Keep]:
+def where_to_keep(workload: Workload, exchange: dict[Side, ExchangeName]) -> dict[Side, Keep]:
     """Where the factors of each side are kept between half-steps.
 
-    What is lost with an executor must follow from what is not: the factors of the smaller side,
-    collected or durable. Those of the other side are collected where that costs nothing.
+    What is lost with an executor must follow from what is not: the factors of the smaller side, or
+    of the one that is sent moments, collected or durable. Those of the other side are collected
+    where that costs nothing.
     """
-    smaller = min(Side, key=workload.n_rows)
+    first = ITEM if exchange[ITEM] == "moments" else min(Side, key=workload.n_rows)
     kept: dict[Side, Keep] = {}
     for side in Side:
         n_bytes = workload.n_rows(side) * workload.row_bytes
-        if n_bytes <= (BROADCAST_LIMIT if side == smaller else CHEAP_BYTES):
+        if n_bytes <= (BROADCAST_LIMIT if side == first else CHEAP_BYTES):
             kept[side] = "driver"
         else:
-            kept[side] = "durable" if side == smaller else "executors"
+            kept[side] = "durable" if side == first else "executors"
     return kept
 
 
@@ -362,6 +362,29 @@ def _bytes_shipped(
     return row_bytes * _needed_rows(workload, side, blocks[side]) * blocks[side]
 
 
+def _most_moments(
+    workload: Workload,
+    settings: ALSSettings,
+    machine: Machine,
+    exchange: ExchangeName,
+    n_bytes: int,
+) -> float:
+    """The most bytes of moments to send in place of ``n_bytes`` of rows by ``exchange``."""
+    if exchange == "routed":
+        # Sums take longer to form than rows to gather.
+        return SHARE_OF_ROUTED * n_bytes
+    if is_by_cg(settings.solver, workload.rank):
+        # Rows solved by conjugate gradients need no sums.
+        return 0
+    # A stage less in each iteration.
+    return n_bytes + _SECONDS_PER_STAGE * _BYTES_PER_SECOND * machine.cores
+
+
+def is_cheap(n_bytes: int) -> bool:
+    """Whether to collect so many bytes rather than let Spark work at them."""
+    return n_bytes <= CHEAP_BYTES
+
+
 def moments_bytes(rank: int) -> int:
     """Bytes of the moments of a row on their way: half of a matrix of rank + 2 rows, float32."""
     return 4 * (rank + 2) * (rank + 3) // 2
@@ -402,8 +425,7 @@ def _distributed_bytes(
     if exchange == "moments":
         # What arrived, and the sums of training and validation ratings in double.
         in_block = math.ceil(workload.n_rows(side) / n_blocks)
-        arrived = n_other * moments_bytes(workload.rank)
-        return _WORKER_BYTES + in_block * (arrived + 16 * (workload.rank + 2) ** 2)
+        return _WORKER_BYTES + in_block * (n_other + 4) * moments_bytes(workload.rank)
     in_block = math.ceil(workload.n_ratings / n_blocks)
     packing = _BYTES_PER_PACKED_ROW * min(ROWS_PER_PACK, in_block)
     needed = _needed_rows(workload, side, n_blocks)

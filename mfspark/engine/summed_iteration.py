@@ -5,7 +5,8 @@ items need of it: from the same ratings in the order of items, and the rows in i
 for each item its part of Σ v vᵀ, v = [p, 1, r − μ − b_u] (see :func:`row_moments`). The parts are
 added up by the block of the item, which is solved from them; the error comes out of the same sums.
 No factor of a user leaves its task, and ratings lie in one place. Shipped are (k + 2)(k + 3)/2
-numbers at rank k for each pair of a block of users and an item that they have rated.
+numbers at rank k for each pair of a block of users and an item that they have rated; where these
+are few, to the driver, which adds them up itself.
 
 Summing partial normal equations of distributed rows goes back to Zhou et al. (2008) and Schelter et
 al. (2013).
@@ -20,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -31,7 +33,7 @@ from mfspark.engine.cells import values
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import Layout
 from mfspark.engine.kept_cells import KeptCells
-from mfspark.engine.plan import Keep, moments_bytes
+from mfspark.engine.plan import Keep, is_cheap, moments_bytes
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
 from mfspark.kernels.arrays import AlignedRows, Float32s
@@ -102,8 +104,9 @@ class SummedItems:
 def run_summed_iteration(
     workspace: Workspace, users: SolvedSide, items: SummedItems, begun: KeptCells
 ) -> tuple[KeptCells, dict[Side, PassSums]]:
-    """Both half-steps as one Spark job of two stages, from and to cells of the factors of items;
-    those of users follow from the items that it ``begun`` with. Returns the sums of either."""
+    """Both half-steps as one Spark job of two stages, or of one where the driver adds up, from and
+    to cells of the factors of items; those of users follow from the items that it ``begun`` with.
+    Returns the sums of either."""
     blocks = users.blocks.blocks
     n_blocks = blocks.files.layout.n_blocks
     delivery = users.exchange.deliver(begun)
@@ -116,12 +119,20 @@ def run_summed_iteration(
         mean=items.objective.mean,
     )
 
+    is_few = is_cheap(items.bytes_shipped(users.blocks))
+
     def solved(*places: DataFrame) -> tuple[KeptCells, pa.Table]:
-        sent = [delivered(delivery, each, work, _MOMENTS_SCHEMA) for each in places]
-        summed = (
-            reduce(DataFrame.unionAll, sent)
-            .repartitionById(items.layout.n_blocks, F.col("target"))
-            .mapInArrow(partial(_solve_sums, items=items), FACTORS_SCHEMA)
+        sent = reduce(
+            DataFrame.unionAll,
+            [delivered(delivery, each, work, _MOMENTS_SCHEMA) for each in places],
+        )
+        if is_few:
+            arrived = recovering(workspace, n_blocks, sent.toArrow)
+            cells = pa.Table.from_batches(_solve_on_driver(arrived, items))
+            kept = KeptCells(workspace.spark, on_driver=cells.select(FACTORS))
+            return kept, cells.drop_columns("rows")
+        summed = sent.repartitionById(items.layout.n_blocks, F.col("target")).mapInArrow(
+            partial(_solve_sums, items=items), FACTORS_SCHEMA
         )
         return recovering(workspace, n_blocks, lambda: workspace.keep(summed, items.keep, FACTORS))
 
@@ -201,6 +212,13 @@ def _row(**columns: int | bool | bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([columns], schema=_FIELDS)
 
 
+def _solve_on_driver(arrived: pa.Table, items: SummedItems) -> Iterator[pa.RecordBatch]:
+    """``_solve_sums`` of every block of items."""
+    for target in pc.unique(arrived["target"]).sort().to_pylist():
+        of_target = arrived.filter(pc.equal(arrived["target"], target))
+        yield from _solve_sums(iter(of_target.to_batches()), items)
+
+
 def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterator[pa.RecordBatch]:
     """Add up what arrived for a block of items and solve it: one row of ``FACTORS_SCHEMA``, with
     the sums of the users' blocks in place of ``hot``."""
@@ -211,19 +229,25 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
     target = arrived["target"][0].as_py()
     size, n_features = int(items.layout.sizes[target]), items.rank + 2
     upper = np.triu_indices(n_features)
-    moments = np.zeros((2, size, n_features, n_features))
+    packed = np.zeros((2, size, len(upper[0])))
     blocks, flags = arrived["block"].to_numpy(), arrived["is_validation"].to_pylist()
     cells = [values(arrived[name]) for name in ("items", "moments", "sums")]
     of_users = []
     # In the order of the blocks, so that the sums are the same in every run.
     for row in np.argsort(blocks, kind="stable"):
-        local, packed, sums = (column[row] for column in cells)
+        local, part, sums = (column[row] for column in cells)
         if flags[row] is None:
             of_users.append([blocks[row], *np.frombuffer(sums)])
             continue
-        at = np.frombuffer(local, np.int32)[:, np.newaxis]
-        part = np.frombuffer(packed, np.float32).reshape(len(at), len(upper[0]))
-        moments[int(flags[row])][at, upper[0], upper[1]] += part
-    moments[:, :, upper[1], upper[0]] = moments[:, :, upper[0], upper[1]]
-    rows, sums_of_items = half_step_of_moments(moments[0], moments[1], items.objective, ITEM)
-    yield factors_cell(target, rows, [float(value) for value in sums_of_items], np.array(of_users))
+        at = np.frombuffer(local, np.int32)
+        packed[int(flags[row])][at] += np.frombuffer(part, np.float32).reshape(len(at), -1)
+    solved, of_items = [np.zeros((0, items.rank + 1), np.float32)], []
+    for first in range(0, size, _ITEMS_AT_A_TIME):
+        some = packed[:, first : first + _ITEMS_AT_A_TIME]
+        moments = np.zeros((*some.shape[:2], n_features, n_features))
+        moments[:, :, upper[0], upper[1]] = moments[:, :, upper[1], upper[0]] = some
+        rows, sums = half_step_of_moments(moments[0], moments[1], items.objective, ITEM)
+        solved.append(rows)
+        of_items.append(sums)
+    total = [float(value) for value in add_sums(of_items)]
+    yield factors_cell(target, np.concatenate(solved), total, np.array(of_users))

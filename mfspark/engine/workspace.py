@@ -231,11 +231,16 @@ def materialised(table: DataFrame, n_bytes: int) -> DataFrame:
     are several, until nothing refers to it.
     """
     if n_bytes <= BROADCAST_LIMIT:
-        collected = table.sparkSession.createDataFrame(table.toArrow())
-        return collected.persist() if can_persist(table.sparkSession) else collected
+        return from_driver(table.sparkSession, table.toArrow())
     if not can_persist(table.sparkSession):
         return persist(table)
     return table.localCheckpoint(storageLevel=replicated_level(table.sparkSession))
+
+
+def from_driver(spark: SparkSession, collected: pa.Table) -> DataFrame:
+    """A table of rows that are on the driver, persisted from there."""
+    table = spark.createDataFrame(collected)
+    return table.persist() if can_persist(spark) else table
 
 
 def replicated_level(spark: SparkSession) -> StorageLevel:

@@ -491,6 +491,9 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     ),
     "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
     "both executors at once, moments": after_iterations("moments", "kill_both_executors"),
+    "big factors; both executors at once, moments": with_big_factors(
+        after_iterations("moments", "kill_both_executors")
+    ),
     "a Worker": lost_worker,
     "an executor that is decommissioned, routed": after_iterations(
         "routed", "decommission_first_executor"

@@ -57,7 +57,7 @@ def test_factors_are_in_canonical_rotation(model):
     "arguments",
     [
         {"numUserBlocks": 1, "numItemBlocks": 1},
-        {"numUserBlocks": 5, "numItemBlocks": 3},
+        {"numUserBlocks": 5, "numItemBlocks": 3, "exchange": "broadcast"},
         {"numUserBlocks": 4, "numItemBlocks": 7, "exchange": "routed"},
     ],
 )

@@ -67,9 +67,13 @@ def test_numbers_are_those_of_factors_in_tables(monkeypatch, ratings, estimator)
 
 
 @pytest.mark.classic
-@pytest.mark.parametrize(("exchange", "n_jobs"), [("broadcast", 2), ("moments", 1)])
-def test_a_half_step_is_one_job(spark, ratings, exchange, n_jobs):
+@pytest.mark.parametrize(
+    ("exchange", "n_jobs", "cheap"),
+    [("broadcast", 2, 2**24), ("moments", 1, 2**24), ("moments", 1, 0)],
+)
+def test_a_half_step_is_one_job(spark, ratings, monkeypatch, exchange, n_jobs, cheap):
     """And both half-steps are one, where they exchange moments."""
+    monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", cheap)
     train = ratings.where("not is_validation").drop("is_validation")
 
     def n_jobs_with(n_iterations: int) -> int:

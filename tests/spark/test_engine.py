@@ -221,10 +221,13 @@ def test_files_lost_before_every_half_step_are_made_again(
 def test_factors_are_the_same_wherever_they_are_kept(
     spark, ratings, monkeypatch, tmp_path, keep, estimator
 ):
+    exchange = {"exchange": "broadcast"} if estimator is BiasedALS else {}
+
     def fit():
         return estimator(
-            rank=3, maxIter=4, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed"
-        ).fit(ratings)
+            rank=3, maxIter=4, regParam=0.2, biasRegParam=0.1, seed=1, execution="distributed",
+            **exchange,
+        ).fit(ratings)  # fmt: skip
 
     expected = fit()
     limits = {"driver": (2**20, 2**20), "executors": (2**20, 0)}.get(keep, (0, 0))

@@ -108,6 +108,12 @@ def test_a_small_side_is_sent_moments_where_they_are_fewer_bytes():
     # Of sides that are alike, or where a row is shorter than its moments, rows are sent.
     for workload in (Workload(10**9, 5_000_000, 4_000_000, 64), replace(big, rank=500)):
         assert plan_als(workload, ALSSettings(), machine).exchange[ITEM] == "routed"
+    small = Workload(10**7, 70_000, 10_000, 32)
+    assert plan_als(small, ALSSettings(), machine).exchange[ITEM] == "moments"
+    # In place of a broadcast they spare a stage, unless rows are solved without any sums, or items
+    # are many beside the ratings.
+    for workload in (replace(small, rank=64), replace(small, n_items=100_000)):
+        assert plan_als(workload, ALSSettings(), machine).exchange[ITEM] == "broadcast"
     # Chains need the rows themselves.
     assert plan_bayes(big, BayesianSettings(), machine, False).exchange[ITEM] == "routed"
 
@@ -302,7 +308,9 @@ def test_memory_of_a_distributed_task_is_estimated_within_half(tmp_path, rng, mo
         [sys.executable, "-c", PEAK + BLOCK, str(path), str(n_users), str(n_items), str(rank)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    settings = ALSSettings(execution="distributed", num_user_blocks=1, num_item_blocks=1)
+    settings = ALSSettings(
+        execution="distributed", exchange="broadcast", num_user_blocks=1, num_item_blocks=1
+    )
     plan = plan_als(Workload(n, n_users, n_items, rank), settings, LAPTOP)
     measured = int(result.stdout)
     assert measured / 1.5 < plan.task_bytes < 1.5 * measured
@@ -332,3 +340,13 @@ def test_bytes_shipped_are_estimated_within_half(spark, rng, exchange, is_half):
     )
     for row in model.history.collect():
         assert row["bytes"] / 1.5 < plan.bytes_shipped[row["side"]] < 1.5 * row["bytes"]
+
+
+def test_items_that_are_sent_moments_are_kept_where_no_executor_can_lose_them():
+    wide = Workload(10**8, 300_000, 20_000_000, 16)
+    by_moments, routed = (
+        plan_als(wide, ALSSettings(exchange=exchange), CLUSTER)
+        for exchange in ("moments", "routed")
+    )
+    assert by_moments.keep[ITEM] == "durable"
+    assert routed.keep == {USER: "driver", ITEM: "executors"}

@@ -71,7 +71,7 @@ SETTINGS = {"rank": 2, "maxIter": 4, "seed": 1}
 SAMPLED = {"rank": 2, "maxIter": 8, "burnIn": 2, "seed": 1}
 FITS = {
     "als in one task": lambda: BiasedALS(execution="one_task", **SETTINGS),
-    "als broadcast": lambda: BiasedALS(execution="distributed", **SETTINGS),
+    "als broadcast": lambda: BiasedALS(execution="distributed", exchange="broadcast", **SETTINGS),
     "als routed": lambda: BiasedALS(execution="distributed", exchange="routed", **SETTINGS),
     "als by moments": lambda: BiasedALS(execution="distributed", exchange="moments", **SETTINGS),
     "sgd": lambda: BiasedSGD(execution="distributed", **SETTINGS),

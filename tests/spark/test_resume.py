@@ -17,7 +17,7 @@ ALS = {"rank": 3, "maxIter": 9, "tol": 0.0, "seed": 1}
 SGD = ALS | {"schedule": "bold_driver"}
 BAYES = {"rank": 2, "maxIter": 14, "burnIn": 3, "keepDraws": 3, "tol": 0.0, "seed": 1}
 CASES = {
-    "als": (BiasedALS, ALS | {"rank": 8, "regParam": 0.01}, {}),
+    "als": (BiasedALS, ALS | {"rank": 8, "regParam": 0.01}, {"exchange": "broadcast"}),
     "als routed": (BiasedALS, ALS, {"exchange": "routed"}),
     "als by moments": (BiasedALS, ALS, {"exchange": "moments"}),
     "als on its executors": (BiasedALS, ALS, {"exchange": "routed"}),

@@ -34,6 +34,13 @@ def ratings(spark):
     table.unpersist()
 
 
+@pytest.fixture(params=["driver", "executors"])
+def adding(request, monkeypatch):
+    """Where moments are added up."""
+    if request.param == "executors":
+        monkeypatch.setattr("mfspark.engine.plan.CHEAP_BYTES", 0)
+
+
 @pytest.fixture(scope="module")
 def expected(ratings):
     return fitted(ratings, execution="one_task")
@@ -59,6 +66,7 @@ def assert_same(found, expected, ratings):
     np.testing.assert_allclose(*values, atol=1e-4)
 
 
+@pytest.mark.usefixtures("adding")
 @pytest.mark.parametrize(
     "blocks",
     [
@@ -74,6 +82,7 @@ def test_the_fit_is_that_of_one_task(ratings, expected, blocks):
     assert found.metadata.n_cold_validation == expected.metadata.n_cold_validation
 
 
+@pytest.mark.usefixtures("adding")
 def test_routed_items_come_to_the_same(ratings, expected, monkeypatch):
     monkeypatch.setattr("mfspark.engine.plan.BROADCAST_LIMIT", 0)
     found = fitted(ratings, **MOMENTS, numUserBlocks=3, numItemBlocks=2)
@@ -82,6 +91,7 @@ def test_routed_items_come_to_the_same(ratings, expected, monkeypatch):
 
 
 @pytest.mark.classic
+@pytest.mark.usefixtures("adding")
 def test_files_that_are_lost_are_made_again(spark, ratings, expected, monkeypatch):
     scratch = scratch_folder(spark)
     lost = []
