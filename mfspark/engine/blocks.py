@@ -131,17 +131,22 @@ def build_blocks(
     n_blocks = max(layout.n_blocks for layout in layouts.values())
     delete_at_exit(workspace, name, n_blocks)
 
-    def build(side: Side) -> BlockedSide:
+    def pack(side: Side) -> FiledBlocks:
         n_fixed = layouts[side.other].n_rows
         files = BlockFiles(name, side, formats[side], layouts[side], n_fixed)
         blocks = file_blocks(workspace, located.chunks(side), files)
+        blocks.gather(workspace)
+        return blocks
+
+    def file(blocks: FiledBlocks) -> BlockedSide:
         n_needed, n_validation = blocks.totals(workspace, "n_needed", "n_validation")
         return BlockedSide(blocks, n_needed, n_validation)
 
     with ThreadPoolExecutor(len(formats)) as pool:
-        blocked = dict(zip(formats, pool.map(build, formats), strict=True))
-    located.release(workspace)
-    return blocked
+        packed = list(pool.map(pack, formats))
+        # Packs, chunks and files side by side would take more disk than the iterations.
+        located.release(workspace)
+        return dict(zip(formats, pool.map(file, packed), strict=True))
 
 
 @dataclass(frozen=True)

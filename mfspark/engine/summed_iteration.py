@@ -2,11 +2,11 @@
 
 Where users are many and items few, the task that has just solved a block of users has all that the
 items need of it: from the same ratings in the order of items, and the rows in its cache, it forms
-for each item its part of Σ v vᵀ, v = [p, 1, r − μ − b_u] (see :func:`row_moments`). The parts are
-added up by the block of the item, which is solved from them; the error comes out of the same sums.
-No factor of a user leaves its task, and ratings lie in one place. Shipped are (k + 2)(k + 3)/2
-numbers at rank k for each pair of a block of users and an item that they have rated; where these
-are few, to the driver, which adds them up itself.
+for each item its part of Σ v vᵀ, v = [p, 1, r − μ − b_u] (see :func:`packed_moments`). The parts
+are added up by the block of the item, which is solved from them; the error comes out of the same
+sums. No factor of a user leaves its task, and ratings lie in one place. Shipped are
+(k + 2)(k + 3)/2 numbers at rank k for each pair of a block of users and an item that they have
+rated; where these are few, to the driver, which adds them up itself.
 
 Summing partial normal equations of distributed rows goes back to Zhou et al. (2008) and Schelter et
 al. (2013).
@@ -29,16 +29,16 @@ from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, block_solver
 from mfspark.engine.block_files import FILES_LOST, Arrays, BlockFiles, delivered, recovering
 from mfspark.engine.blocks import BlockedSide, RatingBlockFormat
-from mfspark.engine.cells import values
+from mfspark.engine.cells import cells_of, values
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import Layout
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep, is_cheap, moments_bytes
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
-from mfspark.kernels.arrays import AlignedRows, Float32s
+from mfspark.kernels.arrays import AlignedRows, Array
 from mfspark.kernels.csr import Csr, transposed
-from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.moments import half_step_of_moments, packed_moments
 from mfspark.kernels.objective import Objective, PassSums, add_sums
 
 # Of an item in a block of users: the block of the item, that of the users, whether of their
@@ -172,9 +172,9 @@ def _solve_and_sum(
     solved = solve(arrived)
     arrays = None if solved["sums"].null_count else files.open(block)
     if arrays is None:
-        yield _row(target=0, block=block, sums=np.full(_N_SUMS, np.nan).tobytes())
+        yield _row(target=0, block=block, sums=np.full(_N_SUMS, np.nan))
         return
-    yield _row(target=0, block=block, sums=np.array(solved["sums"][0].as_py(), float).tobytes())
+    yield _row(target=0, block=block, sums=np.array(solved["sums"][0].as_py(), float))
     rows = factor_rows(solved["rows"], rank)[0]
     fixed = AlignedRows.zeros(len(rows), rank)
     fixed.fill(0, rows)
@@ -184,32 +184,31 @@ def _solve_and_sum(
     for target, (first, last) in enumerate(pairwise(ends.tolist())):
         for is_validation, ratings in zip((False, True), by_item, strict=True):
             own = ratings.slice(first, last)
-            rated = np.flatnonzero(own.counts)
-            if not len(rated):
+            is_rated = own.counts > 0
+            if not is_rated.any():
                 continue
-            local = (needed[first:last][rated] - offsets[target]).astype(np.int32)
+            local, moments = needed[first:last] - offsets[target], packed_moments(own, fixed, mean)
+            if not is_rated.all():
+                local, moments = local[is_rated], moments[is_rated]
             yield _row(
                 target=target,
                 block=block,
                 is_validation=is_validation,
-                items=local.tobytes(),
-                moments=_packed(own, fixed, mean)[rated].tobytes(),
+                items=local.astype(np.int32),
+                moments=moments,
             )
 
 
-def _packed(ratings: Csr, fixed: AlignedRows, mean: float) -> Float32s:
-    """The upper triangles of the moments of all rows, float32 [n_rows, (k + 2)(k + 3) / 2]."""
-    upper = np.triu_indices(fixed.rank + 2)
-    packed = np.empty((ratings.n_rows, len(upper[0])), np.float32)
-    for first in range(0, ratings.n_rows, _ITEMS_AT_A_TIME):
-        some = slice(first, first + _ITEMS_AT_A_TIME)
-        part = ratings.slice(first, min(first + _ITEMS_AT_A_TIME, ratings.n_rows))
-        packed[some] = row_moments(part, fixed, mean)[:, upper[0], upper[1]]
-    return packed
-
-
-def _row(**columns: int | bool | bytes) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([columns], schema=_FIELDS)
+def _row(**columns: int | bool | Array) -> pa.RecordBatch:
+    """One row of ``_MOMENTS_SCHEMA``; arrays as binary values, without a copy."""
+    whole = np.zeros(1, np.int64)
+    cells = [
+        cells_of(value.ravel(), whole)
+        if isinstance(value := columns.get(field.name), np.ndarray)
+        else pa.array([value], field.type)
+        for field in _FIELDS
+    ]
+    return pa.RecordBatch.from_arrays(cells, schema=_FIELDS)
 
 
 def _solve_on_driver(arrived: pa.Table, items: SummedItems) -> Iterator[pa.RecordBatch]:

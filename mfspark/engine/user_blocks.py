@@ -72,8 +72,9 @@ def build_user_blocks(
     files = BlockFiles(unique_name(), USER, UserBlockFormat(items), users, items.n_rows)
     delete_at_exit(workspace, files.fit, users.n_blocks)
     blocks = file_blocks(workspace, located.chunks(USER), files)
-    (n_validation,) = blocks.totals(workspace, "n_validation")
+    blocks.gather(workspace)
     located.release(workspace)
+    (n_validation,) = blocks.totals(workspace, "n_validation")
     return UserBlocks(blocks, items, n_validation)
 
 

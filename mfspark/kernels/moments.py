@@ -29,33 +29,73 @@ def row_moments(ratings: Csr, fixed: AlignedRows, mean: float) -> Float64s:
     return moments
 
 
+def packed_moments(ratings: Csr, fixed: AlignedRows, mean: float) -> Float32s:
+    """The upper triangles of :func:`row_moments`, row by row, float32
+    [n_rows, (rank + 2)(rank + 3) / 2]."""
+    ratings.check()
+    fixed.check()
+    size = fixed.rank + 2
+    packed = np.empty((ratings.n_rows, size * (size + 1) // 2), np.float32)
+    _pack_moments(*ratings, fixed.factors, fixed.bias, np.float32(mean), size, packed)
+    return packed
+
+
 @jit
 def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: ignore[no-untyped-def]
-    """Add v vᵀ of every entry to its row's ``moments``, in tiles whose sums are short."""
-    rank, width = moments.shape[1] - 2, fixed.shape[1]
+    """Add v vᵀ of every entry to its row's ``moments``."""
+    size, width = moments.shape[1], fixed.shape[1]
     tile = np.zeros((TILE, width + LANES), np.float32)
     gram = np.empty((width, width + LANES), np.float32)
     border = np.empty((BORDER, width), np.float32)
     for row in range(len(indptr) - 1):
-        sums = moments[row]
-        # These short sums are added in double.
-        for first in range(indptr[row], indptr[row + 1], _SHORT_SUM):
-            last = min(first + _SHORT_SUM, indptr[row + 1])
-            rated, ratings = columns[first:last], values[first:last]
-            total = row_sums(columns, first, last, ratings, fixed, bias, mean, tile, gram, border)
-            for f in range(rank):
-                for g in range(f, rank):
-                    sums[f, g] += gram[f, g]
-                sums[f, rank] += border[0, f]
-                sums[f, rank + 1] += border[1, f]
-            sums[rank, rank] += last - first
-            sums[rank, rank + 1] += total
-            for t in range(last - first):
-                target = np.float64(ratings[t]) - mean - bias[rated[t]]
-                sums[rank + 1, rank + 1] += target * target
-        for f in range(rank + 2):
+        start, end, sums = indptr[row], indptr[row + 1], moments[row]
+        _add_row(columns, values, start, end, fixed, bias, mean, tile, gram, border, sums)
+        for f in range(size):
             for g in range(f):
                 sums[f, g] = sums[g, f]
+
+
+@jit
+def _pack_moments(indptr, columns, values, fixed, bias, mean, size, packed):  # type: ignore[no-untyped-def]
+    """Set packed to the upper triangles of Σ v vᵀ."""
+    width = fixed.shape[1]
+    tile = np.zeros((TILE, width + LANES), np.float32)
+    gram = np.empty((width, width + LANES), np.float32)
+    border = np.empty((BORDER, width), np.float32)
+    sums = np.empty((size, size))
+    for row in range(len(indptr) - 1):
+        start, end = indptr[row], indptr[row + 1]
+        sums[:, :] = 0
+        _add_row(columns, values, start, end, fixed, bias, mean, tile, gram, border, sums)
+        at = 0
+        for f in range(size):
+            for g in range(f, size):
+                packed[row, at + g - f] = sums[f, g]
+            at += size - f
+
+
+@jit
+def _add_row(  # type: ignore[no-untyped-def]
+    columns, values, start, end, fixed, bias, mean, tile, gram, border, sums
+):
+    """Add v vᵀ of the entries of a row to the upper triangle of sums, in tiles whose own sums are
+    short."""
+    rank = len(sums) - 2
+    # These short sums are added in double.
+    for first in range(start, end, _SHORT_SUM):
+        last = min(first + _SHORT_SUM, end)
+        rated, ratings = columns[first:last], values[first:last]
+        total = row_sums(columns, first, last, ratings, fixed, bias, mean, tile, gram, border)
+        for f in range(rank):
+            for g in range(f, rank):
+                sums[f, g] += gram[f, g]
+            sums[f, rank] += border[0, f]
+            sums[f, rank + 1] += border[1, f]
+        sums[rank, rank] += last - first
+        sums[rank, rank + 1] += total
+        for t in range(last - first):
+            target = np.float64(ratings[t]) - mean - bias[rated[t]]
+            sums[rank + 1, rank + 1] += target * target
 
 
 def half_step_of_moments(

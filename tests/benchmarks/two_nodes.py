@@ -4,9 +4,9 @@
 
 Two network namespaces of this machine, joined by a link that ``tc`` shapes, have a standalone
 Worker each, with one executor of one core; the driver is on the first. Of every rate and exchange:
-bytes that crossed the link in an iteration and its seconds, beside what the planner says. Of what
-is routed, half is for the node where it is already; what is broadcast is collected from the second
-node and sent to it whole.
+bytes that crossed the link in an iteration and its seconds, beside what the planner says. Of rows
+that are routed, and of moments, half are for the node where they are already; what is broadcast is
+collected from the second node and sent to it whole.
 
 Needs root, Linux, ip and tc (iproute2). Nothing outside the namespaces is changed.
 """
@@ -30,14 +30,14 @@ from solvers import made_ratings
 
 from mfspark import BiasedALS
 from mfspark.columns import Side
-from mfspark.engine.plan import Machine, Workload, plan_als
+from mfspark.engine.plan import Machine, Plan, Workload, plan_als
 from mfspark.settings import ALSSettings, ExchangeName
 
 SPARK_CLASS = f"{Path(pyspark.__file__).parent}/bin/spark-class"
 NODES = {"mfspark-a": "10.77.0.1", "mfspark-b": "10.77.0.2"}
 FIRST, SECOND = NODES
 MASTER = f"spark://{NODES[FIRST]}:7077"
-EXCHANGES: tuple[ExchangeName, ...] = ("broadcast", "routed")
+EXCHANGES: tuple[ExchangeName, ...] = ("broadcast", "routed", "moments")
 FEW, MANY = 2, 6
 
 
@@ -219,10 +219,7 @@ def measure(path: str, rank: int) -> None:
         plan = plan_als(
             work, ALSSettings(rank=rank, exchange=exchange, execution="distributed"), Machine(2, 1)
         )
-        if exchange == "routed":
-            planned = sum(plan.bytes_shipped.values()) / 2
-        else:
-            planned = sum(work.n_rows(side) * work.row_bytes for side in Side) * 3 / 2
+        planned = sum(planned_bytes(work, plan, side) for side in Side)
         found = {
             "exchange": exchange,
             "megabytes": (many - few) / (MANY - FEW) / 1e6,
@@ -232,6 +229,13 @@ def measure(path: str, rank: int) -> None:
         }
         print(json.dumps(found), flush=True)
     spark.stop()
+
+
+def planned_bytes(work: Workload, plan: Plan, side: Side) -> float:
+    """Over the link before a half-step of ``side``."""
+    if plan.exchange[side] == "broadcast":
+        return work.n_rows(side.other) * work.row_bytes * 3 / 2
+    return plan.bytes_shipped[side] / 2
 
 
 def fit(ratings: DataFrame, rank: int, exchange: ExchangeName, n: int) -> tuple[int, float]:

@@ -491,8 +491,8 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     ),
     "both executors at once, routed": after_iterations("routed", "kill_both_executors"),
     "both executors at once, moments": after_iterations("moments", "kill_both_executors"),
-    "big factors; both executors at once, moments": with_big_factors(
-        after_iterations("moments", "kill_both_executors")
+    "big factors; an executor, later files, moments": with_big_factors(
+        after_iterations("moments", "kill_first_executor", "delete_files")
     ),
     "a Worker": lost_worker,
     "an executor that is decommissioned, routed": after_iterations(
