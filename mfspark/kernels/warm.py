@@ -18,7 +18,7 @@ from mfspark.kernels.csr import Csr, RowRuns, build_block, group_by_row, join_ru
 from mfspark.kernels.draw import Prior, draw_rows, draw_rows_of_moments
 from mfspark.kernels.features import feature_sums
 from mfspark.kernels.half_step import half_step, squared_error
-from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.moments import half_step_of_moments, packed_moments, row_moments
 from mfspark.kernels.neighbours import N_SUMS, Lists, add_common, corrections
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.kernels.predict import ModelRows, predict_pairs, top_n, variance_of_pairs
@@ -80,6 +80,7 @@ def _block_like(in_file: bool) -> Csr:
     fixed, rows = AlignedRows.zeros(1, 2), np.zeros((1, 3), np.float32)
     squared_error(block.validation, rows, fixed, 0.0)
     half_step(block, fixed, _OBJECTIVE, USER, "auto")
+    packed_moments(block.train, fixed, 0.0)
     moments = row_moments(block.train, fixed, 0.0)
     half_step_of_moments(moments, moments, _OBJECTIVE, USER)
     return block.train

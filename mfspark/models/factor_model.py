@@ -334,10 +334,12 @@ class FactorModel(TransformsFrames, Model, FactorModelParams, Persistent):
         candidates = less_uncertainty(
             candidates, sides[1], caution, self.metadata, self.history, self.draws
         )
+        sizes = {USER: self.metadata.n_users, ITEM: self.metadata.n_items}
         matching = Matching(
             n,
             self.rank,
-            self.metadata.n_items if sides[1] == ITEM else self.metadata.n_users,
+            sizes[sides[0]],
+            sizes[sides[1]],
             offset=self.global_mean,
             limits=self._limits(),
         )

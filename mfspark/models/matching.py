@@ -6,6 +6,7 @@ too big for a broadcast are dealt out to blocks: every batch of queries meets ea
 best of the blocks' lists are those of all candidates.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +34,8 @@ from mfspark.models.candidate_blocks import n_blocks_of, read_blocks, with_block
 
 # Lists that leave Python at a time.
 _QUERIES_PER_BATCH = 10_000
+# In a task: what they have seen, of each maybe hundreds, must stay below 2 GiB of an Arrow array.
+QUERIES_PER_TASK = 250_000
 # Of a row: its biases, its number of ratings, its id.
 _BESIDE_FACTORS = 5
 
@@ -40,10 +43,12 @@ _BESIDE_FACTORS = 5
 @dataclass(frozen=True)
 class Matching:
     """How to score: offset + query bias + candidate bias + product of factors; and what scores are
-    clipped to when they have been compared. ``n_candidates``: about how many there are."""
+    clipped to when they have been compared. ``n_queries``, ``n_candidates``: about how many.
+    """
 
     n: int
     rank: int
+    n_queries: int
     n_candidates: int
     offset: float = 0.0
     limits: tuple[float, float] | None = None
@@ -82,7 +87,8 @@ def best_matches(
     result = StructType(
         [queries.schema[query], StructField("recommendations", ArrayType(StructType(pair)))]
     )
-    n_tasks = machine_of(queries.sparkSession).cores
+    cores = machine_of(queries.sparkSession).cores
+    n_tasks = cores * max(1, math.ceil(matching.n_queries / (cores * QUERIES_PER_TASK)))
     candidates = candidates.select(candidate, *needed)
     n_bytes = candidate_bytes(matching.n_candidates, matching.rank)
     is_small = n_bytes <= BROADCAST_LIMIT

@@ -71,8 +71,9 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
     try:
         before = left_behind()
         BiasedALS(
-            rank=2, maxIter=2, regParam=0.2, biasRegParam=0.1, seed=seed, execution=execution
-        ).fit(ratings).unpersist()
+            rank=2, maxIter=2, regParam=0.2, biasRegParam=0.1, seed=seed, execution=execution,
+            exchange="broadcast",
+        ).fit(ratings).unpersist()  # fmt: skip
         assert left_behind() == before
 
         seen = []
@@ -86,7 +87,7 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
         ]
         monkeypatch.setattr(f"mfspark.engine.{at}", fail)
         with pytest.raises(RuntimeError, match="on purpose"):
-            BiasedALS(rank=2, maxIter=1, execution=execution).fit(ratings)
+            BiasedALS(rank=2, maxIter=1, execution=execution, exchange="broadcast").fit(ratings)
         assert left_behind() == before
         during = seen[0]
         assert during[0] == FIT_SETTINGS

@@ -164,7 +164,7 @@ def test_lists_of_blocks_are_clipped_and_have_the_first_of_equal_scores(spark, m
     assert_df_equality(in_blocks, whole, ignore_row_order=True, ignore_nullable=True)
 
 
-def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model):
+def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model, monkeypatch):
     n = 21_000
     bias = (F.col("id") % 2).cast("float").alias("bias")
     factors = F.array(F.lit(1.0), F.lit(0.0), F.lit(0.0)).cast("array<float>").alias("factors")
@@ -173,11 +173,14 @@ def test_lists_for_more_users_than_go_through_python_at_a_time(spark, model):
         .coalesce(1)
         .select(F.col("id").alias("user"), F.lit(1).cast("long").alias("n_ratings"), bias, factors)
     )
-    many = FactorModel(users, model.item_factors, model.history, model.metadata)
+    metadata = model.metadata.model_copy(update={"n_users": n})
+    many = FactorModel(users, model.item_factors, model.history, metadata)
     best = many.recommendForAllUsers(1, caution=0.0).first()["recommendations"][0]["item"]
     pairs = spark.range(n).select(F.col("id").alias("user"), F.lit(best).alias("item"))
     seen = pairs.where("user % 3 = 0")
+    monkeypatch.setattr("mfspark.models.matching.QUERIES_PER_TASK", 4000)
     lists = many.recommendForAllUsers(1, seen, caution=0.0)
+    assert lists.select(F.spark_partition_id()).distinct().count() == 6
     has_best = F.col("recommendations")[0]["item"] == best
     assert lists.count() == n
     assert lists.where(has_best == (F.col("user") % 3 == 0)).count() == 0
