@@ -144,7 +144,7 @@ def build_blocks(
 
     with ThreadPoolExecutor(len(formats)) as pool:
         packed = list(pool.map(pack, formats))
-        # Packs, chunks and files side by side would take more disk than the iterations.
+        # The files are made of chunks alone, and take as much disk as the packs.
         located.release(workspace)
         return dict(zip(formats, pool.map(file, packed), strict=True))
 

@@ -42,7 +42,8 @@ def factor_tables(
         """Whole before the workspace lets go of blocks and ids."""
         on_driver = cells[side].on_driver
         if on_driver is not None:
-            ids = recovering(workspace, n_blocks, indices[side].table.toArrow)
+            numbered = indices[side].table.select("position", "id", N_RATINGS)
+            ids = recovering(workspace, n_blocks, numbered.toArrow)
             return from_driver(
                 workspace.spark, _table_on_driver(on_driver, ids, matrix, side, scale)
             )

@@ -240,8 +240,8 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
             continue
         at = np.frombuffer(local, np.int32)
         packed[int(flags[row])][at] += np.frombuffer(part, np.float32).reshape(len(at), -1)
-    solved, of_items = [np.zeros((0, items.rank + 1), np.float32)], []
-    for first in range(0, size, _ITEMS_AT_A_TIME):
+    solved, of_items = [], []
+    for first in range(0, max(size, 1), _ITEMS_AT_A_TIME):
         some = packed[:, first : first + _ITEMS_AT_A_TIME]
         moments = np.zeros((*some.shape[:2], n_features, n_features))
         moments[:, :, upper[0], upper[1]] = moments[:, :, upper[1], upper[0]] = some
