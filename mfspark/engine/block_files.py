@@ -178,11 +178,6 @@ class FiledBlocks:
     places: DataFrame
     make_file: Any
 
-    def gather(self, workspace: Workspace) -> None:
-        """Have the chunks brought together, unless they are; no file is made yet."""
-        number = self.chunks.agg(F.count("block"))
-        recovering(workspace, self.files.layout.n_blocks, number.collect)
-
     def totals(self, workspace: Workspace, *fields: str) -> list[int]:
         """Sums over the blocks of fields of ``about``; the files are made if they are not yet."""
         told = self.places.select(*[f"about.{field}" for field in fields])

@@ -131,22 +131,17 @@ def build_blocks(
     n_blocks = max(layout.n_blocks for layout in layouts.values())
     delete_at_exit(workspace, name, n_blocks)
 
-    def pack(side: Side) -> FiledBlocks:
+    def build(side: Side) -> BlockedSide:
         n_fixed = layouts[side.other].n_rows
         files = BlockFiles(name, side, formats[side], layouts[side], n_fixed)
         blocks = file_blocks(workspace, located.chunks(side), files)
-        blocks.gather(workspace)
-        return blocks
-
-    def file(blocks: FiledBlocks) -> BlockedSide:
         n_needed, n_validation = blocks.totals(workspace, "n_needed", "n_validation")
         return BlockedSide(blocks, n_needed, n_validation)
 
     with ThreadPoolExecutor(len(formats)) as pool:
-        packed = list(pool.map(pack, formats))
-        # The files are made of chunks alone, and take as much disk as the packs.
-        located.release(workspace)
-        return dict(zip(formats, pool.map(file, packed), strict=True))
+        blocked = dict(zip(formats, pool.map(build, formats), strict=True))
+    located.release(workspace)
+    return blocked
 
 
 @dataclass(frozen=True)

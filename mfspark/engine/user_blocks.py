@@ -72,9 +72,8 @@ def build_user_blocks(
     files = BlockFiles(unique_name(), USER, UserBlockFormat(items), users, items.n_rows)
     delete_at_exit(workspace, files.fit, users.n_blocks)
     blocks = file_blocks(workspace, located.chunks(USER), files)
-    blocks.gather(workspace)
-    located.release(workspace)
     (n_validation,) = blocks.totals(workspace, "n_validation")
+    located.release(workspace)
     return UserBlocks(blocks, items, n_validation)
 
 
