@@ -180,7 +180,7 @@ def top_n(
     # One more feature, which is 1 for all queries, adds the bias within the product.
     right = np.column_stack([candidates, candidate_bias]).T
     width = min(len(candidates), CANDIDATES_PER_TILE)
-    height = min(n_queries, _SCORES_PER_TILE // width)
+    height = max(1, min(n_queries, _SCORES_PER_TILE // width))
     # The same memory for each tile: a new one would come in pages that are yet to be cleared.
     memory = np.empty(height * width, np.float32)
     for first in range(0, n_queries, height):

@@ -39,6 +39,13 @@ def check_top_n(seed, n, n_candidates):
         np.testing.assert_array_equal(positions[query][finite], order[finite])
 
 
+def test_top_n_of_no_queries_and_of_no_candidates():
+    rows, none = np.ones((3, 2), np.float32), np.zeros((0, 2), np.float32)
+    for queries, candidates, shape in ((none, rows, (0, 2)), (rows, none, (3, 0))):
+        positions, scores = top_n(queries, candidates, np.zeros(len(candidates), np.float32), 2)
+        assert positions.shape == scores.shape == shape
+
+
 def test_pairs_are_predicted_from_the_parts_that_are_known(rng):
     users, items = (
         ModelRows(
