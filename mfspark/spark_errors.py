@@ -30,6 +30,11 @@ def remedy(error: Exception) -> str:
             "Spark Connect call mfspark.ship(spark), which sends mfspark to the server, whose "
             "Python must have the rest"
         )
+    if "ChangedRatingsError" in text:
+        return (
+            "the table of ratings has other rows each time it is computed, as with rand, limit or "
+            "a source that others write to; write it to files or to a table, and fit that"
+        )
     if "No space left" in text:
         return "make room on the executors' disks, or name others in spark.local.dir"
     if "Python worker exited unexpectedly" in text or "Python worker failed" in text:

@@ -18,6 +18,7 @@ from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, fa
 from mfspark.engine.index import SideIndex
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
+from mfspark.engine.recovery import recovering
 from mfspark.engine.start_cells import block_start, starting_ids
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.half_step import half_step
@@ -146,7 +147,9 @@ def start_factors(
         penalty=solved.objective.penalty(solved.side),
     )
     made = starting_ids(index, known, solved.side).mapInArrow(start, FACTORS_SCHEMA)
-    kept, found = workspace.keep(made, solved.keep, FACTORS)
+    kept, found = recovering(
+        workspace, index.layout.n_blocks, lambda: workspace.keep(made, solved.keep, FACTORS)
+    )
     return kept, sum(sums[0] for sums in found["sums"].to_pylist())
 
 

@@ -7,47 +7,49 @@ executor that has its file, and where the place is lost with an executor, the ta
 anew makes the file, too. A task that runs without the file all the same (Spark does not wait for a
 busy executor, and files get damaged) says so, and the work on its block is done again from the
 chunks that the block is made of. Where Spark itself computes a lost table again and meets no file,
-whoever reads the table finds nulls (``LostCellError``); then all files are made again.
+whoever reads the table finds nulls (``LostCellError``); then all files are made again. And where
+the ratings that it computes again come in another order, of which packs and chunks are made, blocks
+could lose some and hold others twice: each is known by its number of ratings, and where that is
+another one (``ChangedRatingsError``), all blocks are made again from the ratings.
 """
 
 import gc
 import logging
 import os
-import re
-import tempfile
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
+from pyspark.sql.types import LongType
 from pyspark.storagelevel import StorageLevel
 from typing_extensions import Self
 
 from mfspark.columns import Side
-from mfspark.engine.cells import LostCellError, cells_of, from_cell, to_cell, values
+from mfspark.engine.cells import ChangedRatingsError, cells_of, from_cell, to_cell, values
 from mfspark.engine.index import Layout
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
+from mfspark.engine.recovery import executor_folders, recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
-from mfspark.spark_errors import SPARK_ERRORS
+from mfspark.kernels.arrays import Int64s
 
 logger = logging.getLogger("mfspark")
 
 Arrays = list[npt.NDArray[Any]]
-ResultT = TypeVar("ResultT")
 
 # Code above 1 MiB (spark.broadcast.UDFCompressionThreshold) is broadcast by PySpark, which leaves a
 # file on the driver until garbage is collected there.
@@ -59,17 +61,11 @@ FILES_LOST = (
     "a file of ratings that a task had just written was not there for the next step: the "
     "executors' scratch folders lose files; check their disks (spark.local.dir)"
 )
-_LOST_SCRATCH = re.compile("FileNotFoundException|NoSuchFileException")
-# A fit that loses files more often than this has a disk that must be seen to.
-_MOST_RECOVERIES = 3
-
 _PREFIX = "mfspark-block-"
 # Nobody opened such a file for so long: its fit is dead. Every use makes a file young again.
 _ABANDONED_SECONDS = 24 * 3600
 # The last fits of this process that have ended.
 _ended: deque[str] = deque(maxlen=100)
-# Folders that Spark's disk store expects below its own and does not make a second time.
-_STORE_FOLDERS = 64
 
 
 class BlockFormat(Protocol):
@@ -86,20 +82,26 @@ class BlockFormat(Protocol):
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """The block that all its chunks make; ``n_fixed``: rows of the other side."""
 
+    def counts(self, arrays: Arrays) -> dict[str, int]:
+        """Numbers that are told of a block, at least ``n_ratings`` and ``n_validation``: of its
+        training and validation ratings."""
+
     def about(self, arrays: Arrays) -> dict[str, int | bytes]:
-        """What is told of a block: a row of ``about_schema``."""
+        """What is told of a block: a row of ``about_schema``, its ``counts`` included."""
 
 
 @dataclass(frozen=True)
 class BlockFiles:
     """What it takes to make the files of one side's blocks: names of the fit and of the side, the
-    format, the layout, and the number of rows of the other side."""
+    format, the layout, and the number of rows of the other side; and when they have been made once,
+    how many training and validation ratings each of them has, int64 [n_blocks]."""
 
     fit: str
     side: Side
     format: BlockFormat
     layout: Layout
     n_fixed: int
+    n_of_block: Int64s | None = None
 
     def make(self, chunks: pa.Table) -> dict[str, int | bytes]:
         """Keep the block that ``chunks`` make on this node, in the first folder that has room;
@@ -109,7 +111,7 @@ class BlockFiles:
         return self.format.about(arrays)
 
     def _write(self, block: int, arrays: Arrays) -> None:
-        for folder in _folders():
+        for folder in executor_folders():
             try:
                 return write_arrays(self._in(folder, block), arrays)
             except OSError as error:
@@ -117,12 +119,21 @@ class BlockFiles:
         raise problem
 
     def open(self, block: int) -> Arrays | None:
-        """The arrays of a block, memory-mapped; None where this node has no whole file of it."""
-        for folder in _folders():
+        """The arrays of a block, memory-mapped; None where this node has no whole file of it.
+        Raises ``ChangedRatingsError`` where it has others than when it was made first."""
+        for folder in executor_folders():
             arrays = open_arrays(self._in(folder, block), self.format.dtypes)
             if arrays is not None:
+                self._check(block, _n_of_both(self.format.counts(arrays)))
                 return arrays
         return None
+
+    def _check(self, block: int, found: int) -> None:
+        if self.n_of_block is not None and found != self.n_of_block[block]:
+            raise ChangedRatingsError(
+                f"block {block} of {self.side}s was made of {self.n_of_block[block]} ratings and "
+                f"then of {found}"
+            )
 
     def _in(self, folder: Path, block: int) -> Path:
         return folder / f"{_PREFIX}{self.fit}-{self.side}-{block}.arrow"
@@ -170,19 +181,14 @@ class FiledBlocks:
     """Blocks of one side, a partition each.
 
     ``chunks``: what they are made of. ``places``: block int, ``about`` struct (what the maker of
-    the file says of it); both persisted.
+    the file says of it); both persisted. ``totals``: sums over the blocks of its numbers.
     """
 
     files: BlockFiles
     chunks: DataFrame
     places: DataFrame
     make_file: Any
-
-    def totals(self, workspace: Workspace, *fields: str) -> list[int]:
-        """Sums over the blocks of fields of ``about``; the files are made if they are not yet."""
-        told = self.places.select(*[f"about.{field}" for field in fields])
-        rows = recovering(workspace, self.files.layout.n_blocks, told.collect)
-        return [sum(row[field] for row in rows) for field in fields]
+    totals: dict[str, int]
 
     def placed_anew(self, blocks: list[int]) -> DataFrame:
         """``places`` of some blocks, whose files are made in the task that asks."""
@@ -211,7 +217,7 @@ def delete_at_exit(workspace: Workspace, fit: str, n_blocks: int) -> None:
 
 
 def _delete(batches: Iterator[pa.RecordBatch], fits: frozenset[str]) -> Iterator[pa.RecordBatch]:
-    for folder in _folders():
+    for folder in executor_folders():
         for place in ("", "../blockmgr-*/"):
             for path in folder.glob(f"{place}{_PREFIX}*"):
                 if path.name.removeprefix(_PREFIX).partition("-")[0] in fits:
@@ -220,25 +226,19 @@ def _delete(batches: Iterator[pa.RecordBatch], fits: frozenset[str]) -> Iterator
         yield batch.slice(0, 0)
 
 
-def _folders() -> list[Path]:
-    """Folders of this executor's temporary files, made again if they were removed; behind them
-    the machine's own."""
-    named = os.environ.get("SPARK_LOCAL_DIRS", "")
-    folders = [Path(folder) for folder in named.split(",") if folder]
-    for folder in folders:
-        if not folder.exists():
-            # Without these Spark's own writes on this executor would fail from now on.
-            for number in range(_STORE_FOLDERS):
-                with suppress(OSError):
-                    (folder / f"{number:02x}").mkdir(parents=True, exist_ok=True)
-    return [*folders, Path(tempfile.gettempdir())]
+def file_blocks(
+    workspace: Workspace, packed: DataFrame, files: BlockFiles, n_ratings: int
+) -> FiledBlocks:
+    """Bring the ``packed`` chunks of a side together and have a file made of each block, of
+    ``n_ratings`` training ratings in all.
 
-
-def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> FiledBlocks:
-    """Bring the ``packed`` chunks of a side together and have a file made of each block."""
+    Raises ``ChangedRatingsError`` where they are others time and again.
+    """
+    n_blocks = files.layout.n_blocks
     chunks = workspace.persist(
-        packed.repartitionById(files.layout.n_blocks, F.col("block")),
+        packed.repartitionById(n_blocks, F.col("block")),
         StorageLevel.DISK_ONLY,
+        made_of="ratings",
     )
 
     def make_file(*columns: pa.Array) -> pa.Scalar:
@@ -247,14 +247,32 @@ def file_blocks(workspace: Workspace, packed: DataFrame, files: BlockFiles) -> F
 
     # An aggregate: Spark still knows that a partition is a block, after a map it would not.
     aggregate = arrow_udf(make_file, f"struct<{files.format.about_schema}>")  # type: ignore[call-overload]
-    places = workspace.persist(_make_places(chunks, aggregate), is_made_of_files=True)
-    n_blocks = files.layout.n_blocks
-    return FiledBlocks(
-        files,
-        workspace.partitioned(chunks, n_blocks, "block"),
-        workspace.partitioned(places, n_blocks, "block"),
-        aggregate,
-    )
+    places = workspace.persist(_make_places(chunks, aggregate), made_of="files")
+    chunks = workspace.partitioned(chunks, n_blocks, "block")
+    places = workspace.partitioned(places, n_blocks, "block")
+    told = recovering(workspace, n_blocks, lambda: _made_of_all(places, n_ratings))
+    n_of_block = np.zeros(n_blocks, np.int64)
+    n_of_block[[row["block"] for row in told]] = [_n_of_both(row) for row in told]
+    totals = {name: sum(row[name] for row in told) for name in told[0]}
+    return FiledBlocks(replace(files, n_of_block=n_of_block), chunks, places, aggregate, totals)
+
+
+def _made_of_all(places: DataFrame, n_ratings: int) -> list[dict[str, int]]:
+    """What is told in numbers of the files of all blocks, which are made if they are not yet."""
+    about = places.select("about.*").schema
+    numbers = [field.name for field in about if isinstance(field.dataType, LongType)]
+    rows = places.select("block", *[f"about.{name}" for name in numbers]).collect()
+    found = sum(row["n_ratings"] for row in rows)
+    if found != n_ratings:
+        raise ChangedRatingsError(
+            f"of {n_ratings} training ratings {found} came into blocks: the table of ratings has "
+            "other rows each time it is computed; write it to files or to a table, and fit that"
+        )
+    return [row.asDict() for row in rows]
+
+
+def _n_of_both(counts: dict[str, int]) -> int:
+    return counts["n_ratings"] + counts["n_validation"]
 
 
 def _make_places(chunks: DataFrame, make_file: Any) -> DataFrame:
@@ -264,7 +282,7 @@ def _make_places(chunks: DataFrame, make_file: Any) -> DataFrame:
 @cache
 def remove_abandoned() -> None:
     """Once per Python worker: delete files that fits of this user left when they were killed."""
-    for folder in _folders():
+    for folder in executor_folders():
         root = folder
         while root.parent != root and root.name.startswith(("blockmgr-", "executor-", "spark-")):
             root = root.parent
@@ -365,38 +383,6 @@ def _as_one(
     arrived: pa.Table, work: Callable[[pa.Table], pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     yield work(arrived)
-
-
-def recovering(workspace: Workspace, n_blocks: int, job: Callable[[], ResultT]) -> ResultT:
-    """What ``job`` returns; done again when it failed of something that Spark cannot put right: an
-    executor's scratch folder that is gone, or cells that were lost."""
-    for _ in range(_MOST_RECOVERIES):
-        try:
-            return job()
-        except SPARK_ERRORS as error:
-            if LostCellError.__name__ in str(error):
-                logger.warning(
-                    "factors and the files that they are made of were lost; making both again"
-                )
-                workspace.renew()
-            elif _LOST_SCRATCH.search(str(error)):
-                logger.warning("an executor has lost its scratch folder; making it again")
-                # More tasks than cores, so that no executor is left out.
-                restore_scratch(workspace.spark, 4 * n_blocks)
-            else:
-                raise
-    return job()
-
-
-def restore_scratch(spark: SparkSession, n_tasks: int) -> None:
-    """Have every executor make its scratch folder again if it is gone; Spark itself never does."""
-
-    def restore(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        _folders()
-        for batch in batches:
-            yield batch.slice(0, 0)
-
-    spark.range(0, n_tasks, 1, n_tasks).mapInArrow(restore, "id long").collect()
 
 
 def _work(

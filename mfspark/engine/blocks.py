@@ -75,7 +75,9 @@ class RatingBlockFormat:
     training ratings and that of its validation ratings, whose columns are places among these."""
 
     dtypes: ClassVar[tuple[type, ...]] = (np.int32, *2 * (np.int64, np.int32, np.float32))
-    about_schema: ClassVar[str] = "needed: binary, n_needed: bigint, n_validation: bigint"
+    about_schema: ClassVar[str] = (
+        "needed: binary, n_needed: bigint, n_ratings: bigint, n_validation: bigint"
+    )
 
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """See ``BlockFormat``."""
@@ -85,14 +87,18 @@ class RatingBlockFormat:
         block = _assemble(chunks, layout, runs, len(needed))
         return [needed, *block.train, *block.validation]
 
-    def about(self, arrays: Arrays) -> dict[str, int | bytes]:
+    def counts(self, arrays: Arrays) -> dict[str, int]:
         """See ``BlockFormat``."""
-        needed, validation = arrays[0], arrays[-1]
+        needed, _, _, ratings, _, _, validation, *_ = arrays
         return {
-            "needed": needed.tobytes(),
             "n_needed": len(needed),
+            "n_ratings": len(ratings),
             "n_validation": len(validation),
         }
+
+    def about(self, arrays: Arrays) -> dict[str, int | bytes]:
+        """See ``BlockFormat``."""
+        return {"needed": arrays[0].tobytes(), **self.counts(arrays)}
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,20 @@ class BlockedSide:
     """The rating blocks of one solved side.
 
     Of each block ``blocks.places`` says in ``about.needed`` (int32) the positions of the fixed rows
-    that it refers to. ``n_needed`` is the sum over blocks of the fixed rows each needs,
-    ``n_validation`` the number of validation ratings.
+    that it refers to.
     """
 
     blocks: FiledBlocks
-    n_needed: int
-    n_validation: int
+
+    @property
+    def n_needed(self) -> int:
+        """The sum over blocks of the fixed rows that each needs."""
+        return self.blocks.totals["n_needed"]
+
+    @property
+    def n_validation(self) -> int:
+        """Validation ratings of users and items that have training ratings."""
+        return self.blocks.totals["n_validation"]
 
     @property
     def layout(self) -> Layout:
@@ -134,9 +147,8 @@ def build_blocks(
     def build(side: Side) -> BlockedSide:
         n_fixed = layouts[side.other].n_rows
         files = BlockFiles(name, side, formats[side], layouts[side], n_fixed)
-        blocks = file_blocks(workspace, located.chunks(side), files)
-        n_needed, n_validation = blocks.totals(workspace, "n_needed", "n_validation")
-        return BlockedSide(blocks, n_needed, n_validation)
+        chunks = located.chunks(side)
+        return BlockedSide(file_blocks(workspace, chunks, files, indices[side].n_ratings))
 
     with ThreadPoolExecutor(len(formats)) as pool:
         blocked = dict(zip(formats, pool.map(build, formats), strict=True))
@@ -183,7 +195,7 @@ def locate_ratings(
         .groupBy("target", "pack")
         .agg(F.collect_list(F.struct("part", "positions")).alias("found"))
     )
-    return LocatedRatings(encoded, workspace.persist(positions, is_made_of_files=True), placements)
+    return LocatedRatings(encoded, workspace.persist(positions, made_of="files"), placements)
 
 
 def _find_positions(

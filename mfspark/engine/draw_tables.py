@@ -9,11 +9,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import DRAWS, Side
-from mfspark.engine.block_files import recovering
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.index import SideIndex
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.mean_cells import by_block, cells_of_block
+from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace, materialised
 
 # Small batches: a list array counts its values in 32 bits.

@@ -168,7 +168,7 @@ def encode_ratings(
     n_targets = n_parts + n_of_slices
     encoded = ratings.mapInArrow(partial(_encode, hashing=hashing, n_targets=n_of_slices), _SCHEMA)
     persisted = workspace.persist(
-        encoded.repartitionById(n_targets, F.col("target")), is_made_of_files=True
+        encoded.repartitionById(n_targets, F.col("target")), made_of="files"
     )
     return EncodedRatings(
         persisted=persisted,

@@ -6,18 +6,20 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import BIAS, FACTORS, N_RATINGS, Side
-from mfspark.engine.block_files import recovering
-from mfspark.engine.cells import LostCellError, values
+from mfspark.engine.cells import ChangedRatingsError, LostCellError, values
 from mfspark.engine.factor_cells import factor_rows
 from mfspark.engine.index import SideIndex
 from mfspark.engine.kept_cells import KeptCells
+from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace, from_driver, materialised
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.rotation import Rotation, canonical_rotation
+from mfspark.persisted import unpersist
 
 # Small batches: a list array counts its values in 32 bits.
 _ROWS_PER_BATCH = 65_536
@@ -43,22 +45,45 @@ def factor_tables(
         on_driver = cells[side].on_driver
         if on_driver is not None:
             numbered = indices[side].table.select("position", "id", N_RATINGS)
-            ids = recovering(workspace, n_blocks, numbered.toArrow)
+            ids = recovering(workspace, n_blocks, partial(_all_ids, numbered, indices[side]))
             return from_driver(
                 workspace.spark, _table_on_driver(on_driver, ids, matrix, side, scale)
             )
         n_bytes = table_bytes(indices[side].layout.n_rows, rank)
-        return recovering(
-            workspace,
-            n_blocks,
-            lambda: materialised(
-                factor_table(cells[side].table, indices[side], matrix, side, scale), n_bytes
-            ),
-        )
+        made = factor_table(cells[side].table, indices[side], matrix, side, scale)
+        return recovering(workspace, n_blocks, partial(_all_factors, made, n_bytes, indices[side]))
 
     with ThreadPoolExecutor(2) as pool:
         tables = pool.map(table, Side, (rotation.users, rotation.items))
     return dict(zip(Side, tables, strict=True)), rotation
+
+
+def _all_ids(numbered: DataFrame, index: SideIndex) -> pa.Table:
+    """The ids of a side, which Spark may have had to count again."""
+    ids = numbered.toArrow()
+    _check(index, ids.num_rows, pc.sum(ids[N_RATINGS]).as_py())
+    return ids
+
+
+def _all_factors(made: DataFrame, n_bytes: int, index: SideIndex) -> DataFrame:
+    """``materialised`` of a factor table, whose ids Spark may have had to count again."""
+    table = materialised(made, n_bytes)
+    row = table.agg(F.count("*"), F.sum(N_RATINGS)).first()
+    assert row is not None
+    try:
+        _check(index, *row)
+    except ChangedRatingsError:
+        unpersist(table)
+        raise
+    return table
+
+
+def _check(index: SideIndex, n_rows: int, n_ratings: int) -> None:
+    if (n_rows, n_ratings) != (index.layout.n_rows, index.n_ratings):
+        raise ChangedRatingsError(
+            f"{index.n_ratings} ratings of {index.layout.n_rows} ids were fitted, and then counted "
+            f"as {n_ratings} of {n_rows}"
+        )
 
 
 def table_bytes(n_rows: int, rank: int) -> int:

@@ -18,13 +18,14 @@ from mfspark.algorithms.hyper_priors import draw_noise_precision, draw_prior
 from mfspark.algorithms.start import start_keys
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, run_half_step, start_factors
-from mfspark.engine.block_files import BlockFiles, recovering, work_at_files
+from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.blocks import open_block
 from mfspark.engine.cells import values
 from mfspark.engine.exchange import arrived_rows, gather
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import SideIndex
 from mfspark.engine.kept_cells import KeptCells
+from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Float64s, UInt64s
 from mfspark.kernels.draw import Prior, RowSums, draw_rows, draw_rows_of_moments
@@ -105,7 +106,9 @@ def _row_keys(
         made = made.union(
             workspace.spark.createDataFrame([(block, b"") for block in empty], _KEYS_SCHEMA)
         )
-    kept, _ = workspace.keep(made, solved.keep, FACTORS)
+    kept, _ = recovering(
+        workspace, index.layout.n_blocks, lambda: workspace.keep(made, solved.keep, FACTORS)
+    )
     hot = kept.of_block(index.layout.n_blocks)
     return kept, np.frombuffer(b"".join(values(hot["rows"])), np.uint64)
 

@@ -30,6 +30,7 @@ from mfspark.algorithms.indexed_ratings import encode_ids
 from mfspark.columns import N_RATINGS, Side
 from mfspark.engine.cells import from_cell, to_cell, values
 from mfspark.engine.encoded import EncodedRatings, Hashing, hash_ids
+from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Array, Int32s, Int64s
 from mfspark.kernels.csr import compact
@@ -183,10 +184,11 @@ class Placement:
 @dataclass(frozen=True)
 class SideIndex:
     """The ids of one side: ``table`` has id, block int, local int, position int, n_ratings long,
-    one partition per block."""
+    one partition per block; and the number of training ratings."""
 
     table: DataFrame
     placement: Placement
+    n_ratings: int
 
     @property
     def layout(self) -> Layout:
@@ -197,14 +199,16 @@ class SideIndex:
 def count_ids(
     workspace: Workspace, encoded: EncodedRatings, n_ratings: int
 ) -> dict[Side, CountedSide]:
-    """Count the training ratings of every id; ``n_ratings``: how many there are."""
+    """Count the training ratings of every id; ``n_ratings``: about how many there are."""
     counts = workspace.persist(
         encoded.dictionaries.mapInArrow(
             partial(_count, hashing=encoded.hashing, n_ratings=n_ratings),
             "number int, ids binary, pieces binary, heavy binary",
-        )
+        ),
+        made_of="ratings",
     )
-    found = counts.select("number", "pieces", "heavy").toArrow()
+    told = counts.select("number", "pieces", "heavy")
+    found = recovering(workspace, encoded.n_parts, told.toArrow)
     pieces: dict[Side, list[Piece]] = {side: [] for side in encoded.hashing}
     rows = (found["number"].to_pylist(), values(found["pieces"]), values(found["heavy"]))
     for number, light, heavy in zip(*rows, strict=True):
@@ -218,7 +222,7 @@ def count_ids(
             hashing=how,
             # In an order of their own: places must not depend on which task came first.
             pieces=sorted(pieces[side], key=lambda piece: (piece.bucket, str(piece.heavy))),
-            n_ratings=n_ratings,
+            n_ratings=sum(piece.n_ratings for piece in pieces[side]),
         )
         for side, how in encoded.hashing.items()
     }
@@ -318,12 +322,13 @@ def _index_side(
     local = workspace.persist(
         counted.counts.select("number", "ids")
         .mapInArrow(partial(_number_rows, placement=placement), schema)
-        .repartitionById(n_blocks + 1, F.col("block"))
+        .repartitionById(n_blocks + 1, F.col("block")),
+        made_of="ratings",
     )
     offsets = F.array(*[F.lit(int(offset)) for offset in layout.offsets])
     position = (F.element_at(offsets, F.col("block") + 1) + F.col("local")).cast("int")
     local = workspace.partitioned(local, n_blocks + 1, "block")
-    return SideIndex(local.withColumn("position", position), placement)
+    return SideIndex(local.withColumn("position", position), placement, counted.n_ratings)
 
 
 def _number_rows(

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from mfspark.algorithms.running_mean import DRAWS_AT_A_TIME, KEPT
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide
-from mfspark.engine.block_files import BlockFiles, recovering, work_at_files
+from mfspark.engine.block_files import BlockFiles, work_at_files
 from mfspark.engine.blocks import open_block
 from mfspark.engine.cells import kept_values
 from mfspark.engine.exchange import Routed, arrived_rows, gather
@@ -33,6 +33,7 @@ from mfspark.engine.gibbs_sweep import Draw
 from mfspark.engine.index import Layout
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
+from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.half_step import squared_error

@@ -30,6 +30,7 @@ from mfspark.engine.factor_cells import (
 from mfspark.engine.index import Layout, SideIndex
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep
+from mfspark.engine.recovery import recovering
 from mfspark.engine.saved_cells import FitSnapshots
 from mfspark.engine.start_cells import block_start, starting_ids
 from mfspark.engine.user_blocks import UserBlocks, open_user_block
@@ -97,7 +98,11 @@ def start_parameters(
         )
         for side, index in indices.items()
     )
-    return workspace.keep(users.union(items), descent.keep, PARAMETERS)[0]
+    both = users.union(items)
+    kept, _ = recovering(
+        workspace, descent.n_blocks, lambda: workspace.keep(both, descent.keep, PARAMETERS)
+    )
+    return kept
 
 
 def parameters_to_save(reached: KeptCells, best: KeptCells) -> dict[str, KeptCells]:

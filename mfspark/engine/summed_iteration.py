@@ -27,13 +27,14 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine.als_half_step import SolvedSide, block_solver
-from mfspark.engine.block_files import FILES_LOST, Arrays, BlockFiles, delivered, recovering
+from mfspark.engine.block_files import FILES_LOST, Arrays, BlockFiles, delivered
 from mfspark.engine.blocks import BlockedSide, RatingBlockFormat
 from mfspark.engine.cells import cells_of, values
 from mfspark.engine.factor_cells import FACTORS, FACTORS_SCHEMA, factor_rows, factors_cell
 from mfspark.engine.index import Layout
 from mfspark.engine.kept_cells import KeptCells
 from mfspark.engine.plan import Keep, is_cheap, moments_bytes
+from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
 from mfspark.kernels.arrays import AlignedRows, Array
@@ -80,10 +81,6 @@ class SummedBlockFormat(RatingBlockFormat):
         ratings = Csr(*parts[:3]), Csr(*parts[3:])
         by_item = [transposed(part, len(needed)) for part in ratings]
         return [needed, *parts, *by_item[0], *by_item[1]]
-
-    def about(self, arrays: Arrays) -> dict[str, int | bytes]:
-        """See ``BlockFormat``."""
-        return super().about(arrays[:7])
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class UserBlockFormat:
     dtypes: ClassVar[tuple[type, ...]] = (
         np.int64, np.int32, np.int32, np.float32, np.int64, np.int32, np.float32,
     )  # fmt: skip
-    about_schema: ClassVar[str] = "n_validation: bigint"
+    about_schema: ClassVar[str] = "n_ratings: bigint, n_validation: bigint"
 
     def arrays(self, chunks: pa.Table, layout: Layout, n_fixed: int) -> Arrays:
         """See ``BlockFormat``."""
@@ -49,18 +49,26 @@ class UserBlockFormat:
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return [ends, *columns, *content.validation]
 
+    def counts(self, arrays: Arrays) -> dict[str, int]:
+        """See ``BlockFormat``."""
+        return {"n_ratings": len(arrays[3]), "n_validation": len(arrays[-1])}
+
     def about(self, arrays: Arrays) -> dict[str, int | bytes]:
         """See ``BlockFormat``."""
-        return {"n_validation": len(arrays[-1])}
+        return dict(self.counts(arrays))
 
 
 @dataclass(frozen=True)
 class UserBlocks:
-    """Ratings by block of users, where the items are, and the number of validation ratings."""
+    """Ratings by block of users, and where the items are."""
 
     blocks: FiledBlocks
     items: Layout
-    n_validation: int
+
+    @property
+    def n_validation(self) -> int:
+        """Validation ratings of users and items that have training ratings."""
+        return self.blocks.totals["n_validation"]
 
 
 def build_user_blocks(
@@ -71,10 +79,9 @@ def build_user_blocks(
     located = locate_ratings(workspace, encoded, indices)
     files = BlockFiles(unique_name(), USER, UserBlockFormat(items), users, items.n_rows)
     delete_at_exit(workspace, files.fit, users.n_blocks)
-    blocks = file_blocks(workspace, located.chunks(USER), files)
-    (n_validation,) = blocks.totals(workspace, "n_validation")
+    blocks = file_blocks(workspace, located.chunks(USER), files, indices[USER].n_ratings)
     located.release(workspace)
-    return UserBlocks(blocks, items, n_validation)
+    return UserBlocks(blocks, items)
 
 
 @dataclass(frozen=True)

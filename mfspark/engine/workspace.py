@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -30,10 +30,18 @@ FIT_SETTINGS = {
     # Any other limit makes Spark add up the size of the batch after each row that goes to Python,
     # which takes three quarters of the time of sending plain rows.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
+    # Spark notices when what it lost and computed again is not what it was: packs of ratings that
+    # come in another order each time are not. By default where Spark is 4.2 or later.
+    "spark.sql.shuffle.orderIndependentChecksum.enabled": "true",
+    "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": "true",
 }
 
 _CHECKPOINT_PREFIX = "mfspark-fit-"
 _ABANDONED_SECONDS = 24 * 3600
+
+
+# What is to be made again with a table.
+Origin = Literal["files", "ratings"]
 
 
 class Workspace:
@@ -53,7 +61,7 @@ class Workspace:
         self.spark = spark
         self.phases = Phases(name)
         self._persisted: list[DataFrame] = []
-        self._made_of_files: list[DataFrame] = []
+        self._renewable: list[tuple[DataFrame, StorageLevel, Origin]] = []
         self._last_steps: list[Callable[[], object]] = []
         self._releases: list[Callable[[], object] | None] = []
         self._checkpoints: str | None = None
@@ -104,16 +112,17 @@ class Workspace:
         self,
         table: DataFrame,
         level: StorageLevel = StorageLevel.MEMORY_AND_DISK,
-        is_made_of_files: bool = False,
+        made_of: Origin | None = None,
     ) -> DataFrame:
         """Persist ``table`` until it is released or the fit ends; in memory, spilling to disk.
 
-        ``is_made_of_files``: its tasks make files of their node, or work at such files.
+        ``made_of``: ``files`` where its tasks make files of their node, or work at such files;
+        ``ratings`` where its rows follow from the ratings and the order that they come in.
         """
         kept = persist(table, level)
         self._persisted.append(kept)
-        if is_made_of_files:
-            self._made_of_files.append(kept)
+        if made_of is not None:
+            self._renewable.append((kept, level, made_of))
         return kept
 
     def partitioned(self, kept: DataFrame, n: int, column: str) -> DataFrame:
@@ -123,16 +132,17 @@ class Workspace:
             return kept
         return kept.repartitionById(n, F.col(column))
 
-    def renew(self) -> None:
+    def renew(self, made_of: Origin) -> None:
         """Have the tables made of files computed again when they are next asked for, files
-        included. Where they are written in place of persisted, they are never lost, and tasks make
-        do without the files of their nodes."""
+        included; or also those made of the ratings. Where they are written in place of persisted,
+        they are never lost, and tasks make do without the files of their nodes."""
         if not can_persist(self.spark):
             return
-        for table in self._made_of_files:
+        again = [each for each in self._renewable if each[-1] in ("files", made_of)]
+        for table, _, _ in again:
             table.unpersist()
-        for table in self._made_of_files:
-            table.persist(StorageLevel.MEMORY_AND_DISK)
+        for table, level, _ in again:
+            table.persist(level)
 
     def on_exit(self, step: Callable[[], object]) -> None:
         """Call ``step`` when the fit ends, while what is persisted is still there."""
@@ -142,7 +152,7 @@ class Workspace:
         """Unpersist a table that no later step reads."""
         unpersist(table)
         self._persisted = [other for other in self._persisted if other is not table]
-        self._made_of_files = [other for other in self._made_of_files if other is not table]
+        self._renewable = [each for each in self._renewable if each[0] is not table]
 
     def keep(
         self, made: DataFrame, keep: Keep, columns: tuple[str, ...]
@@ -167,7 +177,7 @@ class Workspace:
             self._persisted.append(kept)
             self._releases.append(partial(self.release, kept))
         elif keep == "executors":
-            kept = self.persist(made, is_made_of_files=True)
+            kept = self.persist(made, made_of="files")
             self._releases.append(partial(self.release, kept))
         elif folder := setting(self.spark, "spark.checkpoint.dir"):
             kept, path = self._in_files(made, folder)

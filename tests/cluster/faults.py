@@ -52,6 +52,7 @@ ESTIMATORS = {
     "broadcast": partial(ALS, exchange="broadcast", **BLOCKS),
     "routed": partial(ALS, exchange="routed", **BLOCKS),
     "moments": partial(ALS, exchange="moments", **BLOCKS),
+    "many_blocks": partial(ALS, exchange="broadcast", numUserBlocks=6, numItemBlocks=1, maxIter=2),
     "sgd": partial(
         BiasedSGD,
         rank=4,
@@ -285,15 +286,15 @@ def full_disk(kind: str) -> Callable[[Bench], dict]:
     return run
 
 
-def first_times(marks: Path, n: int) -> bool:
-    """Whether this is one of the first ``n`` calls, of all processes together."""
-    for number in range(n):
+def call_number(marks: Path) -> int:
+    """The number of this call, from 0, among those of all processes together."""
+    for number in count():
         try:
             (marks / str(number)).touch(exist_ok=False)
         except FileExistsError:
             continue
-        return True
-    return False
+        return number
+    raise AssertionError
 
 
 def own_executor() -> int:
@@ -319,31 +320,48 @@ def remove_own_scratch() -> None:
         shutil.rmtree(folder)
 
 
+def lose_own_executor() -> None:
+    """Called by a task: it ends with its executor and all that is on that one's disk."""
+    remove_own_scratch()
+    kill_own_executor()
+
+
 def dying_tasks(ratings: DataFrame, marks: Path, n_deaths: int) -> DataFrame:
     """``ratings`` whose first tasks kill the executor that they run on."""
 
     def die(batches):
-        if first_times(marks, n_deaths):
+        if call_number(marks) < n_deaths:
             kill_own_executor()
         yield from batches
 
     return ratings.mapInArrow(die, ratings.schema)
 
 
-def spoilt(arrived, *others, do, spoil, marks: Path, **named):
-    """``do``, but the first task that is about to do it spoils something."""
-    if first_times(marks, 1):
+def in_another_order(ratings: DataFrame) -> DataFrame:
+    """``ratings`` whose partitions have their rows in another order each time."""
+
+    def shuffle(batches):
+        rows = pa.Table.from_batches(list(batches))
+        yield from rows.take(np.random.default_rng().permutation(rows.num_rows)).to_batches()
+
+    return ratings.mapInArrow(shuffle, ratings.schema)
+
+
+def spoilt(arrived, *others, do, spoil, marks: Path, number: int = 0, **named):
+    """``do``, but the task that is the ``number``th to be about to do it spoils something."""
+    if call_number(marks) == number:
         spoil()
     return do(arrived, *others, **named)
 
 
 @dataclass(frozen=True)
 class SpoiltFormat:
-    """A format of block files; the first task that makes one removes its executor's scratch folder
-    before."""
+    """A format of block files; the ``number``th task that makes one spoils something before."""
 
     inner: BlockFormat
+    spoil: Callable[[], None]
     marks: Path
+    number: int
 
     @property
     def dtypes(self):
@@ -355,8 +373,16 @@ class SpoiltFormat:
 
     def arrays(self, chunks, *others):
         return spoilt(
-            chunks, *others, do=self.inner.arrays, spoil=remove_own_scratch, marks=self.marks
+            chunks,
+            *others,
+            do=self.inner.arrays,
+            spoil=self.spoil,
+            marks=self.marks,
+            number=self.number,
         )
+
+    def counts(self, arrays):
+        return self.inner.counts(arrays)
 
     def about(self, arrays):
         return self.inner.about(arrays)
@@ -380,13 +406,15 @@ def in_a_step(bench: Bench, module, number: int) -> Iterator[None]:
 
 
 @contextmanager
-def while_blocks_are_built(bench: Bench, module) -> Iterator[None]:
-    """The first task that is about to make a file removes its executor's scratch folder."""
+def while_blocks_are_built(
+    bench: Bench, module, spoil: Callable[[], None], number: int = 0
+) -> Iterator[None]:
+    """The ``number``th task that is about to make a file spoils something."""
     marks = bench.marks()
 
-    def build(workspace, packed, files):
-        spoiling = SpoiltFormat(files.format, marks)
-        return file_blocks(workspace, packed, replace(files, format=spoiling))
+    def build(workspace, packed, files, n_ratings):
+        spoiling = SpoiltFormat(files.format, spoil, marks, number)
+        return file_blocks(workspace, packed, replace(files, format=spoiling), n_ratings)
 
     with patch.object(module, "file_blocks", build):
         yield
@@ -424,10 +452,20 @@ def with_big_factors(run: Callable[[Bench], dict]) -> Callable[[Bench], dict]:
 def lost_scratch_while_blocks_are_built(kind: str, module) -> Callable[[Bench], dict]:
     def run(bench: Bench) -> dict:
         bench.undisturbed(kind)
-        with while_blocks_are_built(bench, module):
+        with while_blocks_are_built(bench, module, remove_own_scratch):
             return after_iterations(kind)(bench)
 
     return run
+
+
+def rows_in_another_order(bench: Bench) -> dict:
+    """What is computed again after the death of an executor differs from what was there, when some
+    blocks have been made of that already."""
+    bench.undisturbed("many_blocks")
+    ratings = in_another_order(bench.ratings)
+    with while_blocks_are_built(bench, blocks, lose_own_executor, number=3):
+        model = bench.disturbed("many_blocks", {}, ratings)
+    return bench.outcome("many_blocks", model)
 
 
 def death_in_the_task(kind: str, module, work: str) -> Callable[[Bench], dict]:
@@ -521,6 +559,7 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
         "broadcast", blocks
     ),
     "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", user_blocks),
+    "an executor while blocks are built, rows in another order": rows_in_another_order,
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
     "an executor in the task, bayes": death_in_the_task("bayes", one_task, "learn_tables"),

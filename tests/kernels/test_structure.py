@@ -95,7 +95,7 @@ LEAVES = {
     "algorithms.start", "algorithms.sharing",
     "engine.start_cells", "engine.cells", "engine.factor_cells", "engine.kept_cells",
     "engine.compiling", "engine.machine", "engine.phases", "engine.plan", "engine.progress",
-    "engine.telemetry", "engine.workspace",
+    "engine.recovery", "engine.telemetry", "engine.workspace",
     # What comes before and after: Params, the model and how it predicts.
     "models.params", "models.frames", "models.factor_model", "models.factor_storage",
     "models.metadata",

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,18 @@ import pytest
 from conftest import session_setting
 from hypothesis import given
 from hypothesis import strategies as st
+from pyspark import TaskContext
 from pyspark.sql import functions as F
 from scratch import scratch_folder
 
 from mfspark import BiasedALS, BiasedSGD
 from mfspark.columns import ITEM, USER
-from mfspark.engine import als_half_step, block_files, factor_tables
+from mfspark.engine import als_half_step, block_files, factor_tables, sgd_epoch
 from mfspark.engine.blocks import RatingBlockFormat, build_blocks, open_block
 from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
 from mfspark.engine.workspace import Workspace
+from mfspark.errors import FitError
 
 FORMATS = dict.fromkeys((USER, ITEM), RatingBlockFormat())
 
@@ -283,6 +286,54 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
     assert calls
     assert min(calls) > 0
     assert "making both again" in caplog.text
+    assert_same_predictions(found, expected, ratings)
+
+
+@pytest.mark.parametrize("kind", ["als", pytest.param("sgd", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("how_often", ["once", "always"])
+def test_blocks_made_again_of_other_ratings_are_noticed(
+    spark, ratings, monkeypatch, caplog, tmp_path, kind, how_often
+):
+    """Where a fit loses its blocks and the table then has fewer rows than before."""
+    spoilt = tmp_path / "spoilt"
+
+    def drop(batches):
+        mark = spoilt / str(TaskContext.get().partitionId())
+        is_spoilt = mark.exists()
+        if how_often == "once":
+            mark.unlink(missing_ok=True)
+        for batch in batches:
+            yield batch.slice(7 if is_spoilt else 0)
+
+    estimator, module, station, at = {
+        "als": (BiasedALS(exchange="broadcast"), "fit_als", als_half_step.run_half_step, 4),
+        "sgd": (BiasedSGD(numBlocks=2), "fit_sgd", sgd_epoch.run_epoch, 2),
+    }[kind]
+    estimator.setParams(rank=3, maxIter=4, tol=0.0, seed=1, execution="distributed")
+    estimator.setParams(regParam=0.2, biasRegParam=0.1)
+    expected = estimator.fit(ratings)
+    scratch, calls = scratch_folder(spark), count(1)
+
+    def lose(*arguments):
+        if next(calls) == at:
+            spoilt.mkdir()
+            for number in range(ratings.rdd.getNumPartitions()):
+                (spoilt / str(number)).touch()
+            for pattern in ("mfspark-block-*.arrow", "*/shuffle_*"):
+                for path in scratch.glob(pattern):
+                    path.unlink()
+            for table in spark.sparkContext._jsc.getPersistentRDDs().values():
+                table.unpersist(True)
+        return station(*arguments)
+
+    monkeypatch.setattr(f"mfspark.engine.{module}.{station.__name__}", lose)
+    changing = ratings.mapInArrow(drop, ratings.schema)
+    if how_often == "always":
+        with pytest.raises(FitError, match=r"write it to files or to a table"):
+            estimator.fit(changing)
+        return
+    found = estimator.fit(changing)
+    assert "making all blocks again" in caplog.text
     assert_same_predictions(found, expected, ratings)
 
 
