@@ -142,10 +142,10 @@ def _als_on_blocks(
         for _ in history.iterations():
             begun, past = items, history.state
             if is_summed:
-                items, both = run_summed_iteration(workspace, solved[USER], summed, items)
+                items, both, n_bytes = run_summed_iteration(workspace, solved[USER], summed, items)
                 # The history has the seconds of the job beside the users.
                 history.add(USER, both[USER], solved[USER].exchange.bytes_shipped)
-                history.add(ITEM, both[ITEM], summed.bytes_shipped(blocks[USER]))
+                history.add(ITEM, both[ITEM], n_bytes)
             else:
                 users, sums = run_half_step(workspace, solved[USER], items)
                 history.add(USER, sums, solved[USER].exchange.bytes_shipped)

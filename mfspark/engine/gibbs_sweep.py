@@ -97,6 +97,7 @@ def start_chain(
 def _row_keys(
     workspace: Workspace, index: SideIndex, solved: SolvedSide, seed: int
 ) -> tuple[KeptCells, UInt64s]:
+    """Keys of the rows of a side by block, kept; and those of hot rows."""
     made = index.table.select("block", "local", "id").mapInArrow(
         partial(_block_keys, side=solved.side, seed=seed), _KEYS_SCHEMA
     )

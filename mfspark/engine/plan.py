@@ -357,7 +357,9 @@ def _bytes_shipped(
         return workload.row_bytes * workload.n_rows(side.other) * blocks[side]
     if exchange[side] == "moments":
         rated = _needed_rows(workload, side.other, blocks[side.other])
-        return moments_bytes(workload.rank) * rated * blocks[side.other]
+        as_moments = moments_bytes(workload.rank) * rated * blocks[side.other]
+        # Of an item that a block has rated less, its ratings and the rows of users are sent.
+        return min(as_moments, workload.n_ratings * (workload.row_bytes + 8))
     row_bytes = workload.row_bytes // (2 if settings.half_width else 1)
     return row_bytes * _needed_rows(workload, side, blocks[side]) * blocks[side]
 

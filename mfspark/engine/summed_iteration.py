@@ -4,9 +4,10 @@ Where users are many and items few, the task that has just solved a block of use
 items need of it: from the same ratings in the order of items, and the rows in its cache, it forms
 for each item its part of Σ v vᵀ, v = [p, 1, r − μ − b_u] (see :func:`packed_moments`). The parts
 are added up by the block of the item, which is solved from them; the error comes out of the same
-sums. No factor of a user leaves its task, and ratings lie in one place. Shipped are
-(k + 2)(k + 3)/2 numbers at rank k for each pair of a block of users and an item that they have
-rated; where these are few, to the driver, which adds them up itself.
+sums. Ratings lie in one place. Shipped are (k + 2)(k + 3)/2 numbers at rank k for each pair of a
+block of users and an item that they have rated; where these are few, to the driver, which adds them
+up itself. Of a pair of at most k/2 ratings these and the rows of their users are fewer bytes; they
+are shipped instead, and no other factor of a user leaves its task.
 
 Summing partial normal equations of distributed rows goes back to Zhou et al. (2008) and Schelter et
 al. (2013).
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,18 +38,22 @@ from mfspark.engine.plan import Keep, is_cheap, moments_bytes
 from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
-from mfspark.kernels.arrays import AlignedRows, Array
+from mfspark.kernels.arrays import AlignedRows, Array, Float32s
 from mfspark.kernels.csr import Csr, transposed
 from mfspark.kernels.moments import half_step_of_moments, packed_moments
 from mfspark.kernels.objective import Objective, PassSums, add_sums
 
-# Of an item in a block of users: the block of the item, that of the users, whether of their
-# validation ratings, local indices of items int32, and their moments float32, the upper triangle
-# row by row. ``sums``, to the first block of items, are those of the users' half-step, float64; NaN
-# where there was no file of their block.
+# Of items in a block of users: the block of the items, that of the users, whether of their
+# validation ratings, and local indices int32. Then either the moments of these items float32, the
+# upper triangle row by row, or what they are made of: how many ratings each has, int32, the places
+# of their users among ``rows``, int32, the ratings, and rows, both float32. ``sums``, to the first
+# block of items, are those of the users' half-step, and the bytes of training ratings that were
+# sent, float64; NaN where there was no file of their block.
 _MOMENTS_SCHEMA = (
-    "target int, block int, is_validation boolean, items binary, moments binary, sums binary"
+    "target int, block int, is_validation boolean, items binary, moments binary, counts binary, "
+    "users binary, ratings binary, rows binary, sums binary"
 )
+_PLAIN = ("target", "block", "is_validation")
 _FIELDS = pa.schema(
     [
         ("target", pa.int32()),
@@ -56,13 +61,18 @@ _FIELDS = pa.schema(
         ("is_validation", pa.bool_()),
         ("items", pa.binary()),
         ("moments", pa.binary()),
+        ("counts", pa.binary()),
+        ("users", pa.binary()),
+        ("ratings", pa.binary()),
+        ("rows", pa.binary()),
         ("sums", pa.binary()),
     ]
 )
 
 logger = logging.getLogger("mfspark")
 
-_N_SUMS = len(PassSums._fields)
+# Of the users' half-step, and the bytes sent.
+_N_SUMS = len(PassSums._fields) + 1
 
 # Items whose moments are held in double at a time.
 _ITEMS_AT_A_TIME = 512
@@ -93,17 +103,17 @@ class SummedItems:
     keep: Keep
     side: Side = ITEM
 
-    def bytes_shipped(self, users: BlockedSide) -> int:
-        """Bytes of moments of training ratings sent per half-step."""
+    def most_bytes(self, users: BlockedSide) -> int:
+        """The most bytes of training ratings that are sent per half-step, all as moments."""
         return users.n_needed * moments_bytes(self.rank)
 
 
 def run_summed_iteration(
     workspace: Workspace, users: SolvedSide, items: SummedItems, begun: KeptCells
-) -> tuple[KeptCells, dict[Side, PassSums]]:
+) -> tuple[KeptCells, dict[Side, PassSums], int]:
     """Both half-steps as one Spark job of two stages, or of one where the driver adds up, from and
     to cells of the factors of items; those of users follow from the items that it ``begun`` with.
-    Returns the sums of either."""
+    Returns the sums of either, and the bytes of training ratings sent."""
     blocks = users.blocks.blocks
     n_blocks = blocks.files.layout.n_blocks
     delivery = users.exchange.deliver(begun)
@@ -116,7 +126,7 @@ def run_summed_iteration(
         mean=items.objective.mean,
     )
 
-    is_few = is_cheap(items.bytes_shipped(users.blocks))
+    is_few = is_cheap(items.most_bytes(users.blocks))
 
     def solved(*places: DataFrame) -> tuple[KeptCells, pa.Table]:
         sent = reduce(
@@ -142,11 +152,16 @@ def run_summed_iteration(
         of_users, missing = _user_sums(found)
         if missing:
             raise FitError(FILES_LOST)
-    return kept, {USER: add_sums(of_users), ITEM: add_sums(found["sums"].to_pylist())}
+    sums = {
+        USER: add_sums(part[:-1] for part in of_users),
+        ITEM: add_sums(found["sums"].to_pylist()),
+    }
+    return kept, sums, int(sum(part[-1] for part in of_users))
 
 
 def _user_sums(found: pa.Table) -> tuple[list[list[float]], list[int]]:
-    """The sums of the users' half-step by block, and the blocks whose files were missing."""
+    """By block the sums of the users' half-step with the bytes sent, and the blocks whose files
+    were missing."""
     rows = np.concatenate(
         [np.frombuffer(part).reshape(-1, 1 + _N_SUMS) for part in values(found["hot"])]
     )
@@ -171,29 +186,54 @@ def _solve_and_sum(
     if arrays is None:
         yield _row(target=0, block=block, sums=np.full(_N_SUMS, np.nan))
         return
-    yield _row(target=0, block=block, sums=np.array(solved["sums"][0].as_py(), float))
     rows = factor_rows(solved["rows"], rank)[0]
-    fixed = AlignedRows.zeros(len(rows), rank)
-    fixed.fill(0, rows)
+    fixed = AlignedRows.of(rows)
     needed, by_item = arrays[0], (Csr(*arrays[7:10]), Csr(*arrays[10:13]))
     offsets = items.offsets
     ends = np.searchsorted(needed, [*offsets, items.n_rows])
+    n_bytes = 0
     for target, (first, last) in enumerate(pairwise(ends.tolist())):
+        local = (needed[first:last] - offsets[target]).astype(np.int32)
         for is_validation, ratings in zip((False, True), by_item, strict=True):
             own = ratings.slice(first, last)
-            is_rated = own.counts > 0
-            if not is_rated.any():
-                continue
-            local, moments = needed[first:last] - offsets[target], packed_moments(own, fixed, mean)
-            if not is_rated.all():
-                local, moments = local[is_rated], moments[is_rated]
-            yield _row(
-                target=target,
-                block=block,
-                is_validation=is_validation,
-                items=local.astype(np.int32),
-                moments=moments,
-            )
+            is_sparse = own.counts <= rank // 2
+            for some, of_some in (
+                (~is_sparse, partial(_moments_of, fixed=fixed, mean=mean)),
+                (is_sparse & (own.counts > 0), partial(_ratings_of, rows=rows)),
+            ):
+                if some.any():
+                    sent = of_some(own.some(some)) | {"items": local[some]}
+                    n_bytes += 0 if is_validation else sum(part.nbytes for part in sent.values())
+                    yield _row(target=target, block=block, is_validation=is_validation, **sent)
+    sums = [*solved["sums"][0].as_py(), n_bytes]
+    yield _row(target=0, block=block, sums=np.array(sums, float))
+
+
+def _moments_of(ratings: Csr, fixed: AlignedRows, mean: float) -> dict[str, Array]:
+    """Columns of ``_MOMENTS_SCHEMA`` for items of many ratings."""
+    return {"moments": packed_moments(ratings, fixed, mean)}
+
+
+def _ratings_of(ratings: Csr, rows: Float32s) -> dict[str, Array]:
+    """Columns of ``_MOMENTS_SCHEMA`` for items of few ratings."""
+    users, places = np.unique(ratings.columns, return_inverse=True)
+    return {
+        "counts": ratings.counts.astype(np.int32),
+        "users": places.astype(np.int32),
+        "ratings": ratings.values,
+        "rows": rows[users],
+    }
+
+
+def _packed(row: dict[str, Any], items: SummedItems) -> Float32s:
+    """The moments that a row of ``_MOMENTS_SCHEMA`` brings, or those of the ratings in it."""
+    if row["moments"]:
+        return np.frombuffer(row["moments"], np.float32)
+    counts, users = (np.frombuffer(row[name], np.int32) for name in ("counts", "users"))
+    ratings, rows = (np.frombuffer(row[name], np.float32) for name in ("ratings", "rows"))
+    indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    fixed = AlignedRows.of(rows.reshape(-1, items.rank + 1))
+    return packed_moments(Csr(indptr, users, ratings), fixed, items.objective.mean)
 
 
 def _row(**columns: int | bool | Array) -> pa.RecordBatch:
@@ -227,16 +267,16 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
     upper = np.triu_indices(n_features)
     packed = np.zeros((2, size, len(upper[0])))
     blocks, flags = arrived["block"].to_numpy(), arrived["is_validation"].to_pylist()
-    cells = [values(arrived[name]) for name in ("items", "moments", "sums")]
+    cells = {name: values(arrived[name]) for name in _FIELDS.names if name not in _PLAIN}
     of_users = []
     # In the order of the blocks, so that the sums are the same in every run.
-    for row in np.argsort(blocks, kind="stable"):
-        local, part, sums = (column[row] for column in cells)
-        if flags[row] is None:
-            of_users.append([blocks[row], *np.frombuffer(sums)])
+    for number in np.argsort(blocks, kind="stable"):
+        row = {name: column[number] for name, column in cells.items()}
+        if flags[number] is None:
+            of_users.append([blocks[number], *np.frombuffer(row["sums"])])
             continue
-        at = np.frombuffer(local, np.int32)
-        packed[int(flags[row])][at] += np.frombuffer(part, np.float32).reshape(len(at), -1)
+        at = np.frombuffer(row["items"], np.int32)
+        packed[int(flags[number])][at] += _packed(row, items).reshape(len(at), -1)
     solved, of_items = [], []
     for first in range(0, max(size, 1), _ITEMS_AT_A_TIME):
         some = packed[:, first : first + _ITEMS_AT_A_TIME]

@@ -68,6 +68,16 @@ class Csr(NamedTuple):
         """Rows ``first`` .. ``last`` − 1, without a copy."""
         return Csr(self.indptr[first : last + 1], self.columns, self.values)
 
+    def some(self, chosen: Bools) -> "Csr":
+        """Rows by a mask, and their entries alone; a copy, unless all are chosen."""
+        entries = slice(self.indptr[0], self.indptr[-1])
+        columns, values = self.columns[entries], self.values[entries]
+        if chosen.all():
+            return Csr(self.indptr - self.indptr[0], columns, values)
+        of_some = np.repeat(chosen, self.counts)
+        indptr = np.concatenate([[0], np.cumsum(self.counts[chosen], dtype=np.int64)])
+        return Csr(indptr, columns[of_some], values[of_some])
+
     def check(self) -> None:
         """Assert what compiled code relies on, but for the range of the columns."""
         assert self.indptr.ndim == 1

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mfspark.kernels.csr import RowRuns, build_block, compact, group_by_row, join_runs
+from mfspark.kernels.csr import Csr, RowRuns, build_block, compact, group_by_row, join_runs
 
 
 def test_the_worked_example_of_the_module():
@@ -21,6 +23,31 @@ def test_the_worked_example_of_the_module():
     np.testing.assert_array_equal(block.train.columns, [0, 1, 1])
     np.testing.assert_array_equal(block.train.values, [5, 4, 1])
     assert len(block.validation.values) == 0
+
+
+@given(
+    counts=st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=20),
+    ends=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+)
+def test_some_rows_have_their_own_entries(counts, ends):
+    n = np.array([count for count, _ in counts])
+    whole = Csr(
+        np.concatenate([[0], np.cumsum(n)]),
+        np.arange(n.sum(), dtype=np.int32),
+        np.arange(n.sum(), dtype=np.float32),
+    )
+    first, last = sorted(min(end, len(n)) for end in ends)
+    chosen = np.array([is_chosen for _, is_chosen in counts[first:last]], bool)
+    some = whole.slice(first, last).some(chosen)
+    rows = [
+        list(range(whole.indptr[row], whole.indptr[row + 1]))
+        for row in range(first, last)
+        if counts[row][1]
+    ]
+    ends_of_rows = list(pairwise(some.indptr.tolist()))
+    assert [some.columns[start:end].tolist() for start, end in ends_of_rows] == rows
+    assert some.values.tolist() == some.columns.tolist()
+    assert some.n_entries == len(some.columns) == sum(map(len, rows))
 
 
 @given(

@@ -47,7 +47,7 @@ def expected(ratings):
 
 
 def fitted(ratings, **settings):
-    return BiasedALS(**SETTINGS, **settings, validationIndicatorCol="is_validation").fit(ratings)
+    return BiasedALS(**SETTINGS | settings, validationIndicatorCol="is_validation").fit(ratings)
 
 
 def figures(model):
@@ -110,13 +110,32 @@ def test_files_that_are_lost_are_made_again(spark, ratings, expected, monkeypatc
     assert_same(found, expected, ratings)
 
 
-def test_what_is_shipped_is_what_is_said(ratings):
-    train = ratings.where("not is_validation")
-    found = fitted(ratings, **MOMENTS, numUserBlocks=1, numItemBlocks=2)
+@pytest.mark.usefixtures("adding")
+@pytest.mark.parametrize("rank", [20, 200])
+def test_items_of_few_ratings_send_these(ratings, rank):
+    """Half of them, or all but one."""
+    settings = {"rank": rank, "maxIter": 2, "solver": "exact"}
+    found, expected = (
+        fitted(ratings, **settings, **how)
+        for how in ({**MOMENTS, "numUserBlocks": 6}, {"execution": "one_task"})
+    )
+    assert_same(found, expected, ratings)
+
+
+@pytest.mark.parametrize("rank", [3, 200])
+def test_what_is_shipped_is_what_is_said(ratings, rank):
+    train = ratings.where("not is_validation").toPandas()
+    found = fitted(ratings, **MOMENTS | {"rank": rank}, numUserBlocks=1, numItemBlocks=1)
     row = found.history.where("side = 'item'").first()
-    n_items = train.select("item").distinct().count()
-    # The upper triangle of a matrix of rank + 2 rows, float32, for each item.
-    assert row["bytes"] == pytest.approx(n_items * 4 * 5 * 6 / 2, abs=4 * 5 * 6 / 2)
+    counts = train.groupby("item").size()
+    few = counts[counts <= rank // 2]
+    users = train[train["item"].isin(few.index)]["user"].nunique()
+    # The number of an item, and the upper triangle of a matrix of rank + 2 rows; or how many
+    # ratings it has, these, and who gave them; and the rows of all who did.
+    numbers = (len(counts) - len(few)) * (1 + (rank + 2) * (rank + 3) // 2)
+    numbers += 2 * len(few) + 2 * few.sum() + users * (rank + 1)
+    assert row["bytes"] == 4 * numbers
+    assert (len(few) > 10) == (rank == 200)
 
 
 def test_users_of_the_best_iteration_are_those_that_its_items_came_from(ratings, expected):
