@@ -41,7 +41,7 @@ from mfspark.columns import Side
 from mfspark.engine.cells import ChangedRatingsError, cells_of, from_cell, to_cell, values
 from mfspark.engine.index import Layout
 from mfspark.engine.kept_cells import KeptCells
-from mfspark.engine.plan import Keep
+from mfspark.engine.plan import CLOSURE_BYTES, Keep
 from mfspark.engine.recovery import executor_folders, recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
@@ -50,10 +50,6 @@ from mfspark.kernels.arrays import Int64s
 logger = logging.getLogger("mfspark")
 
 Arrays = list[npt.NDArray[Any]]
-
-# Code above 1 MiB (spark.broadcast.UDFCompressionThreshold) is broadcast by PySpark, which leaves a
-# file on the driver until garbage is collected there.
-CLOSURE_BYTES = 3 * 2**18
 
 CHUNK_COLUMNS = ("block", "is_validation", "rows", "counts", "others", "rating", "palette")
 

@@ -34,6 +34,10 @@ Keep = Literal["driver", "executors", "durable"]
 # the cell twice while it builds the broadcast.
 BROADCAST_LIMIT = 128 * 2**20
 
+# Code above 1 MiB (spark.broadcast.UDFCompressionThreshold) is broadcast by PySpark, which leaves a
+# file on the driver until garbage is collected there.
+CLOSURE_BYTES = 3 * 2**18
+
 # Collecting a table of this size takes no longer than persisting it.
 CHEAP_BYTES = 16 * 2**20
 
@@ -73,7 +77,11 @@ _SECONDS_PER_PRODUCT = 4.8e-9  # 8 × 16 sums for one rating
 _SECONDS_PER_CG = 10.6e-9  # six steps of conjugate gradients for one rating, times w
 _SECONDS_PER_SOLVE = 0.5e-6, 0.05e-6  # times w and w³, where w vectors of 16 hold a row
 _SECONDS_PER_STAGE = 0.2
-_BYTES_PER_SECOND = 300e6
+# What a core takes from one task to another through Python, Spark and its disk; two nodes, and one,
+# measured. A network that is slower comes on top.
+_BYTES_PER_SECOND = 80e6
+# For each core: of moments that are worth a stage of each iteration, and the blocks of a side.
+_WORTH_A_STAGE = 60e6
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,9 @@ def plan_als(
         summed = exchange | {ITEM: "moments"}
         of_summed = _choose_blocks(workload, settings, summed, machine)
         n_bytes = _bytes_shipped(workload, settings, summed, of_summed, ITEM)
-        if n_bytes < _most_moments(workload, settings, machine, exchange[ITEM], shipped[ITEM]):
+        # What is not sent as sums is still added up as such, in a stage that should pay.
+        compared = n_bytes if exchange[ITEM] == "routed" else _bytes_of_sums(workload, of_summed)
+        if compared < _most_moments(workload, settings, machine, exchange[ITEM], shipped[ITEM]):
             exchange, blocks, shipped[ITEM] = summed, of_summed, n_bytes
     is_linked = settings.implicit_features
     in_one_task = is_linked or is_for_one_task(
@@ -186,7 +196,7 @@ def plan_als(
         )
         seconds = compute / min(machine.cores, *blocks.values())
         transfer = sum(shipped.values()) / (_BYTES_PER_SECOND * machine.cores)
-        seconds += 2 * _SECONDS_PER_STAGE + transfer
+        seconds += _n_stages(workload, exchange, shipped) * _SECONDS_PER_STAGE + transfer
     return Plan(
         in_one_task=in_one_task,
         n_threads=machine.task_cores,
@@ -356,12 +366,17 @@ def _bytes_shipped(
     if exchange[side] == "broadcast":
         return workload.row_bytes * workload.n_rows(side.other) * blocks[side]
     if exchange[side] == "moments":
-        rated = _needed_rows(workload, side.other, blocks[side.other])
-        as_moments = moments_bytes(workload.rank) * rated * blocks[side.other]
         # Of an item that a block has rated less, its ratings and the rows of users are sent.
-        return min(as_moments, workload.n_ratings * (workload.row_bytes + 8))
+        of_ratings = workload.n_ratings * (workload.row_bytes + 8)
+        return min(_bytes_of_sums(workload, blocks), of_ratings)
     row_bytes = workload.row_bytes // (2 if settings.half_width else 1)
     return row_bytes * _needed_rows(workload, side, blocks[side]) * blocks[side]
+
+
+def _bytes_of_sums(workload: Workload, blocks: dict[Side, int]) -> int:
+    """Bytes of moments for all pairs of an item and a block of users that has rated it."""
+    rated = _needed_rows(workload, USER, blocks[USER])
+    return moments_bytes(workload.rank) * rated * blocks[USER]
 
 
 def _most_moments(
@@ -379,7 +394,23 @@ def _most_moments(
         # Rows solved by conjugate gradients need no sums.
         return 0
     # A stage less in each iteration.
-    return n_bytes + _SECONDS_PER_STAGE * _BYTES_PER_SECOND * machine.cores
+    return n_bytes + _WORTH_A_STAGE * machine.cores
+
+
+def _n_stages(
+    workload: Workload, exchange: dict[Side, ExchangeName], shipped: dict[Side, int]
+) -> int:
+    """Stages of an iteration."""
+    n = 0
+    for side, name in exchange.items():
+        if name == "broadcast":
+            fixed = workload.n_rows(side.other) * workload.row_bytes
+            n += 1 if fixed <= CLOSURE_BYTES else 2
+        elif name == "routed":
+            n += 3
+        elif not is_cheap(shipped[side]):
+            n += 1
+    return n
 
 
 def is_cheap(n_bytes: int) -> bool:
