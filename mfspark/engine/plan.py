@@ -195,7 +195,7 @@ def plan_als(
             for side in Side
         )
         seconds = compute / min(machine.cores, *blocks.values())
-        transfer = sum(shipped.values()) / (_BYTES_PER_SECOND * machine.cores)
+        transfer = _bytes_passed(workload, exchange, shipped) / (_BYTES_PER_SECOND * machine.cores)
         seconds += _n_stages(workload, exchange, shipped) * _SECONDS_PER_STAGE + transfer
     return Plan(
         in_one_task=in_one_task,
@@ -395,6 +395,15 @@ def _most_moments(
         return 0
     # A stage less in each iteration.
     return n_bytes + _WORTH_A_STAGE * machine.cores
+
+
+def _bytes_passed(
+    workload: Workload, exchange: dict[Side, ExchangeName], shipped: dict[Side, int]
+) -> int:
+    """Bytes that an iteration has pass through Spark: what is shipped, and rows that are routed
+    once more, to where it is known who needs them."""
+    routed = (side.other for side, name in exchange.items() if name == "routed")
+    return sum(shipped.values()) + sum(workload.n_rows(s) for s in routed) * workload.row_bytes
 
 
 def _n_stages(
