@@ -57,6 +57,8 @@ def test_settings_and_cache_are_as_before_also_after_a_failure(
     unusual = {
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.execution.arrow.maxBytesPerBatch": "123456789",
+        "spark.sql.shuffle.orderIndependentChecksum.enabled": "false",
+        "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": "false",
     }
     assert unusual.keys() == FIT_SETTINGS.keys()
     given = {name: spark.conf.get(name) for name in unusual}
