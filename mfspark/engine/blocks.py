@@ -56,7 +56,14 @@ from mfspark.engine.block_files import (
     file_blocks,
     unique_name,
 )
-from mfspark.engine.cells import LostCellError, cell, cells_of, index_type, narrow_integers, values
+from mfspark.engine.cells import (
+    ChangedRatingsError,
+    cell,
+    cells_of,
+    index_type,
+    narrow_integers,
+    values,
+)
 from mfspark.engine.encoded import SLICE_COLUMNS, EncodedRatings, NarrowRatings, validation_in_row
 from mfspark.engine.index import Layout, Part, Placement, SideIndex
 from mfspark.engine.workspace import Workspace
@@ -234,7 +241,7 @@ def _chunks(
     """The chunks of one slice of a pack: rows for each block that occurs in it."""
     dictionaries = _dictionaries(ratings["found"], placements)
     if sum(map(len, dictionaries.values())) != ratings["n_ids"][0].as_py():
-        raise LostCellError("a pack was made again of other ratings than its dictionary")
+        raise ChangedRatingsError("a pack was made again of other ratings than its dictionary")
     own, other = dictionaries[side], dictionaries[side.other]
     codes = cell(ratings, side, 0, index_type(len(own)))
     others = other[cell(ratings, side.other, 0, index_type(len(other)))]
@@ -276,7 +283,7 @@ def _chunks(
 def _dictionaries(found: pa.Array, placements: dict[Side, Placement]) -> dict[Side, Int32s]:
     """By side the position of each id of a pack's dictionary, from its parts."""
     if found.null_count:
-        raise LostCellError("the positions of the ids of a pack are missing")
+        raise ChangedRatingsError("the positions of the ids of a pack are missing")
     rows = found.flatten()
     parts = dict(zip(rows.field("part").to_pylist(), values(rows.field("positions")), strict=True))
     return {

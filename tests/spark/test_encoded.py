@@ -177,5 +177,5 @@ def test_a_pack_without_its_positions_is_noticed(located):
     }
     for positions in lost.values():
         damaged = LocatedRatings(packs.encoded, positions, packs.placements)
-        with pytest.raises(Exception, match="LostCellError"):
+        with pytest.raises(Exception, match="ChangedRatingsError"):
             damaged.chunks(USER).count()
