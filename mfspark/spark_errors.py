@@ -15,9 +15,14 @@ _SIGNS_OF_LOST_EXECUTORS = (
 )
 
 
+def described(error: Exception) -> str:
+    """Its kind and its text, in which an error of a task has the kind of that one."""
+    return f"{type(error).__name__}: {error}"
+
+
 def remedy(error: Exception) -> str:
-    """What to do about a job that Spark gave up."""
-    text = str(error)
+    """What to do about a job that was given up."""
+    text = described(error)
     if any(sign in text for sign in _SIGNS_OF_LOST_EXECUTORS):
         return (
             "executors were lost again and again, mostly for want of memory: raise "

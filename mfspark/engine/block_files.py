@@ -228,7 +228,7 @@ def file_blocks(
     """Bring the ``packed`` chunks of a side together and have a file made of each block, of
     ``n_ratings`` training ratings in all.
 
-    Raises ``ChangedRatingsError`` where they are others time and again.
+    Raises ``FitError`` where they are others time and again.
     """
     n_blocks = files.layout.n_blocks
     chunks = workspace.persist(
@@ -246,25 +246,25 @@ def file_blocks(
     places = workspace.persist(_make_places(chunks, aggregate), made_of="files")
     chunks = workspace.partitioned(chunks, n_blocks, "block")
     places = workspace.partitioned(places, n_blocks, "block")
-    told = recovering(workspace, n_blocks, lambda: _made_of_all(places, n_ratings))
+    counts = recovering(workspace, n_blocks, lambda: _counts_of_all(places, n_ratings))
+    every = list(counts.values())
     n_of_block = np.zeros(n_blocks, np.int64)
-    n_of_block[[row["block"] for row in told]] = [_n_of_both(row) for row in told]
-    totals = {name: sum(row[name] for row in told) for name in told[0]}
+    n_of_block[list(counts)] = [_n_of_both(each) for each in every]
+    totals = {name: sum(each[name] for each in every) for name in every[0]}
     return FiledBlocks(replace(files, n_of_block=n_of_block), chunks, places, aggregate, totals)
 
 
-def _made_of_all(places: DataFrame, n_ratings: int) -> list[dict[str, int]]:
-    """What is told in numbers of the files of all blocks, which are made if they are not yet."""
+def _counts_of_all(places: DataFrame, n_ratings: int) -> dict[int, dict[str, int]]:
+    """The ``counts`` of all blocks, whose files are made if they are not yet."""
     about = places.select("about.*").schema
     numbers = [field.name for field in about if isinstance(field.dataType, LongType)]
     rows = places.select("block", *[f"about.{name}" for name in numbers]).collect()
     found = sum(row["n_ratings"] for row in rows)
     if found != n_ratings:
         raise ChangedRatingsError(
-            f"of {n_ratings} training ratings {found} came into blocks: the table of ratings has "
-            "other rows each time it is computed; write it to files or to a table, and fit that"
+            f"{n_ratings} training ratings were counted, and {found} came into blocks"
         )
-    return [row.asDict() for row in rows]
+    return {row["block"]: {name: row[name] for name in numbers} for row in rows}
 
 
 def _n_of_both(counts: dict[str, int]) -> int:

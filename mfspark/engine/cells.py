@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mfspark.errors import DataError
-
 # Rows of ratings that a task collects before it packs them: some 50 MB, enough to make cells worth
 # their overhead, and far below the 2 GiB that an Arrow binary array can hold.
 ROWS_PER_PACK = 4_000_000
@@ -46,7 +44,7 @@ def from_cell(cell: pa.Buffer) -> pa.Table:
     return pa.ipc.open_stream(cell).read_all()
 
 
-class ChangedRatingsError(DataError):
+class ChangedRatingsError(Exception):
     """Ratings that were computed again are others than before, or come in another order."""
 
 

@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 
 from mfspark.engine.cells import ChangedRatingsError, LostCellError
 from mfspark.engine.workspace import Workspace
-from mfspark.spark_errors import SPARK_ERRORS
+from mfspark.errors import FitError
+from mfspark.spark_errors import SPARK_ERRORS, described, remedy
 
 logger = logging.getLogger("mfspark")
 
@@ -31,12 +32,15 @@ _STORE_FOLDERS = 64
 
 def recovering(workspace: Workspace, n_blocks: int, job: Callable[[], ResultT]) -> ResultT:
     """What ``job`` returns; done again when an executor's scratch folder is gone, when cells were
-    lost, or when what was computed again after a loss is not what it was before."""
+    lost, or when what was computed again after a loss is not what it was before.
+
+    Raises ``FitError`` where the ratings are others time and again.
+    """
     for _ in range(_MOST_RECOVERIES):
         try:
             return job()
         except (*SPARK_ERRORS, ChangedRatingsError) as error:
-            text = f"{type(error).__name__}: {error}"
+            text = described(error)
             if _CHANGED.search(text):
                 logger.warning(
                     "ratings that were computed again are in another order, or are others; making "
@@ -54,7 +58,10 @@ def recovering(workspace: Workspace, n_blocks: int, job: Callable[[], ResultT]) 
                 restore_scratch(workspace.spark, 4 * n_blocks)
             else:
                 raise
-    return job()
+    try:
+        return job()
+    except ChangedRatingsError as error:
+        raise FitError(f"{error}; {remedy(error)}") from error
 
 
 def executor_folders() -> list[Path]:

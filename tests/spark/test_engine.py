@@ -289,8 +289,16 @@ def test_factors_lost_with_the_files_they_are_made_of_are_made_again(
     assert_same_predictions(found, expected, ratings)
 
 
-@pytest.mark.parametrize("kind", ["als", pytest.param("sgd", marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("how_often", ["once", "always"])
+@pytest.mark.parametrize(
+    ("kind", "how_often"),
+    [
+        ("als", "once"),
+        ("als", "always"),
+        ("before its blocks", "always"),
+        pytest.param("sgd", "once", marks=pytest.mark.thorough),
+        pytest.param("sgd", "always", marks=pytest.mark.thorough),
+    ],
+)
 def test_blocks_made_again_of_other_ratings_are_noticed(
     spark, ratings, monkeypatch, caplog, tmp_path, kind, how_often
 ):
@@ -307,6 +315,7 @@ def test_blocks_made_again_of_other_ratings_are_noticed(
 
     estimator, module, station, at = {
         "als": (BiasedALS(exchange="broadcast"), "fit_als", als_half_step.run_half_step, 4),
+        "before its blocks": (BiasedALS(exchange="broadcast"), "fit_als", build_blocks, 1),
         "sgd": (BiasedSGD(numBlocks=2), "fit_sgd", sgd_epoch.run_epoch, 2),
     }[kind]
     estimator.setParams(rank=3, maxIter=4, tol=0.0, seed=1, execution="distributed")
