@@ -77,8 +77,8 @@ _SECONDS_PER_PRODUCT = 4.8e-9  # 8 × 16 sums for one rating
 _SECONDS_PER_CG = 10.6e-9  # six steps of conjugate gradients for one rating, times w
 _SECONDS_PER_SOLVE = 0.5e-6, 0.05e-6  # times w and w³, where w vectors of 16 hold a row
 _SECONDS_PER_STAGE = 0.2
-# What a core takes from one task to another through Python, Spark and its disk; two nodes, and one,
-# measured. A network that is slower comes on top.
+# What a core takes from one task to another through Python, Spark and its disk: so that iterations
+# on two nodes take what they did (docs/performance.md). A network that is slower comes on top.
 _BYTES_PER_SECOND = 80e6
 # For each core: of moments that are worth a stage of each iteration, and the blocks of a side.
 _WORTH_A_STAGE = 60e6
