@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -146,7 +147,12 @@ def start_factors(
         seed=seed,
         penalty=solved.objective.penalty(solved.side),
     )
-    made = starting_ids(index, known, solved.side).mapInArrow(start, FACTORS_SCHEMA)
+    made: DataFrame | pa.Table
+    if index.on_driver is not None and known is None:
+        of_blocks = (start(iter(ids.to_batches())) for ids in index.blocks_on_driver())
+        made = pa.Table.from_batches(chain.from_iterable(of_blocks))
+    else:
+        made = starting_ids(index, known, solved.side).mapInArrow(start, FACTORS_SCHEMA)
     kept, found = recovering(
         workspace, index.layout.n_blocks, lambda: workspace.keep(made, solved.keep, FACTORS)
     )

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -186,11 +186,17 @@ class FiledBlocks:
     make_file: Any
     totals: dict[str, int]
 
+    @cached_property
+    def placed(self) -> DataFrame:
+        """Block int, for tasks where the files are."""
+        return self.places.select("block")
+
     def placed_anew(self, blocks: list[int]) -> DataFrame:
-        """``places`` of some blocks, whose files are made in the task that asks."""
+        """``placed`` of some blocks, whose files are made in the task that asks."""
         chunks = self.chunks.where(F.col("block").isin(blocks))
         # Who does not look at what the maker says does not have the file made.
-        return _make_places(chunks, self.make_file).where(F.col("about").isNotNull())
+        made = _make_places(chunks, self.make_file).where(F.col("about").isNotNull())
+        return made.select("block")
 
 
 def unique_name() -> str:
@@ -347,7 +353,7 @@ def work_at_files(
 
     n_blocks = blocks.files.layout.n_blocks
     kept, found = recovering(
-        workspace, n_blocks, lambda: workspace.keep(made(blocks.places), keep, columns)
+        workspace, n_blocks, lambda: workspace.keep(made(blocks.placed), keep, columns)
     )
     missing = found.filter(pc.is_null(found["sums"]))["number"].to_pylist()
     if not missing:
@@ -372,7 +378,7 @@ def delivered(
 ) -> DataFrame:
     """What ``work`` makes of what each of the ``places`` is sent."""
     do = partial(_work, work=work, in_closure=delivery.in_closure)
-    return delivery.at(places.select("block")).mapInArrow(do, schema)
+    return delivery.at(places).mapInArrow(do, schema)
 
 
 def _as_one(

@@ -43,6 +43,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -60,12 +61,20 @@ from mfspark.engine.cells import (
     ChangedRatingsError,
     cell,
     cells_of,
+    from_cell,
     index_type,
     narrow_integers,
     values,
 )
-from mfspark.engine.encoded import SLICE_COLUMNS, EncodedRatings, NarrowRatings, validation_in_row
+from mfspark.engine.encoded import (
+    IDS_OF_PACK,
+    SLICE_COLUMNS,
+    EncodedRatings,
+    NarrowRatings,
+    validation_in_row,
+)
 from mfspark.engine.index import Layout, Part, Placement, SideIndex
+from mfspark.engine.plan import CLOSURE_BYTES
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Int32s
 from mfspark.kernels.csr import Csr, RatingBlock, RowRuns, compact, group_by_row, join_runs
@@ -168,32 +177,40 @@ class LocatedRatings:
     """Packs of ratings with the positions of the ids in their dictionaries.
 
     ``positions``: target int, pack long, found array<struct<part int, positions binary>>,
-    persisted.
+    persisted; or ``ids`` by position, where packs look theirs up.
     """
 
     encoded: EncodedRatings
-    positions: DataFrame
     placements: dict[Side, Placement]
+    positions: DataFrame | None = None
+    ids: dict[Side, pa.Array] | None = None
 
     def chunks(self, side: Side) -> DataFrame:
         """The chunks of the blocks of a side, where they are packed."""
-        found = self.positions.hint("shuffle_hash")
-        located = self.encoded.slices.join(found, ["target", "pack"], "left")
-        return located.select(*SLICE_COLUMNS, "found").mapInArrow(
-            partial(_pack_chunks, placements=self.placements, side=side), _CHUNK_SCHEMA
-        )
+        slices = self.encoded.slices
+        if self.positions is None:
+            located = slices.select(*SLICE_COLUMNS, *IDS_OF_PACK.values())
+        else:
+            found = self.positions.hint("shuffle_hash")
+            located = slices.join(found, ["target", "pack"], "left").select(*SLICE_COLUMNS, "found")
+        pack = partial(_pack_chunks, placements=self.placements, ids=self.ids, side=side)
+        return located.mapInArrow(pack, _CHUNK_SCHEMA)
 
     def release(self, workspace: Workspace) -> None:
         """Let go of what no later step reads."""
-        workspace.release(self.positions)
+        if self.positions is not None:
+            workspace.release(self.positions)
         workspace.release(self.encoded.persisted)
 
 
 def locate_ratings(
     workspace: Workspace, encoded: EncodedRatings, indices: dict[Side, SideIndex]
 ) -> LocatedRatings:
-    """Send every pack the positions of the ids in its dictionaries."""
+    """Send every pack the positions of the ids in its dictionaries, or all ids with the code."""
     placements = {side: index.placement for side, index in indices.items()}
+    ids = _few_ids(indices) if encoded.has_ids else None
+    if ids is not None:
+        return LocatedRatings(encoded, placements, ids=ids)
     found = encoded.dictionaries.mapInArrow(
         partial(_find_positions, placements=placements), "pack long, part int, positions binary"
     ).withColumn("target", encoded.target_of(F.col("pack")))
@@ -202,7 +219,17 @@ def locate_ratings(
         .groupBy("target", "pack")
         .agg(F.collect_list(F.struct("part", "positions")).alias("found"))
     )
-    return LocatedRatings(encoded, workspace.persist(positions, made_of="files"), placements)
+    return LocatedRatings(encoded, placements, workspace.persist(positions, made_of="files"))
+
+
+def _few_ids(indices: dict[Side, SideIndex]) -> dict[Side, pa.Array] | None:
+    """The ids of all sides by position; None of such as are not on the driver, or too long."""
+    ids = {}
+    for side, index in indices.items():
+        if index.on_driver is None:
+            return None
+        ids[side] = index.on_driver["id"].combine_chunks()
+    return ids if sum(of_side.nbytes for of_side in ids.values()) <= CLOSURE_BYTES else None
 
 
 def _find_positions(
@@ -228,18 +255,28 @@ def _find_positions(
 
 
 def _pack_chunks(
-    batches: Iterator[pa.RecordBatch], placements: dict[Side, Placement], side: Side
+    batches: Iterator[pa.RecordBatch],
+    placements: dict[Side, Placement],
+    ids: dict[Side, pa.Array] | None,
+    side: Side,
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in range(batch.num_rows):
-            yield from _chunks(batch.slice(row, 1), placements, side)
+            ratings = batch.slice(row, 1)
+            if ids is None:
+                dictionaries = _dictionaries(ratings["found"], placements)
+            else:
+                dictionaries = _looked_up(ratings, ids)
+            yield from _chunks(ratings, dictionaries, placements, side)
 
 
 def _chunks(
-    ratings: pa.RecordBatch, placements: dict[Side, Placement], side: Side
+    ratings: pa.RecordBatch,
+    dictionaries: dict[Side, Int32s],
+    placements: dict[Side, Placement],
+    side: Side,
 ) -> Iterator[pa.RecordBatch]:
     """The chunks of one slice of a pack: rows for each block that occurs in it."""
-    dictionaries = _dictionaries(ratings["found"], placements)
     if sum(map(len, dictionaries.values())) != ratings["n_ids"][0].as_py():
         raise ChangedRatingsError("a pack was made again of other ratings than its dictionary")
     own, other = dictionaries[side], dictionaries[side.other]
@@ -295,6 +332,15 @@ def _dictionaries(found: pa.Array, placements: dict[Side, Placement]) -> dict[Si
         )
         for side, each in placements.items()
     }
+
+
+def _looked_up(ratings: pa.RecordBatch, ids: dict[Side, pa.Array]) -> dict[Side, Int32s]:
+    """As ``_dictionaries``, of a pack that has its ids with it."""
+    found = {}
+    for side, of_side in ids.items():
+        own = from_cell(values(ratings[IDS_OF_PACK[side]])[0])["id"].combine_chunks()
+        found[side] = pc.index_in(own, value_set=of_side).fill_null(-1).to_numpy()
+    return found
 
 
 def assemble_whole(chunks: pa.Table, layout: Layout, n_fixed: int) -> RatingBlock:

@@ -4,6 +4,7 @@ Spark hands rows to Python one by one, and joins all ratings with a table of ids
 each task packs its ratings at once and gives every pack a dictionary of the ids that occur in it.
 From then on ratings travel as binary cells: dictionaries are cut into parts by the hash of the ids,
 and meet by part to have their ids counted and placed; a pack gets the positions of its ids back.
+Where there are few ids, ratings have their pack's dictionaries with them, and look its ids up.
 
 Worked example: three ratings, of which the last one is for validation.
 
@@ -65,9 +66,11 @@ _MOST_VALUES = 256
 
 _SCHEMA = (
     "target int, pack long, ids binary, counts binary, n_ids int, user binary, item binary, "
-    "rating binary, palette binary, is_validation binary"
+    "rating binary, palette binary, is_validation binary, user_ids binary, item_ids binary"
 )
 SLICE_COLUMNS = ("n_ids", USER.value, ITEM.value, RATING, "palette", IS_VALIDATION)
+# Of slices that have them.
+IDS_OF_PACK = {USER: "user_ids", ITEM: "item_ids"}
 _FIELDS = pa.schema(
     [
         ("target", pa.int32()),
@@ -75,7 +78,7 @@ _FIELDS = pa.schema(
         ("ids", pa.binary()),
         ("counts", pa.binary()),
         ("n_ids", pa.int32()),
-        *[(name, pa.binary()) for name in SLICE_COLUMNS[1:]],
+        *[(name, pa.binary()) for name in (*SLICE_COLUMNS[1:], *IDS_OF_PACK.values())],
     ]
 )
 
@@ -115,7 +118,8 @@ class EncodedRatings:
     ``slices``: target int (a partition each), pack long, n_ids int (in both dictionaries of the
     pack), and of some of its ratings user and item binary (places in the dictionary of the side,
     whose parts follow one after another, of the ``index_type`` of its length), rating and palette
-    binary (see ``NarrowRatings``), and is_validation binary (bits; empty where none is one).
+    binary (see ``NarrowRatings``), and is_validation binary (bits; empty where none is one). With
+    ``has_ids`` also user_ids and item_ids binary: both dictionaries whole, as an Arrow stream.
 
     ``persisted``: what is to be released; ``table``: the same in its partitions, ``n_parts`` of
     dictionaries of all sides and the others of slices.
@@ -127,6 +131,7 @@ class EncodedRatings:
     hashing: dict[Side, Hashing]
     n_parts: int
     n_targets: int
+    has_ids: bool
 
     @property
     def dictionaries(self) -> DataFrame:
@@ -150,11 +155,13 @@ def encode_ratings(
     n_blocks: dict[Side, int],
     n_ratings: int,
     n_cores: int,
+    has_few_ids: bool = False,
 ) -> EncodedRatings:
     """Encode ``ratings`` (the ids of the sides that ``n_blocks`` names; with both sides rating
     float, and maybe is_validation boolean), ``n_ratings`` of them; cost: one pass.
 
-    Blocks are balanced up to ``n_blocks`` of a side. Of one side alone there are no ``slices``.
+    Blocks are balanced up to ``n_blocks`` of a side. Of one side alone there are no ``slices``;
+    with ``has_few_ids`` they have ids.
     """
     of_side = min(n_cores, n_ratings // _LEAST_PER_PART)
     of_side = max(1, of_side, -(-n_ratings // _RATINGS_PER_PART))
@@ -166,7 +173,8 @@ def encode_ratings(
     # Twice as many as packs: some get one or two, others none.
     n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK)) if len(hashing) > 1 else 0
     n_targets = n_parts + n_of_slices
-    encoded = ratings.mapInArrow(partial(_encode, hashing=hashing, n_targets=n_of_slices), _SCHEMA)
+    encode = partial(_encode, hashing=hashing, n_targets=n_of_slices, has_ids=has_few_ids)
+    encoded = ratings.mapInArrow(encode, _SCHEMA)
     persisted = workspace.persist(
         encoded.repartitionById(n_targets, F.col("target")), made_of="files"
     )
@@ -177,21 +185,22 @@ def encode_ratings(
         hashing=hashing,
         n_parts=n_parts,
         n_targets=n_targets,
+        has_ids=has_few_ids,
     )
 
 
 def _encode(
-    batches: Iterator[pa.RecordBatch], hashing: dict[Side, Hashing], n_targets: int
+    batches: Iterator[pa.RecordBatch], hashing: dict[Side, Hashing], n_targets: int, has_ids: bool
 ) -> Iterator[pa.RecordBatch]:
     for table in packs(batches, ROWS_PER_PACK):
-        yield from encode_pack(table, hashing, n_targets)
+        yield from encode_pack(table, hashing, n_targets, has_ids)
 
 
 def encode_pack(
-    table: pa.Table, hashing: dict[Side, Hashing], n_targets: int
+    table: pa.Table, hashing: dict[Side, Hashing], n_targets: int, has_ids: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one pack: parts of its dictionaries, and slices of its ratings, which go to one
-    of ``n_targets`` behind the parts."""
+    of ``n_targets`` behind the parts and, with ``has_ids``, have the dictionaries with them."""
     is_validation = with_validation_column(table)[IS_VALIDATION].to_numpy()
     found = {side: _dictionary(table[side], is_validation, how) for side, how in hashing.items()}
     # A pack that is made again of other ratings, or of the same in other packs, has another name.
@@ -207,8 +216,13 @@ def encode_pack(
         return
     target = max(how.parts.stop for how in hashing.values()) + pack % n_targets
     rating = table[RATING].to_numpy().astype(np.float32, copy=False)
-    n_ids = sum(each.n_ids for each in found.values())
+    n_ids = sum(len(each.ids) for each in found.values())
     has_validation = bool(is_validation.any())
+    ids_of_pack = {}
+    if has_ids:
+        ids_of_pack = {
+            IDS_OF_PACK[side]: to_cell(pa.table({"id": each.ids})) for side, each in found.items()
+        }
     for first in range(0, table.num_rows, _ROWS_PER_SLICE):
         some = slice(first, first + _ROWS_PER_SLICE)
         yield _row(
@@ -218,6 +232,7 @@ def encode_pack(
             **{side.value: each.codes[some].tobytes() for side, each in found.items()},
             **NarrowRatings.of(rating[some]).cells(),
             is_validation=np.packbits(is_validation[some]).tobytes() if has_validation else b"",
+            **ids_of_pack,
         )
 
 
@@ -270,12 +285,12 @@ def _row(**values: int | bytes) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class _Dictionary:
-    """``parts``: number, ids and counts of each; ``codes``: of each rating the place of its id, of
-    the ``index_type`` of their number."""
+    """``parts``: number, ids and counts of each; ``codes``: of each rating the place of its id
+    among all ``ids``, of the ``index_type`` of their number."""
 
     parts: list[tuple[int, bytes, bytes]]
     codes: Array
-    n_ids: int
+    ids: pa.Array
 
 
 def _dictionary(column: pa.ChunkedArray, is_validation: Bools, hashing: Hashing) -> _Dictionary:
@@ -296,7 +311,7 @@ def _dictionary(column: pa.ChunkedArray, is_validation: Bools, hashing: Hashing)
         for part, first, last in zip(hashing.parts, ends[:-1], ends[1:], strict=True)
         if last > first
     ]
-    return _Dictionary(parts, codes, len(ids))
+    return _Dictionary(parts, codes, ids)
 
 
 def hash_ids(ids: pa.Array) -> UInt64s:

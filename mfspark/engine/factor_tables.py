@@ -44,8 +44,7 @@ def factor_tables(
         """Whole before the workspace lets go of blocks and ids."""
         on_driver = cells[side].on_driver
         if on_driver is not None:
-            numbered = indices[side].table.select("position", "id", N_RATINGS)
-            ids = recovering(workspace, n_blocks, partial(_all_ids, numbered, indices[side]))
+            ids = recovering(workspace, n_blocks, partial(_all_ids, indices[side]))
             return from_driver(
                 workspace.spark, _table_on_driver(on_driver, ids, matrix, side, scale)
             )
@@ -58,9 +57,11 @@ def factor_tables(
     return dict(zip(Side, tables, strict=True)), rotation
 
 
-def _all_ids(numbered: DataFrame, index: SideIndex) -> pa.Table:
+def _all_ids(index: SideIndex) -> pa.Table:
     """The ids of a side, which Spark may have had to count again."""
-    ids = numbered.toArrow()
+    if index.on_driver is not None:
+        return index.on_driver
+    ids = index.table.select("position", "id", N_RATINGS).toArrow()
     _check(index, ids.num_rows, pc.sum(ids[N_RATINGS]).as_py())
     return ids
 

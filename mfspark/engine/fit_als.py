@@ -89,9 +89,14 @@ def _als_on_blocks(
     """Encode, count, index, build blocks, alternate until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als",))
     encoded = encode_ratings(
-        workspace, training.ratings, plan.n_blocks, training.summary.n_rows, plan.n_cores
+        workspace,
+        training.ratings,
+        plan.n_blocks,
+        training.summary.n_rows,
+        plan.n_cores,
+        plan.has_few_ids,
     )
-    counted = count_ids(workspace, encoded, training.summary.n_ratings)
+    counted = count_ids(workspace, encoded, training.summary.n_ratings, plan.on_driver)
     workspace.phases.end("count")
     is_summed = plan.exchange[ITEM] == "moments"
     indices = index_sides(workspace, counted, plan.n_blocks, split_hot=not is_summed)

@@ -13,16 +13,16 @@ more block behind the others.
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, IntegerType, LongType, StructField, StructType
 
@@ -122,10 +122,10 @@ class CountedSide:
     """The ids of one side before they have places.
 
     ``counts``: number int (of a part of the dictionaries), ids binary (an Arrow stream of id and
-    n_ratings), persisted.
+    n_ratings), persisted or on the driver.
     """
 
-    counts: DataFrame
+    counts: DataFrame | pa.Table
     id_type: DataType
     hashing: Hashing
     pieces: list[Piece]
@@ -183,12 +183,31 @@ class Placement:
 
 @dataclass(frozen=True)
 class SideIndex:
-    """The ids of one side: ``table`` has id, block int, local int, position int, n_ratings long,
-    one partition per block; and the number of training ratings."""
+    """The ids of one side, and the number of training ratings.
 
-    table: DataFrame
+    ``on_driver``, by position, or ``in_spark``: id, block int, local int, n_ratings long, position
+    int.
+    """
+
     placement: Placement
     n_ratings: int
+    spark: SparkSession
+    on_driver: pa.Table | None = None
+    in_spark: DataFrame | None = None
+
+    @cached_property
+    def table(self) -> DataFrame:
+        """The ids for whatever Spark is to do with them, one partition per block."""
+        if self.in_spark is not None:
+            return self.in_spark
+        table = self.spark.createDataFrame(self.on_driver)
+        return table.repartitionById(len(self.layout.sizes), F.col("block"))
+
+    def blocks_on_driver(self) -> Iterator[pa.Table]:
+        """The rows of each block, of ids that are on the driver."""
+        assert self.on_driver is not None
+        for first, size in zip(self.layout.offsets, self.layout.sizes, strict=True):
+            yield self.on_driver.slice(first, size)
 
     @property
     def layout(self) -> Layout:
@@ -197,9 +216,13 @@ class SideIndex:
 
 
 def count_ids(
-    workspace: Workspace, encoded: EncodedRatings, n_ratings: int
+    workspace: Workspace,
+    encoded: EncodedRatings,
+    n_ratings: int,
+    on_driver: Collection[Side] = (),
 ) -> dict[Side, CountedSide]:
-    """Count the training ratings of every id; ``n_ratings``: about how many there are."""
+    """Count the training ratings of every id; ``n_ratings``: about how many there are. The ids of
+    the sides ``on_driver`` are collected."""
     counts = workspace.persist(
         encoded.dictionaries.mapInArrow(
             partial(_count, hashing=encoded.hashing, n_ratings=n_ratings),
@@ -207,7 +230,9 @@ def count_ids(
         ),
         made_of="ratings",
     )
-    told = counts.select("number", "pieces", "heavy")
+    collected = [number for side in on_driver for number in encoded.hashing[side].parts]
+    ids = F.when(F.col("number").isin(collected), F.col("ids")).alias("ids")
+    told = counts.select("number", "pieces", "heavy", ids)
     found = recovering(workspace, encoded.n_parts, told.toArrow)
     pieces: dict[Side, list[Piece]] = {side: [] for side in encoded.hashing}
     rows = (found["number"].to_pylist(), values(found["pieces"]), values(found["heavy"]))
@@ -217,7 +242,7 @@ def count_ids(
             pieces[side] += [Piece(**row) for row in from_cell(cell).to_pylist()]
     return {
         side: CountedSide(
-            counts=counts.where(F.col("number").between(how.parts.start, how.parts.stop - 1)),
+            counts=_of_parts(found if side in on_driver else counts, how),
             id_type=encoded.id_types[side],
             hashing=how,
             # In an order of their own: places must not depend on which task came first.
@@ -226,6 +251,12 @@ def count_ids(
         )
         for side, how in encoded.hashing.items()
     }
+
+
+def _of_parts(counts: DataFrame | pa.Table, how: Hashing) -> DataFrame | pa.Table:
+    if isinstance(counts, DataFrame):
+        return counts.where(F.col("number").isin(list(how.parts)))
+    return counts.filter(pc.is_in(counts["number"], pa.array(how.parts, pa.int32())))
 
 
 def _count(
@@ -311,6 +342,11 @@ def _index_side(
     """Place every id in a block, and number the rows of each block."""
     placement = _place(counted, n_blocks, split_hot)
     layout = placement.layout
+    if isinstance(counted.counts, pa.Table):
+        rows = pa.Table.from_batches(_number_rows(counted.counts.to_batches(), placement))
+        offset = pa.array(layout.offsets.astype(np.int32)).take(rows["block"])
+        rows = rows.append_column("position", pc.add(offset, rows["local"])).sort_by("position")
+        return SideIndex(placement, counted.n_ratings, workspace.spark, on_driver=rows)
     schema = StructType(
         [
             StructField("id", counted.id_type),
@@ -328,11 +364,12 @@ def _index_side(
     offsets = F.array(*[F.lit(int(offset)) for offset in layout.offsets])
     position = (F.element_at(offsets, F.col("block") + 1) + F.col("local")).cast("int")
     local = workspace.partitioned(local, n_blocks + 1, "block")
-    return SideIndex(local.withColumn("position", position), placement, counted.n_ratings)
+    local = local.withColumn("position", position)
+    return SideIndex(placement, counted.n_ratings, workspace.spark, in_spark=local)
 
 
 def _number_rows(
-    batches: Iterator[pa.RecordBatch], placement: Placement
+    batches: Iterable[pa.RecordBatch], placement: Placement
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for number, stream in zip(batch["number"].to_pylist(), values(batch["ids"]), strict=True):

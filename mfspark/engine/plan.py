@@ -38,6 +38,9 @@ BROADCAST_LIMIT = 128 * 2**20
 # file on the driver until garbage is collected there.
 CLOSURE_BYTES = 3 * 2**18
 
+# Of an id that is a number.
+_ID_BYTES = 8
+
 # Collecting a table of this size takes no longer than persisting it.
 CHEAP_BYTES = 16 * 2**20
 
@@ -120,7 +123,7 @@ class Plan:
     ``n_threads``: of a fit in one task; ``n_cores``: of a distributed one. ``keep``: where the
     factors of a side are kept between passes. ``task_bytes``: peak memory of a Python worker.
     ``bytes_shipped``: factors sent per half-step. ``iteration_seconds``: one iteration, both sides.
-    ``warnings``: what may go wrong, and what to do.
+    ``warnings``: what may go wrong, and what to do. ``has_few_ids``: all ids may travel with code.
     """
 
     in_one_task: bool
@@ -133,6 +136,12 @@ class Plan:
     bytes_shipped: dict[Side, int]
     iteration_seconds: float
     warnings: tuple[str, ...] = field(default=())
+    has_few_ids: bool = False
+
+    @property
+    def on_driver(self) -> tuple[Side, ...]:
+        """The sides whose factors, and ids, fit the driver."""
+        return tuple(side for side, keep in self.keep.items() if keep == "driver")
 
     def describe(self) -> str:
         """The plan in one line; the warnings are not in it."""
@@ -208,6 +217,7 @@ def plan_als(
         bytes_shipped=dict.fromkeys(shipped, 0) if in_one_task else shipped,
         iteration_seconds=seconds,
         warnings=tuple(_warnings(workload, machine, in_one_task, task_bytes, exchange)),
+        has_few_ids=_ID_BYTES * (workload.n_users + workload.n_items) <= CLOSURE_BYTES,
     )
 
 

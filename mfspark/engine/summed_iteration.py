@@ -38,9 +38,9 @@ from mfspark.engine.plan import Keep, is_cheap, moments_bytes
 from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
-from mfspark.kernels.arrays import AlignedRows, Array, Float32s
+from mfspark.kernels.arrays import AlignedRows, Array, Bools, Float32s
 from mfspark.kernels.csr import Csr, transposed
-from mfspark.kernels.moments import half_step_of_moments, packed_moments
+from mfspark.kernels.moments import half_step_of_moments, packed_moments, unpacked_moments
 from mfspark.kernels.objective import Objective, PassSums, add_sums
 
 # Of items in a block of users: the block of the items, that of the users, whether of their
@@ -143,11 +143,11 @@ def run_summed_iteration(
         )
         return recovering(workspace, n_blocks, lambda: workspace.keep(summed, items.keep, FACTORS))
 
-    kept, found = solved(blocks.places)
+    kept, found = solved(blocks.placed)
     of_users, missing = _user_sums(found)
     if missing:
         logger.debug("the files of %d blocks are not where they are needed", len(missing))
-        others = blocks.places.where(~F.col("block").isin(missing))
+        others = blocks.placed.where(~F.col("block").isin(missing))
         kept, found = solved(others, blocks.placed_anew(missing))
         of_users, missing = _user_sums(found)
         if missing:
@@ -202,20 +202,21 @@ def _solve_and_sum(
                 (is_sparse & (own.counts > 0), partial(_ratings_of, rows=rows)),
             ):
                 if some.any():
-                    sent = of_some(own.some(some)) | {"items": local[some]}
+                    sent = of_some(own, some) | {"items": local[some]}
                     n_bytes += 0 if is_validation else sum(part.nbytes for part in sent.values())
                     yield _row(target=target, block=block, is_validation=is_validation, **sent)
     sums = [*solved["sums"][0].as_py(), n_bytes]
     yield _row(target=0, block=block, sums=np.array(sums, float))
 
 
-def _moments_of(ratings: Csr, fixed: AlignedRows, mean: float) -> dict[str, Array]:
+def _moments_of(ratings: Csr, items: Bools, fixed: AlignedRows, mean: float) -> dict[str, Array]:
     """Columns of ``_MOMENTS_SCHEMA`` for items of many ratings."""
-    return {"moments": packed_moments(ratings, fixed, mean)}
+    return {"moments": packed_moments(ratings, items, fixed, mean)}
 
 
-def _ratings_of(ratings: Csr, rows: Float32s) -> dict[str, Array]:
+def _ratings_of(of_all: Csr, items: Bools, rows: Float32s) -> dict[str, Array]:
     """Columns of ``_MOMENTS_SCHEMA`` for items of few ratings."""
+    ratings = of_all.some(items)
     users, places = np.unique(ratings.columns, return_inverse=True)
     return {
         "counts": ratings.counts.astype(np.int32),
@@ -232,8 +233,10 @@ def _packed(row: dict[str, Any], items: SummedItems) -> Float32s:
     counts, users = (np.frombuffer(row[name], np.int32) for name in ("counts", "users"))
     ratings, rows = (np.frombuffer(row[name], np.float32) for name in ("ratings", "rows"))
     indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    fixed = AlignedRows.of(rows.reshape(-1, items.rank + 1))
-    return packed_moments(Csr(indptr, users, ratings), fixed, items.objective.mean)
+    # As cells lend theirs: numba compiles for each combination of types.
+    indptr.setflags(write=False)
+    fixed, every = AlignedRows.of(rows.reshape(-1, items.rank + 1)), np.ones(len(counts), bool)
+    return packed_moments(Csr(indptr, users, ratings), every, fixed, items.objective.mean)
 
 
 def _row(**columns: int | bool | Array) -> pa.RecordBatch:
@@ -264,8 +267,7 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
     arrived = pa.Table.from_batches(parts)
     target = arrived["target"][0].as_py()
     size, n_features = int(items.layout.sizes[target]), items.rank + 2
-    upper = np.triu_indices(n_features)
-    packed = np.zeros((2, size, len(upper[0])))
+    packed = np.zeros((2, size, n_features * (n_features + 1) // 2))
     blocks, flags = arrived["block"].to_numpy(), arrived["is_validation"].to_pylist()
     cells = {name: values(arrived[name]) for name in _FIELDS.names if name not in _PLAIN}
     of_users = []
@@ -280,9 +282,8 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
     solved, of_items = [], []
     for first in range(0, max(size, 1), _ITEMS_AT_A_TIME):
         some = packed[:, first : first + _ITEMS_AT_A_TIME]
-        moments = np.zeros((*some.shape[:2], n_features, n_features))
-        moments[:, :, upper[0], upper[1]] = moments[:, :, upper[1], upper[0]] = some
-        rows, sums = half_step_of_moments(moments[0], moments[1], items.objective, ITEM)
+        train, validation = unpacked_moments(some, items.rank)
+        rows, sums = half_step_of_moments(train, validation, items.objective, ITEM)
         solved.append(rows)
         of_items.append(sums)
     total = [float(value) for value in add_sums(of_items)]

@@ -155,10 +155,11 @@ class Workspace:
         self._renewable = [each for each in self._renewable if each[0] is not table]
 
     def keep(
-        self, made: DataFrame, keep: Keep, columns: tuple[str, ...]
+        self, made: DataFrame | pa.Table, keep: Keep, columns: tuple[str, ...]
     ) -> tuple[KeptCells, pa.Table]:
-        """Compute ``made`` once. Returns some of its ``columns`` with a plan of a length that does
-        not grow from step to step, and all columns but ``rows`` on the driver.
+        """Compute ``made`` once, where it is not on the driver already. Returns some of its
+        ``columns`` with a plan of a length that does not grow from step to step, and all columns
+        but ``rows`` on the driver.
 
         driver      collected, so nothing that happens to executors matters
         executors   persisted; what is lost with an executor is computed again, so what it is made
@@ -167,8 +168,8 @@ class Workspace:
 
         Where the session does not persist, all but the first are in files of its scratch folder.
         """
-        if keep == "driver":
-            table = made.toArrow()
+        if keep == "driver" or isinstance(made, pa.Table):
+            table = made if isinstance(made, pa.Table) else made.toArrow()
             self._releases.append(None)
             cells = KeptCells(self.spark, on_driver=table.select(columns))
             return cells, table.drop_columns("rows")

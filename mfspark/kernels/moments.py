@@ -3,7 +3,7 @@
 import numpy as np
 
 from mfspark.columns import Side
-from mfspark.kernels.arrays import LANES, AlignedRows, Float32s, Float64s
+from mfspark.kernels.arrays import LANES, AlignedRows, Bools, Float32s, Float64s
 from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.objective import Objective, PassSums
@@ -29,15 +29,27 @@ def row_moments(ratings: Csr, fixed: AlignedRows, mean: float) -> Float64s:
     return moments
 
 
-def packed_moments(ratings: Csr, fixed: AlignedRows, mean: float) -> Float32s:
-    """The upper triangles of :func:`row_moments`, row by row, float32
-    [n_rows, (rank + 2)(rank + 3) / 2]."""
+def packed_moments(ratings: Csr, chosen: Bools, fixed: AlignedRows, mean: float) -> Float32s:
+    """The upper triangles of :func:`row_moments` of the ``chosen`` rows, row by row, float32
+    [n_chosen, (rank + 2)(rank + 3) / 2]."""
     ratings.check()
     fixed.check()
+    assert chosen.shape == (ratings.n_rows,)
+    rows = np.flatnonzero(chosen)
     size = fixed.rank + 2
-    packed = np.empty((ratings.n_rows, size * (size + 1) // 2), np.float32)
-    _pack_moments(*ratings, fixed.factors, fixed.bias, np.float32(mean), size, packed)
+    packed = np.empty((len(rows), size * (size + 1) // 2), np.float32)
+    _pack_moments(*ratings, rows, fixed.factors, fixed.bias, np.float32(mean), size, packed)
     return packed
+
+
+def unpacked_moments(packed: Float64s, rank: int) -> Float64s:
+    """Symmetric matrices [..., rank + 2, rank + 2] of their upper triangles, row by row."""
+    size = rank + 2
+    place = np.empty((size, size), np.intp)
+    upper = np.triu_indices(size)
+    place[upper] = np.arange(len(upper[0]))
+    place.T[upper] = place[upper]
+    return np.take(packed, place, axis=-1)
 
 
 @jit
@@ -56,21 +68,21 @@ def _add_moments(indptr, columns, values, fixed, bias, mean, moments):  # type: 
 
 
 @jit
-def _pack_moments(indptr, columns, values, fixed, bias, mean, size, packed):  # type: ignore[no-untyped-def]
-    """Set packed to the upper triangles of Σ v vᵀ."""
+def _pack_moments(indptr, columns, values, rows, fixed, bias, mean, size, packed):  # type: ignore[no-untyped-def]
+    """Set packed to the upper triangles of Σ v vᵀ of some rows."""
     width = fixed.shape[1]
     tile = np.zeros((TILE, width + LANES), np.float32)
     gram = np.empty((width, width + LANES), np.float32)
     border = np.empty((BORDER, width), np.float32)
     sums = np.empty((size, size))
-    for row in range(len(indptr) - 1):
+    for n, row in enumerate(rows):
         start, end = indptr[row], indptr[row + 1]
         sums[:, :] = 0
         _add_row(columns, values, start, end, fixed, bias, mean, tile, gram, border, sums)
         at = 0
         for f in range(size):
             for g in range(f, size):
-                packed[row, at + g - f] = sums[f, g]
+                packed[n, at + g - f] = sums[f, g]
             at += size - f
 
 

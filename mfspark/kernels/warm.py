@@ -80,7 +80,7 @@ def _block_like(in_file: bool) -> Csr:
     fixed, rows = AlignedRows.zeros(1, 2), np.zeros((1, 3), np.float32)
     squared_error(block.validation, rows, fixed, 0.0)
     half_step(block, fixed, _OBJECTIVE, USER, "auto")
-    packed_moments(block.train, fixed, 0.0)
+    packed_moments(block.train, np.ones(1, bool), fixed, 0.0)
     moments = row_moments(block.train, fixed, 0.0)
     half_step_of_moments(moments, moments, _OBJECTIVE, USER)
     return block.train

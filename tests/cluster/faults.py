@@ -560,6 +560,9 @@ SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     ),
     "scratch while strata are built, sgd": lost_scratch_while_blocks_are_built("sgd", user_blocks),
     "an executor while blocks are built, rows in another order": rows_in_another_order,
+    "big factors; an executor while blocks are built, rows in another order": with_big_factors(
+        rows_in_another_order
+    ),
     "full disk, broadcast": full_disk("broadcast"),
     "full disk, routed": full_disk("routed"),
     "an executor in the task, bayes": death_in_the_task("bayes", one_task, "learn_tables"),

@@ -21,7 +21,7 @@ IN_CI = [
     "an executor that is decommissioned, routed",
     "big factors; an executor in a half-step, files, scratch; routed",
     "an executor in a sweep, both later, chain",
-    "an executor while blocks are built, rows in another order",
+    "big factors; an executor while blocks are built, rows in another order",
     "scratch while strata are built, sgd",
 ]
 NEED_SMALL_DISK = [name for name in SCENARIOS if name.startswith("full disk")]

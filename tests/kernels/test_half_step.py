@@ -11,7 +11,12 @@ from mfspark.kernels import reference
 from mfspark.kernels.arrays import AlignedRows
 from mfspark.kernels.csr import RatingBlock, build_block
 from mfspark.kernels.half_step import half_step
-from mfspark.kernels.moments import half_step_of_moments, row_moments
+from mfspark.kernels.moments import (
+    half_step_of_moments,
+    packed_moments,
+    row_moments,
+    unpacked_moments,
+)
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.kernels.random import random_rows
 
@@ -304,6 +309,20 @@ def test_moments_of_the_parts_of_rows_give_the_half_step_of_the_whole(
     expected, expected_sums = half_step(block, AlignedRows.of(fixed), objective, USER, "exact")
     np.testing.assert_allclose(solved, expected, atol=2e-4)
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 10, 33])
+def test_packed_moments_are_the_upper_triangles_of_some_rows(rng, rank):
+    n, fixed = 4000, AlignedRows.of(random_side(rng, 90, rank))
+    rows, columns = np.sort(rng.integers(0, 30, n)).astype(np.int32), rng.integers(0, 90, n)
+    values, none = rng.integers(1, 6, n).astype(np.float32), np.zeros(n, bool)
+    train = build_block(rows, columns.astype(np.int32), values, none, 30, 90).train
+    chosen = rng.random(30) < 0.5
+    packed = packed_moments(train, chosen, fixed, 3.0)
+    expected = row_moments(train, fixed, 3.0)[chosen]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(unpacked_moments(packed, rank), expected, atol=1e-6 * scale)
+    assert packed_moments(train, np.zeros(30, bool), fixed, 3.0).shape == (0, packed.shape[1])
 
 
 def test_moments_of_long_rows_lose_no_precision(rng):

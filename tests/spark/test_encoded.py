@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER, Side
+from mfspark.engine import blocks
 from mfspark.engine.blocks import LocatedRatings, locate_ratings
 from mfspark.engine.cells import cell, from_cell, index_type, values
 from mfspark.engine.encoded import (
@@ -120,9 +121,10 @@ def test_hashes_of_integers_do_not_depend_on_their_width():
     assert len(set(hash_ids(pa.array(np.arange(10_000))))) == 10_000
 
 
-@pytest.fixture
-def located(spark):
+@pytest.fixture(params=["in spark", "on the driver"])
+def located(request, spark):
     """Ratings whose packs know where their ids are; the ids are text, and one item is hot."""
+    has_few_ids = request.param == "on the driver"
     rows = spark.range(4000).select(
         F.concat(F.lit("u"), F.pmod(F.xxhash64("id"), F.lit(90))).alias("user"),
         F.when(F.col("id") % 3 == 0, "i0")
@@ -133,8 +135,8 @@ def located(spark):
     )
     train = rows.where("not is_validation")
     with Workspace(spark) as workspace:
-        encoded = encode_ratings(workspace, rows, {USER: 3, ITEM: 4}, 4000, 2)
-        counted = count_ids(workspace, encoded, train.count())
+        encoded = encode_ratings(workspace, rows, {USER: 3, ITEM: 4}, 4000, 2, has_few_ids)
+        counted = count_ids(workspace, encoded, train.count(), tuple(Side) if has_few_ids else ())
         indices = index_sides(workspace, counted, {USER: 3, ITEM: 4})
         yield train, counted, indices, locate_ratings(workspace, encoded, indices)
 
@@ -153,20 +155,44 @@ def test_ids_are_counted_and_have_places_of_their_own(located):
     assert indices[ITEM].table.where("block = 4").first()["id"] == "i0"
 
 
-def test_parts_may_have_ids_of_validation_ratings_alone(spark):
+def test_ids_on_the_driver_are_a_table_with_a_partition_per_block(located):
+    _, _, indices, _ = located
+    for index in indices.values():
+        found = index.table.select(F.spark_partition_id().alias("partition"), "block").distinct()
+        pairs = found.toPandas()
+        assert pairs["partition"].is_unique
+        assert pairs["block"].is_unique
+
+
+@pytest.mark.parametrize("has_few_ids", [False, True])
+def test_parts_may_have_ids_of_validation_ratings_alone(spark, has_few_ids):
     rows = spark.createDataFrame(
         [(u, i, 3.0, u > 1) for u in range(40) for i in range(3)],
         "user int, item int, rating float, is_validation boolean",
     )
     with Workspace(spark) as workspace:
-        encoded = encode_ratings(workspace, rows, {USER: 2, ITEM: 2}, 120, 8)
-        indices = index_sides(workspace, count_ids(workspace, encoded, 6), {USER: 2, ITEM: 2})
+        encoded = encode_ratings(workspace, rows, {USER: 2, ITEM: 2}, 120, 8, has_few_ids)
+        counted = count_ids(workspace, encoded, 6, tuple(Side) if has_few_ids else ())
+        indices = index_sides(workspace, counted, {USER: 2, ITEM: 2})
         assert sorted(row["id"] for row in indices[USER].table.collect()) == [0, 1]
         packs = locate_ratings(workspace, encoded, indices)
         cells = [row["rating"] for row in packs.chunks(ITEM).collect()]
     assert sum(map(len, cells)) == 6
 
 
+@pytest.mark.parametrize("located", ["on the driver"], indirect=True)
+def test_long_ids_do_not_travel_with_code(located, monkeypatch):
+    _, _, indices, packs = located
+    assert packs.positions is None
+    expected = sorted(packs.chunks(USER).collect())
+    monkeypatch.setattr(blocks, "CLOSURE_BYTES", 0)
+    with Workspace(packs.encoded.table.sparkSession) as workspace:
+        others = locate_ratings(workspace, packs.encoded, indices)
+        assert others.ids is None
+        assert sorted(others.chunks(USER).collect()) == expected
+
+
+@pytest.mark.parametrize("located", ["in spark"], indirect=True)
 def test_a_pack_without_its_positions_is_noticed(located):
     *_, packs = located
     assert packs.chunks(USER).count() > 0
@@ -176,6 +202,6 @@ def test_a_pack_without_its_positions_is_noticed(located):
         "one part": packs.positions.select("target", "pack", some),
     }
     for positions in lost.values():
-        damaged = LocatedRatings(packs.encoded, positions, packs.placements)
+        damaged = LocatedRatings(packs.encoded, packs.placements, positions)
         with pytest.raises(Exception, match="ChangedRatingsError"):
             damaged.chunks(USER).count()

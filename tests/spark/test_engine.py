@@ -41,9 +41,11 @@ def test_heaviest_first_keeps_within_the_bound_of_graham(weights, n_blocks):
     assert loads.max() <= 4 / 3 * max(sum(weights) / n_blocks, ordered[0], shared)
 
 
-def indexed(workspace, ratings, n_blocks, n_ratings):
-    encoded = encode_ratings(workspace, ratings, n_blocks, ratings.count(), 3)
-    return encoded, index_sides(workspace, count_ids(workspace, encoded, n_ratings), n_blocks)
+def indexed(workspace, ratings, n_blocks, n_ratings, has_few_ids=False):
+    encoded = encode_ratings(workspace, ratings, n_blocks, ratings.count(), 3, has_few_ids)
+    on_driver = n_blocks if has_few_ids else ()
+    counted = count_ids(workspace, encoded, n_ratings, on_driver)
+    return encoded, index_sides(workspace, counted, n_blocks)
 
 
 def long_tailed(spark, n=30_000):
@@ -56,12 +58,13 @@ def long_tailed(spark, n=30_000):
     )
 
 
-def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark):
+@pytest.mark.parametrize("has_few_ids", [False, True])
+def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark, has_few_ids):
     ratings = long_tailed(spark).cache()
     train = ratings.where(~F.col("is_validation"))
     n = train.count()
     with Workspace(spark) as workspace:
-        encoded, indices = indexed(workspace, ratings, {USER: 6, ITEM: 5}, n)
+        encoded, indices = indexed(workspace, ratings, {USER: 6, ITEM: 5}, n, has_few_ids)
         positions = {}
         for side, index in indices.items():
             table = index.table.toPandas()
