@@ -267,8 +267,9 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
     arrived = pa.Table.from_batches(parts)
     target = arrived["target"][0].as_py()
     size, n_features = int(items.layout.sizes[target]), items.rank + 2
-    packed = np.zeros((2, size, n_features * (n_features + 1) // 2))
     blocks, flags = arrived["block"].to_numpy(), arrived["is_validation"].to_pylist()
+    n_kinds = 2 if True in flags else 1
+    packed = np.zeros((n_kinds, size, n_features * (n_features + 1) // 2))
     cells = {name: values(arrived[name]) for name in _FIELDS.names if name not in _PLAIN}
     of_users = []
     # In the order of the blocks, so that the sums are the same in every run.
@@ -278,12 +279,16 @@ def _solve_sums(batches: Iterator[pa.RecordBatch], items: SummedItems) -> Iterat
             of_users.append([blocks[number], *np.frombuffer(row["sums"])])
             continue
         at = np.frombuffer(row["items"], np.int32)
-        packed[int(flags[number])][at] += _packed(row, items).reshape(len(at), -1)
+        # They ascend; of all items the sums are added where they lie.
+        to = slice(None) if len(at) == size else at
+        packed[int(flags[number]), to] += _packed(row, items).reshape(len(at), -1)
     solved, of_items = [], []
     for first in range(0, max(size, 1), _ITEMS_AT_A_TIME):
         some = packed[:, first : first + _ITEMS_AT_A_TIME]
-        train, validation = unpacked_moments(some, items.rank)
-        rows, sums = half_step_of_moments(train, validation, items.objective, ITEM)
+        train, *validation = unpacked_moments(some, items.rank)
+        rows, sums = half_step_of_moments(
+            train, validation[0] if validation else None, items.objective, ITEM
+        )
         solved.append(rows)
         of_items.append(sums)
     total = [float(value) for value in add_sums(of_items)]

@@ -111,13 +111,15 @@ def _add_row(  # type: ignore[no-untyped-def]
 
 
 def half_step_of_moments(
-    train: Float64s, validation: Float64s, objective: Objective, side: Side
+    train: Float64s, validation: Float64s | None, objective: Objective, side: Side
 ) -> tuple[Float32s, PassSums]:
     """The half-step of rows of ``side``, given by their moments (see :func:`row_moments`), float64
-    [n_rows, rank + 2, rank + 2]; in double precision."""
+    [n_rows, rank + 2, rank + 2], those of validation ratings where there are any; in double
+    precision."""
     n_rows, size, _ = train.shape
-    assert train.shape == validation.shape == (n_rows, size, size)
-    assert train.dtype == validation.dtype == np.float64
+    for moments in (train, validation):
+        assert moments is None or moments.shape == (n_rows, size, size)
+        assert moments is None or moments.dtype == np.float64
     solved = np.zeros((n_rows, size - 1), np.float32)
     counts, penalty = train[:, -2, -2], objective.penalty(side)
     weights = penalty.row_weights(counts)
@@ -127,8 +129,8 @@ def half_step_of_moments(
         squared_error=moments_error(train, solved),
         n_ratings=int(counts.sum()),
         penalty=penalty.total(counts, solved),
-        validation_squared_error=moments_error(validation, solved),
-        n_validation=int(validation[:, -2, -2].sum()),
+        validation_squared_error=0.0 if validation is None else moments_error(validation, solved),
+        n_validation=0 if validation is None else int(validation[:, -2, -2].sum()),
     )
 
 
@@ -140,5 +142,26 @@ def _solve_rows(moments, weights, bias_weights, fit_biases, solved):  # type: ig
 
 def moments_error(moments: Float64s, solved: Float32s) -> float:
     """Σ (r − r̂)² over the entries of all rows, from their moments; arguments as above."""
-    signed = np.column_stack([-solved.astype(np.float64), np.ones(len(solved))])
-    return float(np.einsum("nf,nfg,ng->", signed, moments, signed))
+    assert solved.shape == (len(moments), moments.shape[1] - 1)
+    # numba compiles for each combination of types.
+    arrays = (
+        np.require(moments, np.float64, ("C", "W")),
+        np.require(solved, np.float32, ("C", "W")),
+    )
+    return float(_moments_error(*arrays))
+
+
+@jit
+def _moments_error(moments, solved):  # type: ignore[no-untyped-def]
+    size = moments.shape[1]
+    signed = np.ones(size)
+    total = 0.0
+    for row in range(len(solved)):
+        for f in range(size - 1):
+            signed[f] = -np.float64(solved[row, f])
+        for f in range(size):
+            inner = 0.0
+            for g in range(size):
+                inner += moments[row, f, g] * signed[g]
+            total += signed[f] * inner
+    return total

@@ -1,11 +1,13 @@
 """A distributed fit on two nodes with a network between them, by exchange:
 
     sudo python tests/benchmarks/two_nodes.py [--rates 1gbit 10gbit] [--ratings 1e7] [--rank 64]
+        [--exchanges broadcast routed moments]
 
 Two network namespaces of this machine, joined by a link that ``tc`` shapes, have a standalone
 Worker each, with one executor of one core; the driver is on the first. Of every rate and exchange:
-bytes that crossed the link in an iteration and its seconds, beside what the planner says. Of rows
-that are routed, and of moments, half are for the node where they are already; what is broadcast is
+bytes that crossed the link in an iteration and its seconds, the medians of one fit, beside what the
+planner says. Of moments half are for the node where they are already, and of rows that are routed
+as well, both on their way to where it is known who needs them and from there; what is broadcast is
 collected from the second node and sent to it whole. To the planner's seconds, which know no
 network, those are added that these bytes take on the link.
 
@@ -14,6 +16,7 @@ Needs root, Linux, ip and tc (iproute2). Nothing outside the namespaces is chang
 
 import argparse
 import json
+import logging
 import os
 import signal
 import statistics
@@ -22,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,7 +43,7 @@ NODES = {"mfspark-a": "10.77.0.1", "mfspark-b": "10.77.0.2"}
 FIRST, SECOND = NODES
 MASTER = f"spark://{NODES[FIRST]}:7077"
 EXCHANGES: tuple[ExchangeName, ...] = ("broadcast", "routed", "moments")
-FEW, MANY = 2, 6
+ITERATIONS = 7
 
 
 def main() -> None:
@@ -50,11 +54,12 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=500_000)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--exchanges", nargs="+", default=EXCHANGES, choices=EXCHANGES)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--link-speed", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure, arguments.rank, arguments.link_speed)
+        measure(arguments.measure, arguments.rank, arguments.exchanges, arguments.link_speed)
         return
     # Whoever ends it finds no namespaces afterwards.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -70,7 +75,7 @@ def main() -> None:
             speed = megabytes_per_second()
             command = [
                 sys.executable, __file__, "--measure", path, "--rank", str(arguments.rank),
-                "--link-speed", str(speed * 1e6),
+                "--link-speed", str(speed * 1e6), "--exchanges", *arguments.exchanges,
             ]  # fmt: skip
             done = subprocess.run(
                 inside(FIRST, *command), env=environment(FIRST), stdout=subprocess.PIPE, check=True
@@ -194,7 +199,7 @@ def megabytes_per_second() -> float:
         return float(receiver.stdout.readline())
 
 
-def measure(path: str, rank: int, link_speed: float) -> None:
+def measure(path: str, rank: int, exchanges: list[ExchangeName], link_speed: float) -> None:
     """On the first node: print a line of JSON for each exchange; ``link_speed``: bytes a second."""
     builder = SparkSession.builder.master(MASTER)
     for name, value in {
@@ -217,17 +222,15 @@ def measure(path: str, rank: int, link_speed: float) -> None:
     work = Workload(
         ratings.count(), *(ratings.select(side).distinct().count() for side in Side), rank
     )
-    for exchange in EXCHANGES:
-        fit(ratings, rank, exchange, 1)
-        few, _ = fit(ratings, rank, exchange, FEW)
-        many, seconds = fit(ratings, rank, exchange, MANY)
+    for exchange in exchanges:
+        n_bytes, seconds = fit(ratings, rank, exchange)
         plan = plan_als(
             work, ALSSettings(rank=rank, exchange=exchange, execution="distributed"), Machine(2, 1)
         )
         planned = sum(planned_bytes(work, plan, side) for side in Side)
         found = {
             "exchange": exchange,
-            "megabytes": (many - few) / (MANY - FEW) / 1e6,
+            "megabytes": n_bytes / 1e6,
             "planned_megabytes": planned / 1e6,
             "seconds": seconds,
             "planned_seconds": plan.iteration_seconds + planned / link_speed,
@@ -238,23 +241,43 @@ def measure(path: str, rank: int, link_speed: float) -> None:
 
 def planned_bytes(work: Workload, plan: Plan, side: Side) -> float:
     """Over the link before a half-step of ``side``."""
+    fixed = work.n_rows(side.other) * work.row_bytes
     if plan.exchange[side] == "broadcast":
-        return work.n_rows(side.other) * work.row_bytes * 3 / 2
-    return plan.bytes_shipped[side] / 2
+        return fixed * 3 / 2
+    n_bytes = plan.bytes_shipped[side]
+    return (n_bytes + fixed if plan.exchange[side] == "routed" else n_bytes) / 2
 
 
-def fit(ratings: DataFrame, rank: int, exchange: ExchangeName, n: int) -> tuple[int, float]:
-    """Bytes over the link in a fit of ``n`` iterations, and the median seconds of one."""
-    before = link_bytes()
+class LinkWatch(logging.Handler):
+    """Notes how many bytes have crossed the link when the fit says that an iteration is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.totals: list[int] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "n_iterations"):
+            self.totals.append(link_bytes())
+
+
+def fit(ratings: DataFrame, rank: int, exchange: ExchangeName) -> tuple[float, float]:
+    """Bytes over the link in an iteration after the first, and the median seconds of one."""
+    watch, logger = LinkWatch(), logging.getLogger("mfspark")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(watch)
     model = BiasedALS(
-        rank=rank, maxIter=n, tol=0.0, regParam=1.0, biasRegParam=0.25, exchange=exchange,
+        rank=rank, maxIter=ITERATIONS, tol=0.0, regParam=1.0, biasRegParam=0.25, exchange=exchange,
         execution="distributed",
     ).fit(ratings)  # fmt: skip
+    logger.removeHandler(watch)
+    each = [last - first for first, last in pairwise(watch.totals)]
+    print(exchange, "MB of each:", *[round(n / 1e6) for n in each], file=sys.stderr, flush=True)
+    assert len(each) == ITERATIONS - 1
     rows = model.history.orderBy("iteration", "side").collect()
     seconds = [
         first.seconds + second.seconds for first, second in zip(rows[::2], rows[1::2], strict=True)
     ]
-    return link_bytes() - before, statistics.median(seconds)
+    return statistics.median(each), statistics.median(seconds[1:])
 
 
 def link_bytes() -> int:
