@@ -36,7 +36,6 @@ columns are places among these: what it is sent in each half-step are the rows o
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -166,8 +165,9 @@ def build_blocks(
         chunks = located.chunks(side)
         return BlockedSide(file_blocks(workspace, chunks, files, indices[side].n_ratings))
 
-    with ThreadPoolExecutor(len(formats)) as pool:
-        blocked = dict(zip(formats, pool.map(build, formats), strict=True))
+    # One side after the other: where a block is made it stays, and tasks that have all cores to
+    # themselves are spread over all executors.
+    blocked = {side: build(side) for side in formats}
     located.release(workspace)
     return blocked
 

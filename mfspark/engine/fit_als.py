@@ -1,7 +1,5 @@
 """Alternating least squares from a ratings DataFrame to factor tables: the whole fit."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from pyspark.sql import DataFrame
 
 from mfspark.algorithms.als_threads import ThreadedALS
@@ -106,15 +104,12 @@ def _als_on_blocks(
     )
     summed = SummedItems(indices[ITEM].layout, training.objective, settings.rank, plan.keep[ITEM])
     known = training.known.get(ITEM)
-    with ThreadPoolExecutor(1) as beside:
-        started = beside.submit(
-            start_factors, workspace, indices[ITEM], known, summed, settings.seed
-        )
-        blocks = build_blocks(workspace, encoded, indices, formats)
-    penalties: dict[str, float] = {}
-    items, penalties[ITEM] = started.result()
+    items, penalty = start_factors(workspace, indices[ITEM], known, summed, settings.seed)
     if state.loop is not None:
         items = state.cells(workspace, "items", plan.keep[ITEM])
+    # What else runs while blocks are built keeps them off some executors.
+    compiling.join()
+    blocks = build_blocks(workspace, encoded, indices, formats)
     solved: dict[Side, SolvedSide] = {}
     for side in formats:
         exchange = make_exchange(
@@ -134,13 +129,12 @@ def _als_on_blocks(
             keep=plan.keep[side],
             solver=settings.solver,
         )
-    compiling.join()
     workspace.phases.end("build")
     history = History(
         settings.max_iter,
         settings.tol,
         training.scale,
-        penalties,
+        {ITEM: penalty},
         state=None if state.loop is None else state.loop.history,
     )
     with Progress(settings.max_iter, name) as progress:

@@ -88,6 +88,8 @@ def _chains_on_blocks(
     indices = index_sides(workspace, counted, plan.n_blocks)
     workspace.phases.end("index")
     layouts = {side: index.layout for side, index in indices.items()}
+    # What else runs while blocks are built keeps them off some executors.
+    compiling.join()
     blocks = build_blocks(workspace, encoded, indices, dict.fromkeys(Side, RatingBlockFormat()))
     n_validation = blocks[USER].n_validation
     solved = {
@@ -105,7 +107,6 @@ def _chains_on_blocks(
         for side in Side
     }
     bytes_shipped = sum(each.exchange.bytes_shipped for each in solved.values())
-    compiling.join()
     workspace.phases.end("build")
     history = History(
         settings.max_iter,

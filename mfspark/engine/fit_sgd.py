@@ -91,6 +91,8 @@ def _sgd_on_strata(
     # No row is split over several blocks: its updates follow one after another.
     indices = index_sides(workspace, counted, dict.fromkeys(Side, n_blocks), split_hot=False)
     workspace.phases.end("index")
+    # What else runs while blocks are built keeps them off some executors.
+    compiling.join()
     blocks = build_user_blocks(workspace, encoded, indices)
     descent = Descent(blocks, training.objective, settings.rank, settings.seed, plan.keep[USER])
     if state.loop is None:
@@ -103,7 +105,6 @@ def _sgd_on_strata(
         null_error=float(training.summary.n_ratings),
         state=None if state.loop is None else state.loop.rate,
     )
-    compiling.join()
     workspace.phases.end("build")
     history = History(
         settings.max_iter,

@@ -94,6 +94,28 @@ def test_blocks_are_balanced_dense_and_hold_every_rating_once(spark, has_few_ids
     ratings.unpersist()
 
 
+def test_blocks_of_one_side_are_made_when_those_of_the_other_are(spark, monkeypatch):
+    """Jobs beside each other would put the blocks of a side on some of the executors."""
+    running: list[int] = []
+    seen = []
+    recovering = block_files.recovering
+
+    def watched(workspace, n_blocks, job):
+        running.append(n_blocks)
+        seen.append(tuple(running))
+        try:
+            return recovering(workspace, n_blocks, job)
+        finally:
+            running.remove(n_blocks)
+
+    monkeypatch.setattr(block_files, "recovering", watched)
+    with Workspace(spark) as workspace:
+        ratings = long_tailed(spark, 1000)
+        encoded, indices = indexed(workspace, ratings, {USER: 2, ITEM: 3}, 900)
+        build_blocks(workspace, encoded, indices, FORMATS)
+    assert seen == [(2,), (3,)]
+
+
 def read_blocks(side) -> dict[int, tuple]:
     """Every block with what it needs, read by the workers, which know the folder of the files."""
 
