@@ -468,6 +468,17 @@ def rows_in_another_order(bench: Bench) -> dict:
     return bench.outcome("many_blocks", model)
 
 
+def ratings_in_one_partition(bench: Bench) -> dict:
+    """Both executors have a block of either side, though one has encoded all ratings."""
+    found: list[Path] = []
+    ratings = bench.ratings.coalesce(1)
+    model = bench.disturbed("routed", {2: lambda: found.extend(bench.block_files())}, ratings)
+    for side in ("user", "item"):
+        folders = {path.parent for path in found if f"-{side}-" in path.name}
+        assert len(folders) == len(bench.cluster.workers), (side, found)
+    return bench.outcome("routed", model)
+
+
 def death_in_the_task(kind: str, module, work: str) -> Callable[[Bench], dict]:
     """The task that does ``work`` of ``module`` kills its executor when it is about to begin."""
 
@@ -522,6 +533,7 @@ FILE_FAULTS = ("kill_python_workers", "delete_files", "truncate_files", "remove_
 SCENARIOS: dict[str, Callable[[Bench], dict]] = {
     "broadcast, no fault": after_iterations("broadcast"),
     "routed, no fault": after_iterations("routed"),
+    "ratings in one partition": ratings_in_one_partition,
     "an executor in a half-step, routed": death_in_a_step("routed", als_half_step, 4),
     "an executor in a sub-epoch, sgd": death_in_a_step("sgd", sgd_epoch, 5),
     "an executor in a half-step, then both one after the other, broadcast": death_in_a_step(

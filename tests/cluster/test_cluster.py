@@ -17,6 +17,7 @@ WITH_ARCHIVE = ["broadcast, no fault", "routed, no fault", "an executor in a hal
 # others are put together otherwise of these, or are rarer.
 IN_CI = [
     "broadcast, no fault",
+    "ratings in one partition",
     "a Worker",
     "an executor that is decommissioned, routed",
     "big factors; an executor in a half-step, files, scratch; routed",
