@@ -16,13 +16,13 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, IntegerType, LongType, StructField, StructType
 
@@ -30,6 +30,7 @@ from mfspark.algorithms.indexed_ratings import encode_ids
 from mfspark.columns import N_RATINGS, Side
 from mfspark.engine.cells import from_cell, to_cell, values
 from mfspark.engine.encoded import EncodedRatings, Hashing, hash_ids
+from mfspark.engine.kept_cells import KeptTable
 from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Array, Int32s, Int64s
@@ -185,22 +186,25 @@ class Placement:
 class SideIndex:
     """The ids of one side, and the number of training ratings.
 
-    ``on_driver``, by position, or ``in_spark``: id, block int, local int, n_ratings long, position
-    int.
+    ``ids``: id, block int, local int, n_ratings long, position int; on the driver by position, in
+    Spark one partition per block.
     """
 
+    ids: KeptTable
     placement: Placement
     n_ratings: int
-    spark: SparkSession
-    on_driver: pa.Table | None = None
-    in_spark: DataFrame | None = None
 
-    @cached_property
+    @property
+    def on_driver(self) -> pa.Table | None:
+        """The ids, where they are on the driver."""
+        return self.ids.on_driver
+
+    @property
     def table(self) -> DataFrame:
         """The ids for whatever Spark is to do with them, one partition per block."""
-        if self.in_spark is not None:
-            return self.in_spark
-        table = self.spark.createDataFrame(self.on_driver)
+        table = self.ids.table
+        if self.on_driver is None:
+            return table
         return table.repartitionById(len(self.layout.sizes), F.col("block"))
 
     def blocks_on_driver(self) -> Iterator[pa.Table]:
@@ -346,7 +350,8 @@ def _index_side(
         rows = pa.Table.from_batches(_number_rows(counted.counts.to_batches(), placement))
         offset = pa.array(layout.offsets.astype(np.int32)).take(rows["block"])
         rows = rows.append_column("position", pc.add(offset, rows["local"])).sort_by("position")
-        return SideIndex(placement, counted.n_ratings, workspace.spark, on_driver=rows)
+        ids = KeptTable(workspace.spark, on_driver=rows)
+        return SideIndex(ids, placement, counted.n_ratings)
     schema = StructType(
         [
             StructField("id", counted.id_type),
@@ -364,8 +369,8 @@ def _index_side(
     offsets = F.array(*[F.lit(int(offset)) for offset in layout.offsets])
     position = (F.element_at(offsets, F.col("block") + 1) + F.col("local")).cast("int")
     local = workspace.partitioned(local, n_blocks + 1, "block")
-    local = local.withColumn("position", position)
-    return SideIndex(placement, counted.n_ratings, workspace.spark, in_spark=local)
+    ids = KeptTable(workspace.spark, in_spark=local.withColumn("position", position))
+    return SideIndex(ids, placement, counted.n_ratings)
 
 
 def _number_rows(

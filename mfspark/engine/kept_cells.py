@@ -14,11 +14,11 @@ from mfspark.engine.plan import Keep
 
 
 @dataclass(frozen=True)
-class KeptCells:
-    """Cells, with at least the columns ``FACTORS``.
+class KeptTable:
+    """Rows that were collected, ``on_driver``, or that Spark keeps, ``in_spark``.
 
-    ``on_driver`` has them where they were collected; ``table`` is made of it when it is first asked
-    for, which many a step does not do. Otherwise Spark keeps them, in ``in_spark``.
+    Of those on the driver ``table`` is made when it is first asked for, which many a step does not
+    do.
     """
 
     spark: SparkSession
@@ -27,10 +27,14 @@ class KeptCells:
 
     @cached_property
     def table(self) -> DataFrame:
-        """The cells for whatever Spark is to do with them."""
+        """The rows for whatever Spark is to do with them."""
         if self.in_spark is not None:
             return self.in_spark
         return self.spark.createDataFrame(self.on_driver)
+
+
+class KeptCells(KeptTable):
+    """Cells, with at least the columns ``FACTORS``."""
 
     def of_block(self, number: int) -> pa.Table:
         """The cells of a block, on the driver."""
