@@ -87,6 +87,8 @@ class _Locator:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._line = function.__code__.co_firstlineno
+        # Under this name numba asks for the file when it warns of code that cannot be kept.
+        self._py_file = function.__code__.co_filename
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], _: str) -> "_Locator":

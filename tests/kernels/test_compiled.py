@@ -55,6 +55,27 @@ def test_without_any_place_to_write_kernels_still_work(tmp_path):
     assert output.strip() == "None [2.]"
 
 
+def test_code_that_cannot_be_kept_still_runs(tmp_path):
+    """Such as code with addresses of this process in it, or some of what is not optimised."""
+    source = tmp_path / "addresses.py"
+    source.write_text(
+        "import ctypes\n"
+        "from mfspark.kernels.compiled import jit\n"
+        "absolute = ctypes.CDLL(None).abs\n"
+        "absolute.argtypes, absolute.restype = [ctypes.c_int], ctypes.c_int\n"
+        "@jit\n"
+        "def size(x):\n"
+        "    return absolute(x)\n"
+        "print(size(-3))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, str(source)], capture_output=True, text=True, check=False,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "code")},
+    )  # fmt: skip
+    assert result.stdout == "3\n", result.stderr
+    assert f"{source}:5: NumbaWarning: Cannot cache" in result.stderr
+
+
 def test_a_folder_that_others_can_write_is_not_trusted(tmp_path):
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
