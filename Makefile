@@ -33,13 +33,13 @@ notebooks: check-java $(VENV)/.mfspark-notebooks ## run the notebooks and store 
 check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browser: errors, overflow, accessibility
 	$(BIN)/python tests/jobs/check_page.py $(wildcard runs/demo/*/index.html)
 
-test: check-java $(VENV)/.mfspark-test ## run the test suite but for its slow part
+test: check-java $(VENV)/spark-classes.jsa ## run the test suite but for its slow part
 	$(PYTEST) -m "not slow and not thorough"
 
-test-ci: check-java $(VENV)/.mfspark-test ## run what CI runs: all but tests that differ from others only in the way of execution
+test-ci: check-java $(VENV)/spark-classes.jsa ## run what CI runs: all but tests that differ from others only in the way of execution
 	$(PYTEST) -m "not thorough"
 
-test-all: check-java $(VENV)/.mfspark-test ## run the whole test suite, with all faults on a cluster
+test-all: check-java $(VENV)/spark-classes.jsa ## run the whole test suite, with all faults on a cluster
 	$(PYTEST)
 
 fuzz: check-java $(VENV)/.mfspark-test ## the tests of properties with many more examples (EXAMPLES=2000)
@@ -108,6 +108,9 @@ $(VENV)/.mfspark-notebooks: pyproject.toml | $(BIN)/python
 $(VENV)/.mfspark-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.mfspark
+
+$(VENV)/spark-classes.jsa: tests/class_archive.py $(VENV)/.mfspark-test
+	$(BIN)/python $<
 
 $(VENV)/.mfspark-lint: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'

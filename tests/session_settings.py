@@ -1,5 +1,8 @@
 """Settings of Spark for tests: sessions with a short life and little data."""
 
+import sys
+from pathlib import Path
+
 # Code that is made and compiled for a query costs more than a query over few rows.
 INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
@@ -8,7 +11,11 @@ INTERPRETED = {
 # A short life, and two cores for two processes of tests: a compiler that optimises, and collection
 # in parallel, would take more than they give. The first compiler alone would have 48 MB for all
 # code, and would begin to throw away what it needs again.
-JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+WITHOUT_ARCHIVE = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+# What class_archive.py has made. A JVM that it does not suit does without, and would say so.
+CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
+WITH_ARCHIVE = f"{WITHOUT_ARCHIVE} -XX:SharedArchiveFile={CLASS_ARCHIVE} -Xlog:cds*=off"
+JAVA_OPTIONS = WITH_ARCHIVE if CLASS_ARCHIVE.is_file() else WITHOUT_ARCHIVE
 SETTINGS = {
     **INTERPRETED,
     "spark.ui.enabled": "false",

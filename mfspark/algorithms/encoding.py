@@ -8,9 +8,10 @@ with no value far off. Columns of text become a feature per category, columns of
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
 
 from mfspark.algorithms.history import FeatureCounts
 from mfspark.columns import Side
@@ -97,7 +98,8 @@ def _encode(column: pa.Array) -> tuple[list[str | None], Entries]:
         return _categories(np.arange(len(column), dtype=np.int32), column)
     numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     known = np.flatnonzero(~np.isnan(numbers)).astype(np.int32)
-    scores = norm.ppf((rankdata(numbers[known]) - 0.5) / max(len(known), 1)).astype(np.float32)
+    ranks = pd.Series(numbers[known]).rank().to_numpy()
+    scores = ndtri((ranks - 0.5) / max(len(known), 1)).astype(np.float32)
     # Those of a constant are all 0, and so say nothing.
     known, scores = known[scores != 0], scores[scores != 0]
     return [None], (known, np.zeros(len(known), np.int32), scores)

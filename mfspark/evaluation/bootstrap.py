@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from scipy.stats import poisson
+from scipy.special import pdtr
 
 from mfspark.algorithms.start import start_keys
 from mfspark.kernels.arrays import Float64s
@@ -41,7 +41,7 @@ def resample(sums: DataFrame, n_models: int, resamples: int, seed: int) -> Float
 def _resample(
     batches: Iterator[pa.RecordBatch], n_models: int, resamples: int, seed: int
 ) -> Iterator[pa.RecordBatch]:
-    steps = poisson.cdf(np.arange(_MOST_DRAWS), 1)
+    steps = pdtr(np.arange(_MOST_DRAWS), 1)
     total = np.zeros((resamples, n_models + 1))
     for batch in batches:
         keys = start_keys(batch.column(0), "bootstrap", seed)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from scipy.stats import poisson
+from scipy.special import pdtr
 
 import mfspark
 from mfspark.ids import column
@@ -82,7 +82,7 @@ def resampled_users(ratings: DataFrame, user: str, seed: int) -> DataFrame:
     place = drawn / F.lit(float(2**53))
     copies = reduce(
         lambda total, step: total + (place >= float(step)).cast("int"),
-        poisson.cdf(np.arange(_MOST_COPIES), 1),
+        pdtr(np.arange(_MOST_COPIES), 1),
         F.lit(0),
     )
     copy = F.explode(F.sequence(F.lit(1), F.col("_copies"))).alias("_copy")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyspark
 import pytest
 from session_settings import INTERPRETED, JAVA_OPTIONS
 from standalone import Cluster
@@ -22,10 +23,6 @@ class Packed:
 
     python: Path
     archive: Path
-
-    @property
-    def spark_home(self) -> Path:
-        return next(self.python.parents[1].glob("lib/python*/site-packages/pyspark"))
 
     def submit(
         self,
@@ -69,6 +66,7 @@ class Packed:
                 **os.environ,
                 "PYSPARK_PYTHON": "./environment/bin/python" if archives else str(self.python),
                 "PYSPARK_DRIVER_PYTHON": str(self.python),
+                "SPARK_HOME": cluster.spark_home,
                 "SPARK_LOCAL_IP": "127.0.0.1",
             },
         )  # fmt: skip
@@ -91,9 +89,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 @pytest.fixture(scope="session")
-def cluster(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    running = Cluster.start(folder, packed.spark_home)
+    # Spark is the cluster's own: what is packed has none.
+    running = Cluster.start(folder, Path(pyspark.__file__).parent)
     file = folder / "cluster.json"
     running.save(file)
     try:

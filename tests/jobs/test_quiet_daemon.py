@@ -1,7 +1,9 @@
 """Workers are silent about sockets that Spark has closed, and about nothing else; and what they do
-between tasks."""
+before and between tasks."""
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -40,6 +42,25 @@ def test_garbage_goes_and_what_is_left_is_not_looked_at_again():
         assert not any(found is kept for found in gc.get_objects())
     finally:
         gc.unfreeze()
+
+
+# Of a daemon that has no workers: what it would fork them with.
+DAEMON = """
+import runpy, sys
+from pyspark import daemon
+daemon.manager = lambda: print(*sorted(sys.modules))
+runpy.run_module("mfspark.app.quiet_daemon", run_name="__main__")
+"""
+
+
+def test_workers_begin_with_what_tasks_import():
+    run = subprocess.run([sys.executable, "-c", DAEMON], capture_output=True, text=True, check=True)
+    found = set(run.stdout.split())
+    assert {"numba", "pandas", "pyarrow"} <= found
+    assert {"mfspark.engine.als_half_step", "mfspark.engine.sgd_epoch", "mfspark.models.prediction",
+            "mfspark.kernels.neighbours", "mfspark.evaluation.ranking"} <= found  # fmt: skip
+    # A second that only the reading of factors and the diagnosis of chains have need of.
+    assert "scipy.stats" not in found
 
 
 @pytest.mark.classic

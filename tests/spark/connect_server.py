@@ -15,10 +15,12 @@ _SECONDS_TO_START = 120
 
 
 def python_without_mfspark(folder: Path) -> Path:
-    """An environment that finds the packages of this one; an editable mfspark is none of them."""
+    """An environment with the packages of this one but mfspark."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
-    (packages / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "mfspark" not in entry.name and not (packages / entry.name).exists():
+            (packages / entry.name).symlink_to(entry)
     return folder / "bin/python"
 
 
