@@ -33,6 +33,9 @@ notebooks: check-java $(VENV)/.mfspark-notebooks ## run the notebooks and store 
 check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browser: errors, overflow, accessibility
 	$(BIN)/python tests/jobs/check_page.py $(wildcard runs/demo/*/index.html)
 
+# Else each of some hundred processes would compile the sources for itself.
+test test-ci test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: check-java $(VENV)/spark-classes.jsa ## run the test suite but for its slow part
 	$(PYTEST) -m "not slow and not thorough"
 
@@ -109,8 +112,9 @@ $(VENV)/.mfspark-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.mfspark
 
+# The other core compiles the kernels, which the first tests would do at the same time.
 $(VENV)/spark-classes.jsa: tests/class_archive.py $(VENV)/.mfspark-test
-	$(BIN)/python $<
+	$(BIN)/python -m mfspark.kernels.warm & $(BIN)/python $< && wait
 
 $(VENV)/.mfspark-lint: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'

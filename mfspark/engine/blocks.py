@@ -58,6 +58,7 @@ from mfspark.engine.block_files import (
 )
 from mfspark.engine.cells import (
     ChangedRatingsError,
+    NarrowRatings,
     cell,
     cells_of,
     from_cell,
@@ -69,7 +70,6 @@ from mfspark.engine.encoded import (
     IDS_OF_PACK,
     SLICE_COLUMNS,
     EncodedRatings,
-    NarrowRatings,
     validation_in_row,
 )
 from mfspark.engine.index import Layout, Part, Placement, SideIndex

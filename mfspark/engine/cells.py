@@ -1,16 +1,25 @@
 """Tables as binary cells: many rows travel through Spark as one value, and reach Python whole."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+from typing_extensions import Self
+
+from mfspark.columns import RATING
+from mfspark.kernels.arrays import Array, Float32s
 
 # Rows of ratings that a task collects before it packs them: some 50 MB, enough to make cells worth
 # their overhead, and far below the 2 GiB that an Arrow binary array can hold.
 ROWS_PER_PACK = 4_000_000
+
+# Ratings of no more distinct values than this travel as their numbers.
+_MOST_VALUES = 256
 
 
 def packs(
@@ -78,6 +87,43 @@ def cell(batch: pa.RecordBatch, name: str, row: int, dtype: type) -> Any:
 def index_type(n: int) -> type:
     """The narrowest type of integers from 0 to n − 1 that cells hold."""
     return next((kind for kind in (np.uint8, np.uint16) if n <= np.iinfo(kind).max + 1), np.int32)
+
+
+@dataclass(frozen=True)
+class NarrowRatings:
+    """Ratings as narrow as their values allow.
+
+    Those of few values are ``rating`` uint8 [n], places in ``palette`` float32; the palette of
+    others is empty, and ``rating`` float32 [n].
+    """
+
+    rating: Array
+    palette: Float32s
+
+    @classmethod
+    def of(cls, rating: Float32s) -> Self:
+        """From plain ones."""
+        if len(np.unique(rating[: 4 * _MOST_VALUES])) <= _MOST_VALUES:
+            encoded = pc.dictionary_encode(pa.array(rating))
+            if len(encoded.dictionary) <= _MOST_VALUES:
+                numbers = encoded.indices.to_numpy().astype(np.uint8)
+                return cls(numbers, encoded.dictionary.to_numpy())
+        return cls(rating, np.zeros(0, np.float32))
+
+    @classmethod
+    def in_row(cls, row: pa.RecordBatch) -> Self:
+        """From the one row that has them as ``cells``."""
+        palette = cell(row, "palette", 0, np.float32)
+        return cls(cell(row, RATING, 0, np.uint8 if len(palette) else np.float32), palette)
+
+    @property
+    def values(self) -> Float32s:
+        """Plain ones, float32 [n]; a copy."""
+        return self.palette[self.rating] if len(self.palette) else self.rating.copy()
+
+    def cells(self) -> dict[str, bytes]:
+        """Columns of a row."""
+        return {RATING: self.rating.tobytes(), "palette": self.palette.tobytes()}
 
 
 def narrow_integers(cell: pa.Buffer, n: int) -> npt.NDArray[Any]:

@@ -37,17 +37,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
-from typing_extensions import Self
 
 from mfspark.algorithms.indexed_ratings import encode_ids, with_validation_column
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
-from mfspark.engine.cells import ROWS_PER_PACK, cell, index_type, packs, to_cell
+from mfspark.engine.cells import ROWS_PER_PACK, NarrowRatings, cell, index_type, packs, to_cell
 from mfspark.engine.workspace import Workspace
-from mfspark.kernels.arrays import Array, Bools, Float32s, Int32s, UInt64s
+from mfspark.kernels.arrays import Array, Bools, Int32s, UInt64s
 from mfspark.kernels.random import mix
 
 # Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
@@ -61,8 +59,6 @@ _LEAST_PER_PART = 1_000_000
 
 # Ratings of a pack in one row: up to 24 MB, of which the JVM may hold several while it copies them.
 _ROWS_PER_SLICE = 2_000_000
-# Ratings of no more distinct values than this travel as their numbers.
-_MOST_VALUES = 256
 
 _SCHEMA = (
     "target int, pack long, ids binary, counts binary, n_ids int, user binary, item binary, "
@@ -234,43 +230,6 @@ def encode_pack(
             is_validation=np.packbits(is_validation[some]).tobytes() if has_validation else b"",
             **ids_of_pack,
         )
-
-
-@dataclass(frozen=True)
-class NarrowRatings:
-    """Ratings as narrow as their values allow.
-
-    Those of few values are ``rating`` uint8 [n], places in ``palette`` float32; the palette of
-    others is empty, and ``rating`` float32 [n].
-    """
-
-    rating: Array
-    palette: Float32s
-
-    @classmethod
-    def of(cls, rating: Float32s) -> Self:
-        """From plain ones."""
-        if len(np.unique(rating[: 4 * _MOST_VALUES])) <= _MOST_VALUES:
-            encoded = pc.dictionary_encode(pa.array(rating))
-            if len(encoded.dictionary) <= _MOST_VALUES:
-                numbers = encoded.indices.to_numpy().astype(np.uint8)
-                return cls(numbers, encoded.dictionary.to_numpy())
-        return cls(rating, np.zeros(0, np.float32))
-
-    @classmethod
-    def in_row(cls, row: pa.RecordBatch) -> Self:
-        """From the one row that has them as ``cells``."""
-        palette = cell(row, "palette", 0, np.float32)
-        return cls(cell(row, RATING, 0, np.uint8 if len(palette) else np.float32), palette)
-
-    @property
-    def values(self) -> Float32s:
-        """Plain ones, float32 [n]; a copy."""
-        return self.palette[self.rating] if len(self.palette) else self.rating.copy()
-
-    def cells(self) -> dict[str, bytes]:
-        """Columns of a row."""
-        return {RATING: self.rating.tobytes(), "palette": self.palette.tobytes()}
 
 
 def validation_in_row(row: pa.RecordBatch, n: int) -> Bools | None:

@@ -23,7 +23,12 @@ from pyspark.sql.types import (
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.history import Found, Learnt, Posterior
-from mfspark.algorithms.indexed_ratings import IndexedRatings, index_ratings, with_validation_column
+from mfspark.algorithms.indexed_ratings import (
+    IndexedRatings,
+    encode_ids,
+    index_ratings,
+    with_validation_column,
+)
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.columns import (
     BIAS,
@@ -38,7 +43,15 @@ from mfspark.columns import (
     USER,
     Side,
 )
-from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
+from mfspark.engine.cells import (
+    ROWS_PER_PACK,
+    NarrowRatings,
+    from_cell,
+    index_type,
+    packs,
+    to_cell,
+    values,
+)
 from mfspark.engine.factor_tables import factor_batches, table_bytes
 from mfspark.engine.progress import TaskProgress, log_features
 from mfspark.engine.training import Fit, Training
@@ -58,7 +71,7 @@ def fit_in_one_task(
 ) -> Fit:
     """Fit with the threads of one task; ``name`` is for progress."""
     ratings = training.ratings
-    cells = ratings.mapInArrow(pack_ratings_whole, "cell binary")
+    cells = ratings.mapInArrow(pack_ratings, "cell binary")
     for table in (*training.known.values(), *training.features.values()):
         cells = cells.union(table.mapInArrow(_pack_whole, "cell binary"))
     schema = StructType(
@@ -108,14 +121,28 @@ def fit_in_one_task(
     return training.fit(tables, learnt, workspace.phases, draws)
 
 
-def pack_ratings_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows into cells, ids into dictionaries: an id that occurs often travels once per cell."""
+def pack_ratings(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Ratings (user, item, rating float, and maybe is_validation boolean) as rows of one cell.
+
+    In each an id occurs once; a rating is three numbers, as narrow as their range allows.
+    """
     for table in packs(batches, ROWS_PER_PACK):
-        rows = with_validation_column(table).combine_chunks()
-        columns = [rows[USER].dictionary_encode(), rows[ITEM].dictionary_encode()]
-        columns += [rows[RATING], rows[IS_VALIDATION]]
-        cell = to_cell(pa.table(columns, names=[str(USER), str(ITEM), RATING, IS_VALIDATION]))
-        yield pa.RecordBatch.from_arrays([pa.array([cell])], names=["cell"])
+        rows = with_validation_column(table)
+        columns = {side.value: _numbered(rows[side]) for side in Side}
+        columns[RATING] = _rating_column(NarrowRatings.of(rows[RATING].to_numpy()))
+        columns[IS_VALIDATION] = rows[IS_VALIDATION].combine_chunks()
+        yield pa.RecordBatch.from_arrays([pa.array([to_cell(pa.table(columns))])], names=["cell"])
+
+
+def _numbered(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    ids, numbers = encode_ids(column)
+    return pa.DictionaryArray.from_arrays(numbers.astype(index_type(len(ids))), ids)
+
+
+def _rating_column(ratings: NarrowRatings) -> pa.Array:
+    if not len(ratings.palette):
+        return pa.array(ratings.rating)
+    return pa.DictionaryArray.from_arrays(ratings.rating, ratings.palette)
 
 
 def _pack_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -151,10 +178,25 @@ def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
         for column in (BIAS, f"{FEATURE}0")
     )
     rated = [cell for cell in cells if RATING in cell.column_names]
-    table = pa.concat_tables(rated).unify_dictionaries()
-    rated.clear()
     cells.clear()
+    table = unpacked_ratings(rated)
+    rated.clear()
     return index_ratings(table, known, features)
+
+
+def unpacked_ratings(cells: list[pa.Table]) -> pa.Table:
+    """The ratings of all ``cells`` in one table, whose ids of a side have one dictionary."""
+    return pa.concat_tables([_plain(cell) for cell in cells]).unify_dictionaries()
+
+
+def _plain(cell: pa.Table) -> pa.Table:
+    """With indices of one type in all cells, and ratings as they are."""
+    columns = {name: cell[name].combine_chunks() for name in cell.column_names}
+    for side in Side:
+        ids = columns[side]
+        columns[side] = pa.DictionaryArray.from_arrays(ids.indices.cast(pa.int32()), ids.dictionary)
+    columns[RATING] = columns[RATING].cast(pa.float32())
+    return pa.table(columns)
 
 
 def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ from mfspark.algorithms.indexed_ratings import index_ratings
 from mfspark.algorithms.penalties import PenaltySearch
 from mfspark.columns import RATING, USER, Side
 from mfspark.engine.cells import from_cell, values
-from mfspark.engine.one_task import pack_ratings_whole
+from mfspark.engine.one_task import pack_ratings, unpacked_ratings
 from mfspark.engine.training import Training, auto_weights
 from mfspark.settings import PenalisedSettings
 
@@ -59,7 +59,7 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
         bucket = F.pmod(F.xxhash64(user), F.lit(_BUCKETS))
         fitted = fitted.where(bucket < F.lit(max(1, round(share * _BUCKETS))))
     rows = (
-        fitted.mapInArrow(pack_ratings_whole, "cell binary")
+        fitted.mapInArrow(pack_ratings, "cell binary")
         .repartition(1)
         .mapInArrow(
             partial(choose_weights, search=search, n_threads=n_threads),
@@ -95,7 +95,7 @@ def choose_weights(
     cells = [from_cell(cell) for batch in batches for cell in values(batch.column(0))]
     if not cells:
         return
-    ratings = index_ratings(pa.concat_tables(cells).unify_dictionaries())
+    ratings = index_ratings(unpacked_ratings(cells))
     chosen = search.choose(ratings, n_threads)
     users, items = chosen.objective.users, chosen.objective.items
     weights = [users.factors, users.bias, items.factors, items.bias, chosen.objective.link_weight]

@@ -10,10 +10,9 @@ from pyspark.sql import functions as F
 from mfspark.columns import ITEM, USER, Side
 from mfspark.engine import blocks
 from mfspark.engine.blocks import LocatedRatings, locate_ratings
-from mfspark.engine.cells import cell, from_cell, index_type, values
+from mfspark.engine.cells import NarrowRatings, cell, from_cell, index_type, values
 from mfspark.engine.encoded import (
     Hashing,
-    NarrowRatings,
     encode_pack,
     encode_ratings,
     hash_ids,

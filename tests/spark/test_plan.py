@@ -11,7 +11,7 @@ import pytest
 
 from mfspark import BiasedALS
 from mfspark.columns import ITEM, USER
-from mfspark.engine.one_task import pack_ratings_whole
+from mfspark.engine.one_task import pack_ratings
 from mfspark.engine.plan import (
     Machine,
     Workload,
@@ -235,7 +235,7 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
             "rating": ((rng.integers(1, 6, n) - 3) / 2**0.5).astype(np.float32),
         }
     )
-    cells = list(pack_ratings_whole(iter(table.to_batches(500_000))))
+    cells = list(pack_ratings(iter(table.to_batches(500_000))))
     path = tmp_path / "cells.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, cells[0].schema) as writer:
         for cell in cells:
