@@ -45,7 +45,8 @@ def run(python: str, spark: str, overrides: list[str], pytest: list[str]) -> str
         for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_HOME", "PYTHONPATH"):
             environment.pop(name, None)
         forced = Path(folder) / "overrides.txt"
-        forced.write_text("\n".join([f"pyspark=={spark}", *overrides]) + "\n")
+        # An override takes the extras of what it overrides away.
+        forced.write_text("\n".join([f"pyspark[connect]=={spark}", *overrides]) + "\n")
         steps = [
             ["uv", "venv", "--quiet", "--python", python, str(place)],
             ["uv", "pip", "install", "--quiet", "--override", str(forced), f"{ROOT}[test]"],

@@ -67,7 +67,7 @@ def test_intervals_hold_the_truth_of_all_slices_together(spark):
         frame = scored(rng, 150, gain=0.0, slices=list("abcdefghij"))
         # In truth none is better: one predictor's error is the other's with a coin thrown.
         swap = rng.random(len(frame)) < 0.5
-        both = frame[["model", "bias only"]].to_numpy()
+        both = frame[["model", "bias only"]].to_numpy(copy=True)
         both[swap] = both[swap][:, ::-1]
         worlds.append(frame.assign(**{"model": both[:, 0], "bias only": both[:, 1]}, world=world))
     everything = pd.concat(worlds)
