@@ -33,7 +33,7 @@ notebooks: check-java $(VENV)/.mfspark-notebooks ## run the notebooks and store 
 check-pages: $(VENV)/.mfspark-test ## look at the pages of runs/demo in a browser: errors, overflow, accessibility
 	$(BIN)/python tests/jobs/check_page.py $(wildcard runs/demo/*/index.html)
 
-# Else each of some hundred processes would compile the sources for itself.
+# Where it is set, each of some hundred processes would compile the sources for itself.
 test test-ci test-all: export PYTHONDONTWRITEBYTECODE :=
 
 test: check-java $(VENV)/spark-classes.jsa ## run the test suite but for its slow part

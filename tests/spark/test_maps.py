@@ -36,7 +36,7 @@ def test_axes_are_the_factors_that_were_asked_for(model, described, tastes):
     assert list(items["n_ratings"]) == sorted(own["n_ratings"], reverse=True)
     for item, row in items.iterrows():
         assert (row["x"], row["y"]) == (own["factors"][item][2], own["factors"][item][0])
-        assert row["genre"] == "Even" if item % 2 == 0 else pd.isna(row["genre"])
+        assert (row["genre"] == "Even") if item % 2 == 0 else pd.isna(row["genre"])
     users = found.user_map.toPandas()
     assert len(users) == 60
     assert users["taste"].notna().sum() == tastes.count()
