@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 
+NAMES_ASKED_FOR = (
+    "functions",
+    "PythonUtils",
+    "PythonSQLUtils",
+    "SimplePythonFunction",
+    "org.apache.spark.sql.functions",
+    "org.apache.spark.sql.classic.SparkSession",
+    "org.apache.spark.sql.execution.python.UserDefinedPythonFunction",
+)
+
 # Where set, tests run against this Spark Connect server: test_connect.py does so.
 REMOTE = os.environ.get("MFSPARK_TEST_REMOTE")
 
@@ -53,8 +63,18 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
             .getOrCreate()
         )
         session.sparkContext.setLogLevel("ERROR")
+        remember_classes(session)
     yield session
     session.stop()
+
+
+def remember_classes(session: "SparkSession") -> None:
+    """Let the gateway to the JVM keep the classes that PySpark asks for by name, for every
+    expression anew: each time the JVM looks for such a file in some hundred archives of each
+    package that was imported, an eighth of all that it does in the tests."""
+    jvm = session.sparkContext._jvm
+    for name in NAMES_ASKED_FOR:
+        setattr(jvm, name, getattr(jvm, name))
 
 
 @pytest.fixture(scope="session")

@@ -156,6 +156,9 @@ def solve_side(
     """One half-step: all rows of ``side``, given those of the ``other`` one."""
     fixed = AlignedRows.of(other)
     n_hot, ranges = share_rows(block.train.counts, n_threads)
+    if not n_hot and len(ranges) == 1:
+        # Short fits to few ratings are thousands of these.
+        return half_step(block, fixed, objective, side, solver)
     done = pool.map(
         lambda rows: half_step(block.slice(*rows), fixed, objective, side, solver), ranges
     )
@@ -174,6 +177,8 @@ def shared_moments(
     pool: ThreadPoolExecutor, n_threads: int, rows: Csr, fixed: AlignedRows, mean: float
 ) -> Float64s:
     """Moments of each row (see ``row_moments``) from equal shares of its entries."""
+    if not rows.n_rows:
+        return np.zeros((0, fixed.rank + 2, fixed.rank + 2))
     shares = np.linspace(rows.indptr[:-1], rows.indptr[1:], n_threads + 1).astype(np.int64)
     parts = pool.map(
         lambda share: np.concatenate(
@@ -181,7 +186,6 @@ def shared_moments(
                 row_moments(rows._replace(indptr=shares[share : share + 2, row]), fixed, mean)
                 for row in range(rows.n_rows)
             ]
-            or [np.zeros((0, fixed.rank + 2, fixed.rank + 2))]
         ),
         range(n_threads),
     )

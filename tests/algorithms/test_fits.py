@@ -1,6 +1,7 @@
 """Whole fits of NumPy problems, without Spark."""
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mfspark.algorithms import sharing
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
+from mfspark.algorithms.sharing import LEAST_WORK
 from mfspark.columns import IS_VALIDATION, ITEM, USER, Side
 from mfspark.errors import DivergenceError
 from mfspark.kernels.objective import Objective, Penalty
@@ -50,18 +53,23 @@ def dense_objective(table: pa.Table, ratings, rows) -> float:
 
 
 @settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 2**31), rank=st.sampled_from([0, 1, 5]), n_threads=st.integers(1, 3))
-def test_als_reports_the_objective_of_the_rows_it_returns(seed, rank, n_threads):
+@given(
+    seed=st.integers(0, 2**31), rank=st.sampled_from([0, 1, 5]), n_threads=st.integers(1, 3),
+    least_work=st.sampled_from([1, LEAST_WORK]),
+)  # fmt: skip
+def test_als_reports_the_objective_of_the_rows_it_returns(seed, rank, n_threads, least_work):
     table = ratings_of(seed)
     ratings = index_ratings(table)
     als = ThreadedALS(OBJECTIVE, ALSSettings(rank=rank, max_iter=4, tol=0.0))
-    rows, history, *_ = als.learn(ratings, n_threads)
+    with patch.object(sharing, "LEAST_WORK", least_work):
+        rows, history, *_ = als.learn(ratings, n_threads)
     best = [row for row in history.rows if row.iteration == history.best_iteration][-1]
     assert best.objective == pytest.approx(dense_objective(table, ratings, rows), rel=1e-4)
     objectives = [row.objective for row in history.rows]
     assert all(b <= a * (1 + 1e-5) for a, b in pairwise(objectives))
 
 
+@pytest.mark.usefixtures("every_row_shared_out")
 def test_als_with_threads_is_als_with_one():
     ratings = index_ratings(ratings_of(1))
     als = ThreadedALS(OBJECTIVE, ALSSettings(rank=4, max_iter=5))

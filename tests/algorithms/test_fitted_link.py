@@ -140,6 +140,7 @@ def test_a_very_heavy_link_is_none():
         np.testing.assert_allclose(heavy.rows[side], plain.rows[side], atol=1e-4)
 
 
+@pytest.mark.usefixtures("every_row_shared_out")
 def test_threads_make_no_difference():
     ratings = planted(1, 1)
     one, _ = fitted(ratings, LINKED, 4, n_threads=1)

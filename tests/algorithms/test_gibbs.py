@@ -256,6 +256,7 @@ def test_finds_the_planted_truth_and_the_noise():
     assert 0.7 < np.median(abs(z)) / stats.t(len(each) - 1).ppf(0.75) < 1.4
 
 
+@pytest.mark.usefixtures("every_row_shared_out")
 def test_threads_and_the_order_of_rows_make_no_difference(rng):
     table, _ = ratings_of(1)
     ratings, one = fitted(table, n_threads=1)

@@ -44,6 +44,7 @@ def test_sums_of_features(rng, width):
     )
 
 
+@pytest.mark.usefixtures("every_row_shared_out")
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_draw_has_the_mean_and_covariance_of_ridge_regression(rng, monkeypatch, n_threads):
     """vec β | x ~ N(M⁻¹ vec(Fᵀ (x − m) Λ), M⁻¹) with M = Fᵀ F ⊗ Λ + I ⊗ Λ_β."""

@@ -9,12 +9,15 @@ import pytest
 
 FIT = """
 import numpy as np, pyarrow as pa
+from mfspark.algorithms import sharing
 from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings, BayesianSettings, SGDSettings
+# So that threads share the work, with the kernels that they have for it.
+sharing.LEAST_WORK = 1
 rng = np.random.default_rng(0)
 table = pa.table({"user": rng.integers(0, 50, 900), "item": rng.integers(0, 30, 900),
                   "rating": rng.random(900).astype(np.float32)})
