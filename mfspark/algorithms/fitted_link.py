@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mfspark.algorithms.sharing import row_ranges
+from mfspark.algorithms.sharing import results_of, row_ranges
 from mfspark.algorithms.sparse_features import (
     Features,
     conjugate_gradients,
@@ -102,11 +102,12 @@ def rest_of(
     """The ratings of a side less what the offsets of its rows explain of them."""
 
     def rest(ratings: Csr) -> Csr:
-        parts = pool.map(
+        parts = results_of(
+            pool,
             lambda part: less_offsets(ratings.slice(*part), fixed, link.offsets[slice(*part)]),
             row_ranges(ratings.counts, n_threads),
         )
-        return ratings._replace(values=np.concatenate(list(parts)))
+        return ratings._replace(values=np.concatenate(parts))
 
     return RatingBlock(rest(block.train), rest(block.validation))
 

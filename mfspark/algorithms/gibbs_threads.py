@@ -23,7 +23,7 @@ from mfspark.algorithms.link import Link, draw_links, no_link, offsets_of
 from mfspark.algorithms.penalties import PenaltySearch
 from mfspark.algorithms.posterior import StoredDraws, posterior_of, spread_of
 from mfspark.algorithms.running_mean import RunningMean
-from mfspark.algorithms.sharing import row_ranges, share_rows
+from mfspark.algorithms.sharing import results_of, row_ranges, share_rows
 from mfspark.algorithms.snapshots import (
     ChainPlace,
     LoopState,
@@ -426,7 +426,7 @@ def run_sweep(
 def _normal_rows(pool: ThreadPoolExecutor, keys: UInt64s, sweep: int, n: int) -> Float32s:
     """As ``normal_rows``, by all threads."""
     parts = np.array_split(keys, -(-len(keys) // _KEYS_PER_PART))
-    return np.concatenate(list(pool.map(lambda part: normal_rows(part, sweep, n), parts)))
+    return np.concatenate(results_of(pool, lambda part: normal_rows(part, sweep, n), parts))
 
 
 def _squared_error(
@@ -434,7 +434,8 @@ def _squared_error(
 ) -> float:
     """Σ (r − r̂)² over the ratings of all users."""
     items = AlignedRows.of(rows[ITEM])
-    parts = pool.map(
+    parts = results_of(
+        pool,
         lambda part: squared_error(ratings.slice(*part), rows[USER][slice(*part)], items, 0.0),
         row_ranges(ratings.counts, n_threads),
     )

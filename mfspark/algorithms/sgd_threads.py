@@ -21,6 +21,7 @@ from mfspark.algorithms.fitted_link import (
 from mfspark.algorithms.history import Found, History
 from mfspark.algorithms.indexed_ratings import IndexedRatings
 from mfspark.algorithms.learning_rate import LearningRate
+from mfspark.algorithms.sharing import is_worth_sharing
 from mfspark.algorithms.snapshots import LoopState, Saver, Snapshots, resume, save_arrays
 from mfspark.algorithms.strata import draw_key, draw_sub_epochs, order_by_block, split_into_strata
 from mfspark.columns import ITEM, USER, Side
@@ -214,16 +215,18 @@ class ThreadedSGD:
             shuffle(entries, draw_key(seed, epoch, *pair))
             return visit(entries, state.users, state.items, self.objective, rate, is_by_row)
 
+        n_ratings = sum(len(entries.rows) for row in strata.train for entries in row)
+        visit_all = pool.map if is_worth_sharing(n_ratings // n_blocks) else map
         error = 0.0
         for pairs in draw_sub_epochs(n_blocks, seed, epoch):
-            error += sum(pool.map(visit_stratum, pairs))
+            error += sum(visit_all(visit_stratum, pairs))
         rows = state.rows()
         missed = squared_error(strata.validation, rows[USER], state.items.at, self.objective.mean)
         if state.links:
             state = linked(pool, n_threads, state, rows)
         return state, PassSums(
             squared_error=error,
-            n_ratings=sum(len(entries.rows) for row in strata.train for entries in row),
+            n_ratings=n_ratings,
             penalty=sum(
                 penalty_of(
                     state.links.get(side),

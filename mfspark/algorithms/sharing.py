@@ -1,10 +1,16 @@
 """How the rows of a side are shared out to threads."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from mfspark.kernels.arrays import Int64s
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 # Parts of a side per thread: enough that no thread waits long for the last part.
 _PARTS_PER_THREAD = 8
@@ -37,6 +43,18 @@ def row_ranges(counts: Int64s, n_threads: int, first: int = 0) -> list[tuple[int
     ends = np.searchsorted(work, np.linspace(0, work[-1], n_parts + 1)[1:]) + 1
     bounds = np.unique(np.concatenate([[0], np.minimum(ends, len(work))])) + first
     return [(int(a), int(b)) for a, b in pairwise(bounds)]
+
+
+def is_worth_sharing(work: int) -> bool:
+    """Whether visits to so many ratings are enough for more than one thread."""
+    return work >= LEAST_WORK
+
+
+def results_of(
+    pool: Executor, work: Callable[[Part], Result], parts: Sequence[Part]
+) -> list[Result]:
+    """What ``work`` makes of each part; a single one is not handed over."""
+    return list(map(work, parts) if len(parts) == 1 else pool.map(work, parts))
 
 
 def _most_parts(counts: Int64s) -> int:

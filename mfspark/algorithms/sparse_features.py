@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from mfspark.algorithms.encoding import EncodedFeatures, sparse_rows
-from mfspark.algorithms.sharing import row_ranges
+from mfspark.algorithms.sharing import results_of, row_ranges
 from mfspark.columns import Side
 from mfspark.kernels.arrays import Float32s, Float64s
 from mfspark.kernels.csr import Csr
@@ -97,8 +97,9 @@ def _dots(a: Float32s, b: Float32s) -> Float32s:
 def products(pool: ThreadPoolExecutor, n_threads: int, features: Csr, dense: Float32s) -> Float32s:
     """F·D by all threads."""
     dense = np.ascontiguousarray(dense)
-    parts = pool.map(
+    parts = results_of(
+        pool,
         lambda part: feature_sums(features.slice(*part), dense),
         row_ranges(features.counts, n_threads),
     )
-    return np.concatenate(list(parts))
+    return np.concatenate(parts)

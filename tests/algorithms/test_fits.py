@@ -112,6 +112,7 @@ def test_sgd_comes_near_to_the_minimum_of_als(schedule):
     assert history.rows[-1].validation_rmse is not None
 
 
+@pytest.mark.usefixtures("every_row_shared_out")
 def test_sgd_depends_on_blocks_and_seed_and_not_on_threads():
     def fit(n_threads, **changed):
         wanted = SGDSettings(**{"rank": 3, "max_iter": 3, "num_blocks": 4} | changed)
