@@ -17,7 +17,8 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,9 @@ _CURRENT, _VERSIONS = "_CURRENT", "versions"
 # The current version, and the one that a reader may still be at.
 KEPT_VERSIONS = 2
 _MOST_JSON = 2**26
+# Small tables that are computed and written at a time: each is some short queries, between which
+# the cores would wait for the driver.
+_TABLES_AT_A_TIME = 4
 _SCHEMES_THAT_RENAME = ("hdfs", "viewfs")
 
 
@@ -96,6 +100,17 @@ def write_parquet(table: "DataFrame", path: str) -> None:
     for name in names_in(path):
         if not name.endswith(".parquet"):
             remove(join(path, name))
+
+
+def write_tables(tables: "Mapping[str, DataFrame]", folder: str) -> None:
+    """Write small ``tables`` below ``folder``, each by its name as one file, several at a time."""
+
+    def write(name: str) -> None:
+        write_parquet(tables[name].coalesce(1), join(folder, name))
+
+    with ThreadPoolExecutor(_TABLES_AT_A_TIME) as pool:
+        # What failed is raised here.
+        list(pool.map(write, tables))
 
 
 def _open(path: str) -> tuple[fs.FileSystem, str]:

@@ -34,6 +34,7 @@ from mfspark.evaluation.ranking import Ranking, candidates_of, evaluate_predicti
 from mfspark.persisted import persist, unpersist
 from mfspark.report.comparison_page import write_comparison
 from mfspark.report.list_table import usual_length
+from mfspark.small_tables import table_of
 
 logger = logging.getLogger("mfspark")
 
@@ -184,7 +185,7 @@ def _write_tables(
     result = compare(predictions, settings.resamples, settings.seed)
 
     def rows(schema: str, of_entry: Any) -> DataFrame:
-        return spark.createDataFrame([row for entry in entries for row in of_entry(entry)], schema)
+        return table_of(spark, [row for entry in entries for row in of_entry(entry)], schema)
 
     tables = {
         "models": rows(_MODELS_SCHEMA, _model_rows).join(result.metrics, "predictor", "left"),
@@ -193,8 +194,7 @@ def _write_tables(
         "curves": rows(_CURVES_SCHEMA, lambda entry: entry.curves),
         "weights": rows(_WEIGHTS_SCHEMA, lambda entry: entry.weights),
     }
-    for name, table in (tables | (lists.tables() if lists else {})).items():
-        files.write_parquet(table.coalesce(1), f"{target}/{name}")
+    files.write_tables(tables | (lists.tables() if lists else {}), target)
     found = files.read_parquet(spark, f"{target}/models").where("state = 'succeeded'")
     return {row["predictor"]: row["rmse"] for row in found.collect()}
 

@@ -13,6 +13,7 @@ from mfspark.app.run_directory import RunDirectory
 from mfspark.columns import RATING, USER
 from mfspark.data.split import fold
 from mfspark.evaluation.ratings import MODEL, rating_metrics
+from mfspark.small_tables import table_of
 
 logger = logging.getLogger("mfspark")
 
@@ -45,7 +46,7 @@ def cross_validate(spark: SparkSession, run: RunDirectory) -> None:
                 logger.info("fold %d of %d: RMSE %.4f", number + 1, settings.folds, row["rmse"])
         schema = "fold int, rmse double, mae double, n long, n_unscored long"
         with run.output("cross_validation") as target:
-            files.write_parquet(spark.createDataFrame(rows, schema).coalesce(1), target)
+            files.write_parquet(table_of(spark, rows, schema).coalesce(1), target)
         mean = sum(row[1] for row in rows) / len(rows)
         facts["mean_rmse"] = mean
     print(f"\n{settings.folds}-fold cross-validation on {origin}, seed {settings.seed}:")

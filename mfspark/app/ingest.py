@@ -137,8 +137,7 @@ def write_ratings(
                 rows = split.where(F.col(SPLIT) == part).drop(SPLIT)
                 files.write_parquet(rows, f"{target}/{part}")
         with run.output("description", ("ratings",)) as target:
-            for name, table in describe(split).tables().items():
-                files.write_parquet(table.coalesce(1), f"{target}/{name}")
+            files.write_tables(describe(split).tables(), target)
             n_ids = files.read_pandas(f"{target}/activity").groupby("side")["n_ids"].sum()
             record = IngestRecord(
                 origin=origin,

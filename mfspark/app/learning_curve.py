@@ -21,6 +21,7 @@ from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.persisted import persist, unpersist
 from mfspark.report.learning_page import learning_verdict, write_learning_page
+from mfspark.small_tables import table_of
 
 logger = logging.getLogger("mfspark")
 
@@ -70,7 +71,8 @@ def learning_curve(spark: SparkSession, run: RunDirectory) -> None:
         for each in models:
             each.unpersist()
         unpersist(ratings)
-        table = spark.createDataFrame(
+        table = table_of(
+            spark,
             [
                 (share, *counts, *found[share], iterations, seconds)
                 for share, counts, iterations, seconds in rows

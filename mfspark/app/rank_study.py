@@ -22,6 +22,7 @@ from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
 from mfspark.persisted import persist, unpersist
 from mfspark.report.rank_page import write_rank_page
+from mfspark.small_tables import table_of
 
 logger = logging.getLogger("mfspark")
 
@@ -87,7 +88,7 @@ def rank_study(spark: SparkSession, run: RunDirectory) -> None:
                 (*trial, *map(float, figures), trial.rank == chosen)
                 for trial, *figures in zip(trials, rmse, excess, error, strict=True)
             ]
-            files.write_parquet(spark.createDataFrame(rows, SCHEMA).coalesce(1), f"{target}/ranks")
+            files.write_parquet(table_of(spark, rows, SCHEMA).coalesce(1), f"{target}/ranks")
             write_rank_page(
                 run.config.run.name, run.ingested().model_dump(), f"{target}/ranks",
                 f"{target}/index.html", run.config.data.unit, run.config.train.model,

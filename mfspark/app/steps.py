@@ -45,6 +45,7 @@ from mfspark.models.baselines import BiasOnly
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import Factorisation
 from mfspark.report.render import write_report
+from mfspark.small_tables import table_of
 
 logger = logging.getLogger("mfspark")
 _VALIDATION = "is_validation"
@@ -119,15 +120,12 @@ def evaluate_model(spark: SparkSession, run: RunDirectory) -> dict[str, float]:
             model, biases, fitted, test, run.config.ranking, settings.caution, settings.min_ratings
         )
         with run.output("evaluation", ("ratings", "model")) as target:
-            for name, table in (result.tables() | lists.tables()).items():
-                files.write_parquet(table.coalesce(1), f"{target}/{name}")
+            files.write_tables(result.tables() | lists.tables(), target)
             result.release()
             biases.unpersist()
             alerts = alerts_of(findings_of(spark, run, model, target))
             rows = [tuple(alert.model_dump().values()) for alert in alerts]
-            table = spark.createDataFrame(
-                rows, ", ".join(f"{n} string" for n in Alert.model_fields)
-            )
+            table = table_of(spark, rows, ", ".join(f"{n} string" for n in Alert.model_fields))
             files.write_parquet(table.coalesce(1), f"{target}/alerts")
         rmse = _rmse(run)
         facts["rows"], facts["rmse"] = run.ingested().split["test"], rmse
@@ -181,8 +179,7 @@ def interpret_model(spark: SparkSession, run: RunDirectory) -> None:
         parts = result, worth, stability, readings, groups, maps, example
         tables = {name: table for part in parts for name, table in part.tables().items()}
         with run.output("interpretation", ("model",)) as target:
-            for name, table in tables.items():
-                files.write_parquet(table.coalesce(1), f"{target}/{name}")
+            files.write_tables(tables, target)
 
 
 def recommend(spark: SparkSession, run: RunDirectory) -> None:

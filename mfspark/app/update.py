@@ -22,6 +22,7 @@ from mfspark.models.factor_model import FactorModel
 from mfspark.models.fold_in import fault_of_rows
 from mfspark.persisted import persist, unpersist
 from mfspark.report.update_page import write_update_page
+from mfspark.small_tables import table_of
 
 logger = logging.getLogger("mfspark")
 
@@ -252,7 +253,7 @@ def _write_report(
             "share double, new_users long, new_items long, rmse_of_base_on_new double, "
             "test_rmse_before double, test_rmse_after double, lists_kept double"
         )
-        table = spark.createDataFrame([tuple(summary.values())], schema)
+        table = table_of(spark, [tuple(summary.values())], schema)
         files.write_parquet(table.coalesce(1), f"{target}/summary")
         files.write_parquet(moved.coalesce(1), f"{target}/items")
         write_update_page(

@@ -33,6 +33,7 @@ from mfspark.kernels.half_step import squared_error
 from mfspark.kernels.moments import moments_error, row_moments
 from mfspark.kernels.random import normal_rows
 from mfspark.settings import ExchangeName
+from mfspark.small_tables import table_of
 
 _KEYS_SCHEMA = "number int, rows binary"
 
@@ -105,7 +106,7 @@ def _row_keys(
     empty = np.flatnonzero(index.layout.sizes[:-1] == 0).tolist()
     if empty:
         made = made.union(
-            workspace.spark.createDataFrame([(block, b"") for block in empty], _KEYS_SCHEMA)
+            table_of(workspace.spark, [(block, b"") for block in empty], _KEYS_SCHEMA)
         )
     kept, _ = recovering(
         workspace, index.layout.n_blocks, lambda: workspace.keep(made, solved.keep, FACTORS)

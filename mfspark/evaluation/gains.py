@@ -7,9 +7,12 @@ M, a user moves it by (S_u − M n_u) / (2 n √M) of the baseline less the same
 are 95 % for all comparisons of a table together (Bonferroni).
 """
 
+import math
 from functools import reduce
+from itertools import combinations_with_replacement
 from operator import and_
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from pyspark.sql import Column, DataFrame
@@ -17,6 +20,7 @@ from pyspark.sql import functions as F
 
 from mfspark.columns import RATING, USER
 from mfspark.evaluation.bootstrap import resample
+from mfspark.small_tables import table_of
 
 _LEVEL, _RESAMPLES, _SEED = 0.05, 2000, 0
 # Users of whom a normal interval says something.
@@ -42,7 +46,7 @@ def overall_gains(predictions: DataFrame, model: str, baselines: list[str]) -> D
         "high double"
     )
     if not row[0]:
-        return predictions.sparkSession.createDataFrame([], schema)
+        return table_of(predictions.sparkSession, [], schema)
     samples = resample(sums, len(names), _RESAMPLES, _SEED)
     tail = 100 * _LEVEL / 2 / len(baselines)
     rows = []
@@ -50,7 +54,7 @@ def overall_gains(predictions: DataFrame, model: str, baselines: list[str]) -> D
         low, high = np.percentile(samples[:, place] - samples[:, 0], [tail, 100 - tail])
         gain = row[place + 1] - row[1]
         rows.append((name, row[0], row[1], row[place + 1], gain, float(low), float(high)))
-    return predictions.sparkSession.createDataFrame(rows, schema)
+    return table_of(predictions.sparkSession, rows, schema)
 
 
 def gains_by_slice(predictions: DataFrame, model: str, baseline: str) -> DataFrame:
@@ -63,35 +67,47 @@ def gains_by_slice(predictions: DataFrame, model: str, baseline: str) -> DataFra
     squares = {"model": _square(model), "baseline": _square(baseline)}
     scored = predictions.where(reduce(and_, [square.isNotNull() for square in squares.values()]))
     users = scored.groupBy(*group, USER).agg(
-        F.count("*").alias("n"), *[F.sum(square).alias(name) for name, square in squares.items()]
+        F.count("*").cast("double").alias("n"),
+        *[F.sum(square).alias(name) for name, square in squares.items()],
     )
-    means = users.groupBy(*group).agg(
-        F.sum("n").alias("total"), F.count("*").alias("n_users"),
-        *[(F.sum(name) / F.sum("n")).alias(f"{name}_mse") for name in squares],
-    )  # fmt: skip
-    moved = _moved("baseline") - _moved("model")
-    spread = users.join(means, group).groupBy(*group).agg(F.sum(moved * moved).alias("variance"))
-    quantile = _quantile(means)
-    gain = F.sqrt("baseline_mse") - F.sqrt("model_mse")
-    half = F.when(F.col("n_users") >= _LEAST_USERS, quantile * F.sqrt("variance"))
-    return means.join(spread, group).select(
-        *group, F.col("total").alias("n"), "n_users", F.sqrt("model_mse").alias("rmse"),
-        F.sqrt("baseline_mse").alias("baseline_rmse"), gain.alias("gain"),
-        (gain - half).alias("low"), (gain + half).alias("high"),
-    )  # fmt: skip
+    names = ["n", *squares]
+    pairs = list(combinations_with_replacement(names, 2))
+    sums = users.groupBy(*group).agg(
+        F.count("*").alias("n_users"),
+        *[F.sum(name).alias(name) for name in names],
+        *[F.sum(F.col(a) * F.col(b)).alias(f"{a} {b}") for a, b in pairs],
+    )
+    # A row for each slice.
+    found = [row.asDict() for row in sums.collect()]
+    quantile = NormalDist().inv_cdf(1 - _LEVEL / 2 / max(1, len(found)))
+    schema = (
+        "slice string, value string, n long, n_users long, rmse double, baseline_rmse double, "
+        "gain double, low double, high double"
+    )
+    rows = [(row["slice"], row["value"], *_gain_of(row, quantile)) for row in found]
+    return table_of(predictions.sparkSession, rows, schema)
 
 
-def _quantile(means: DataFrame) -> Column:
-    """Of the normal distribution, for as many comparisons as there are slices."""
-    n = max(1, means.count())
-    return F.lit(NormalDist().inv_cdf(1 - _LEVEL / 2 / n))
+def _gain_of(sums: dict[str, Any], quantile: float) -> tuple[float | None, ...]:
+    """n, n_users, rmse, baseline_rmse, gain, low, high from sums over users of n, S and S' of the
+    two predictors, and of their products.
 
-
-def _moved(name: str) -> Column:
-    mean = F.col(f"{name}_mse")
-    part = (F.col(name) - mean * F.col("n")) / (2 * F.col("total") * F.sqrt(mean))
+    Σ (S − M n) (S' − M' n) = Σ S S' − M Σ S' n − M' Σ S n + M M' Σ n².
+    """
+    n, mean = sums["n"], {name: sums[name] / sums["n"] for name in ("model", "baseline")}
     # Without any error there is nothing that could vary.
-    return F.when(mean > 0, part).otherwise(F.lit(0.0))
+    by = {name: m and 1 / (2 * n * math.sqrt(m)) for name, m in mean.items()}
+
+    def covariance(a: str, b: str) -> float:
+        of_both = mean[a] * sums[f"n {b}"] + mean[b] * sums[f"n {a}"]
+        return float(by[a] * by[b] * (sums[f"{a} {b}"] - of_both + mean[a] * mean[b] * sums["n n"]))
+
+    of_each = covariance("model", "model") + covariance("baseline", "baseline")
+    half = quantile * math.sqrt(max(0.0, of_each - 2 * covariance("model", "baseline")))
+    rmse = {name: math.sqrt(m) for name, m in mean.items()}
+    gain = rmse["baseline"] - rmse["model"]
+    ends = (gain - half, gain + half) if sums["n_users"] >= _LEAST_USERS else (None, None)
+    return int(n), sums["n_users"], rmse["model"], rmse["baseline"], gain, *ends
 
 
 def _square(name: str) -> Column:

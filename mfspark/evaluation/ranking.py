@@ -19,6 +19,7 @@ from mfspark.evaluation.top_lists import (
 )
 from mfspark.models.factor_model import FactorModel
 from mfspark.persisted import persist, unpersist
+from mfspark.small_tables import table_of
 
 # Drawn for each user of a comparison, whose models are asked for single predictions, where the
 # configuration does not say how many.
@@ -150,7 +151,7 @@ def _measured(
         F.lit(candidates).alias("candidates"),
     )
     # Some rows for each model, made before what they are made of is let go.
-    rows = test.sparkSession.createDataFrame(measured.collect(), measured.schema)
+    rows = table_of(test.sparkSession, measured.collect(), measured.schema)
     return Ranking(rows, _users(test, truth))
 
 
@@ -212,4 +213,4 @@ def _users(test: DataFrame, truth: DataFrame) -> DataFrame:
         "without relevant items": row[0] - row[1],
         "measured": row[1],
     }
-    return test.sparkSession.createDataFrame(list(rows.items()), "quantity string, value long")
+    return table_of(test.sparkSession, list(rows.items()), "quantity string, value long")

@@ -13,7 +13,6 @@ from mfspark.evaluation.gains import gains_by_slice, overall_gains
 from mfspark.evaluation.intervals import STD, Intervals, intervals_of
 from mfspark.evaluation.metadata_slices import add_metadata_slices
 from mfspark.evaluation.slices import ALL, add_slices
-from mfspark.models.baselines import GlobalMean
 from mfspark.models.factor_model import FactorModel
 from mfspark.persisted import persist, unpersist
 
@@ -89,7 +88,8 @@ def evaluate(
     """
     # Several tables are made of them.
     predictions = persist(predict(model, biases, train, test))
-    sliced = add_slices(predictions, train, MODEL)
+    rated = {USER: biases.user_factors, ITEM: biases.item_factors}
+    sliced = add_slices(predictions, rated, MODEL)
     if known:
         sliced = add_metadata_slices(sliced, predictions.select(USER, ITEM), known)
     sliced = persist(sliced)
@@ -143,14 +143,13 @@ def predict(
 def add_baselines(test: DataFrame, train: DataFrame, biases: FactorModel) -> DataFrame:
     """Add the columns ``global mean``, ``item mean`` and ``bias only`` to the test rows.
 
-    global mean: μ, by :class:`GlobalMean`. item mean: the mean rating of the item, μ for items
+    global mean: μ, that of ``biases``. item mean: the mean rating of the item, μ for items
     without one. bias only: μ + b_u + b_i, by ``biases``.
     """
-    means = GlobalMean(predictionCol=GLOBAL_MEAN).fit(train)
     biases = biases.copy({biases.predictionCol: BIAS_ONLY, biases.clipPredictions: True})
     item_means = train.groupBy(ITEM).agg(F.avg(RATING).alias(ITEM_MEAN))
     return (
-        biases.transform(means.transform(test))
+        biases.transform(test.withColumn(GLOBAL_MEAN, F.lit(biases.global_mean)))
         .join(item_means, on=ITEM, how="left")
         .select(
             *test.columns,
@@ -225,14 +224,15 @@ def _histogram(predictions: DataFrame, scale: tuple[float, float]) -> DataFrame:
     """How often each rating is given and predicted: by half points on short scales, by twentieths
     of long ones."""
     width = _bar(scale)
-
-    def counts(column: str, name: str) -> DataFrame:
-        nearest = (F.round(F.col(column) / width) * width).alias(RATING)
-        known = predictions.where(F.col(column).isNotNull() & ~F.isnan(column))
-        return known.groupBy(nearest).agg(F.count("*").alias(name))
-
-    joined = counts(RATING, "n_test").join(counts(MODEL, "n_predicted"), RATING, "full")
-    return joined.fillna(0).orderBy(RATING)
+    columns = {"n_test": RATING, "n_predicted": MODEL}
+    both = predictions.select(
+        *[F.col(column).cast("double").alias(name) for name, column in columns.items()]
+    )
+    long = both.unpivot([], list(columns), "of", "number")
+    known = long.where(F.col("number").isNotNull() & ~F.isnan("number"))
+    nearest = (F.round(F.col("number") / width) * width).alias(RATING)
+    counts = [F.count_if(F.col("of") == name).alias(name) for name in columns]
+    return known.groupBy(nearest).agg(*counts).orderBy(RATING)
 
 
 def _bar(scale: tuple[float, float]) -> float:

@@ -1,12 +1,12 @@
 """Groups of test rows to look at one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.columns import ITEM, TIMESTAMP, USER
+from mfspark.columns import ITEM, N_RATINGS, TIMESTAMP, USER, Side
 
 ALL, UNKNOWN = "all", "unknown"
 # Lower ends of the classes of training ratings per user or item.
@@ -18,16 +18,18 @@ _N_PREDICTED, _N_TIMES = 10, 5
 _ACCURACY = 1000
 
 
-def add_slices(test: DataFrame, train: DataFrame, predicted: str) -> DataFrame:
+def add_slices(test: DataFrame, rated: Mapping[Side, DataFrame], predicted: str) -> DataFrame:
     """Add ``slices``: array<struct<slice string, value string>>, every slice the row is in.
 
     Slices: all; user activity and item popularity by training ratings; predicted value (tenths of
     the column ``predicted``, which unlike the rating is known beforehand); cold start (warm, cold
     user, cold item, cold user and item); and time (fifths), where there are timestamps.
+
+    ``rated``: by side the ids with training ratings, and n_ratings, how many each has.
     """
     counted = test
     for side in (USER, ITEM):
-        counts = train.groupBy(side).agg(F.count("*").alias(f"_n_{side}"))
+        counts = rated[side].select(side, F.col(N_RATINGS).alias(f"_n_{side}"))
         counted = counted.join(counts, side, "left").fillna(0, [f"_n_{side}"])
     n_user, n_item = F.col(f"_n_{USER}"), F.col(f"_n_{ITEM}")
     cold = (

@@ -15,6 +15,7 @@ from mfspark.kernels.arrays import Float64s
 from mfspark.kernels.influence import solution_parts
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.fold_in import fault_of_rows, fold_in_of
+from mfspark.small_tables import table_of
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,9 @@ def example_explained(
         rows.append(("unsettled", "last half-step", unsettled))
         own = [(n, *row) for n, row in enumerate(table.itertuples(index=False, name=None), start=1)]
     kind = model.item_factors.schema[ITEM].dataType.simpleString()
-    ratings = spark.createDataFrame(
-        own, f"place int, {ITEM} {kind}, {RATING} double, influence double"
-    )
+    ratings = table_of(spark, own, f"place int, {ITEM} {kind}, {RATING} double, influence double")
     return Example(
-        spark.createDataFrame(rows, "part string, name string, value double"),
+        table_of(spark, rows, "part string, name string, value double"),
         ratings.join(described.select(ITEM, TITLE), ITEM, "left")
         .select("place", ITEM, TITLE, RATING, "influence")
         .orderBy("place"),

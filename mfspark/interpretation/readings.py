@@ -22,6 +22,7 @@ from scipy.stats import false_discovery_control
 from mfspark.columns import BIAS, COLD_BIAS, FACTORS, ITEM, N_RATINGS, TITLE
 from mfspark.errors import ConfigError
 from mfspark.kernels.arrays import Bools, Float64s
+from mfspark.small_tables import table_of
 
 # Of the items with most ratings; more would make nothing clearer.
 _MOST_ITEMS = 5000
@@ -120,9 +121,10 @@ def read_factors(described: DataFrame, stability: DataFrame, labels: Mapping[str
         for n in numbers
     ]  # fmt: skip
     return Readings(
-        spark.createDataFrame(metadata, f"{_SCHEMA}, q double, is_clear boolean"),
-        spark.createDataFrame(names, "factor int, label string, is_given boolean, r2 double"),
-        spark.createDataFrame(
+        table_of(spark, metadata, f"{_SCHEMA}, q double, is_clear boolean"),
+        table_of(spark, names, "factor int, label string, is_given boolean, r2 double"),
+        table_of(
+            spark,
             [row for row in shares if row[1] != _ALL and row[2] is not None],
             "factor int, kind string, r2 double",
         ),

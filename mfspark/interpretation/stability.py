@@ -23,6 +23,7 @@ from mfspark.interpretation.coordinates import VARIMAX, in_simple_structure
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.metadata import PenaltyFacts
+from mfspark.small_tables import table_of
 
 # |r| from which a factor may be read.
 STABLE = 0.8
@@ -68,10 +69,8 @@ def factor_stability(
     ]
     pairs = [(i + 1, j + 1, float(r)) for (i, j), r in np.ndenumerate(mean)]
     return Stability(
-        spark.createDataFrame(
-            rows, "factor int, stability double, lowest double, is_stable boolean"
-        ),
-        spark.createDataFrame(pairs, "factor int, matched int, r double"),
+        table_of(spark, rows, "factor int, stability double, lowest double, is_stable boolean"),
+        table_of(spark, pairs, "factor int, matched int, r double"),
     )
 
 

@@ -11,6 +11,7 @@ from mfspark.columns import BIAS, FACTORS, GENRES, ITEM, N_RATINGS, TITLE, USER,
 from mfspark.errors import DataError
 from mfspark.interpretation.maps import MapMethod
 from mfspark.models.factor_model import FactorModel
+from mfspark.small_tables import table_of
 
 _BYTES_PER_FLOAT = 4
 # Items that can be looked up.
@@ -138,9 +139,7 @@ def _factors(model: FactorModel) -> DataFrame:
     # A model that learnt only biases has no interaction variance to share out.
     total = sum(squares) or 1.0
     rows = [(number, value**0.5, value / total) for number, value in enumerate(squares, start=1)]
-    return model.sparkSession.createDataFrame(
-        rows, "factor int, singular_value double, share double"
-    )
+    return table_of(model.sparkSession, rows, "factor int, singular_value double, share double")
 
 
 def _long(items: DataFrame, *columns: str) -> DataFrame:
@@ -265,8 +264,10 @@ def _storage(model: FactorModel) -> DataFrame:
         "compression ratio": cells / parameters,
         "ratings per parameter": meta.n_ratings / parameters,
     }
-    return model.sparkSession.createDataFrame(
-        [(name, float(value)) for name, value in rows.items()], "quantity string, value double"
+    return table_of(
+        model.sparkSession,
+        [(name, float(value)) for name, value in rows.items()],
+        "quantity string, value double",
     )
 
 

@@ -19,6 +19,7 @@ from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, TITLE, USER
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.list_columns import matrix_of
+from mfspark.small_tables import table_of
 
 GROUP = "taste"
 # Users whom the centres are learnt from; everybody is placed by them.
@@ -60,7 +61,7 @@ def taste_groups(
     kind = users.schema[USER].dataType.simpleString()
     n_users = users.count() if stable and n_groups else 0
     if n_users < 2 * n_groups or not n_users:
-        return model.sparkSession.createDataFrame([], f"{USER} {kind}, {GROUP} int")
+        return table_of(model.sparkSession, [], f"{USER} {kind}, {GROUP} int")
     own = F.array(*[F.element_at(FACTORS, number) for number in sorted(stable)])
     places = users.select(USER, own.alias(FACTORS))
     order = F.xxhash64(F.lit(seed), F.col(USER).cast("string"))
@@ -79,8 +80,10 @@ def taste_groups(
     )
     nearest = places.mapInArrow(place, f"{USER} {kind}, number int")
     sizes = nearest.groupBy("number").count().orderBy(F.desc("count"), "number").collect()
-    names = model.sparkSession.createDataFrame(
-        [(row["number"], n) for n, row in enumerate(sizes, start=1)], f"number int, {GROUP} int"
+    names = table_of(
+        model.sparkSession,
+        [(row["number"], n) for n, row in enumerate(sizes, start=1)],
+        f"number int, {GROUP} int",
     )
     return nearest.join(F.broadcast(names), "number").select(USER, GROUP)
 
@@ -124,11 +127,11 @@ def describe_groups(
     spark = model.sparkSession
     return UserGroups(
         sizes.orderBy(GROUP),
-        spark.createDataFrame(
-            factors, f"{GROUP} int, factor int, z double, low double, high double"
+        table_of(
+            spark, factors, f"{GROUP} int, factor int, z double, low double, high double"
         ),
-        _items_of(described, spark.createDataFrame(
-            list(moved.items()), f"{GROUP} int, moved array<double>"
+        _items_of(described, table_of(
+            spark, list(moved.items()), f"{GROUP} int, moved array<double>"
         ), n_shown),
     )  # fmt: skip
 

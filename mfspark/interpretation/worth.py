@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from mfspark.columns import BIAS, FACTORS, ITEM, RATING, USER
 from mfspark.kernels.arrays import Float64s
 from mfspark.models.factor_model import FactorModel
+from mfspark.small_tables import table_of
 
 PARTS = ("users", "items", "interaction")
 
@@ -45,8 +46,8 @@ def worth_of_parts(model: FactorModel, train: DataFrame, test: DataFrame) -> Wor
     size = len(PARTS) + 2
     moments = _sums(model, train, "moments", size * size).reshape(size, size)
     return Worth(
-        spark.createDataFrame(gains, "n_factors int, rmse double, n long"),
-        spark.createDataFrame(list(_shares(moments).items()), "part string, share double"),
+        table_of(spark, gains, "n_factors int, rmse double, n long"),
+        table_of(spark, list(_shares(moments).items()), "part string, share double"),
     )
 
 

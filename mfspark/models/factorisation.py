@@ -34,6 +34,7 @@ from mfspark.models.metadata import (
 from mfspark.models.params import FactorisationParams
 from mfspark.models.turned_factors import turned_factors
 from mfspark.settings import FactorisationSettings, PenalisedSettings, PredictorSettings
+from mfspark.small_tables import table_of
 
 AnySettings = TypeVar("AnySettings", bound=FactorisationSettings)
 
@@ -191,7 +192,7 @@ def model_of(
             for side, columns in (feature_columns or {}).items()
         },
     )
-    history = dataset.sparkSession.createDataFrame(learnt.history, HISTORY_SCHEMA)
+    history = table_of(dataset.sparkSession, learnt.history, HISTORY_SCHEMA)
     return FactorModel(fit.users, fit.items, history, metadata, fit.draws, dict(fit.seconds))
 
 

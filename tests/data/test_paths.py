@@ -6,6 +6,8 @@ import time
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
 
 from mfspark import FactorModel, files
 from mfspark.app.config import RunSettings
@@ -69,6 +71,22 @@ def test_spark_reads_and_writes_the_very_path(spark, tmp_path, character):
     assert files.read_parquet(spark, str(folder / f"t{character}")).count() == 3
     assert len(files.read_pandas(str(folder / f"t{character}"))) == 3
     assert pd.read_parquet(folder / f"t{character}")["id"].sum() == 3
+
+
+def test_tables_are_written_side_by_side_each_as_one_file(spark, tmp_path):
+    tables = {f"t{n}": spark.range(n, n + 40, 1, 4) for n in range(9)}
+    files.write_tables(tables, str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(tables)
+    for n, name in enumerate(tables):
+        assert len(list((tmp_path / name).iterdir())) == 1
+        assert pd.read_parquet(tmp_path / name)["id"].tolist() == list(range(n, n + 40))
+    files.write_tables({}, str(tmp_path / "none"))
+
+
+def test_a_table_that_cannot_be_written_is_an_error(spark, tmp_path):
+    broken = spark.range(3).select(F.raise_error(F.lit("this one")).alias("id"))
+    with pytest.raises(PySparkException, match="this one"):
+        files.write_tables({"a": spark.range(3), "b": broken, "c": spark.range(3)}, str(tmp_path))
 
 
 @pytest.mark.parametrize("character", [" ", "#", "%", "[", ":", "&"])

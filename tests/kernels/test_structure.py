@@ -87,6 +87,7 @@ def test_tests_of_kernels_and_algorithms_know_no_spark(folder):
 # What a reader need not open to follow a fit: the names of its functions say all.
 LEAVES = {
     "columns", "errors", "ids", "settings", "spark_errors", "files", "persisted",
+    "small_tables",
     "kernels.arrays", "kernels.compiled", "kernels.csr", "kernels.objective", "kernels.random",
     "kernels.warm",
     # Parts of the solver of a row, and of other kernels that are named by their formula.

@@ -26,6 +26,11 @@ def measured(model, train, test, **known):
     return evaluate(model, BiasOnly().fit(train), train, test, **known)
 
 
+def rated(train):
+    counts = F.count("*").alias("n_ratings")
+    return {side: train.groupBy(side).agg(counts) for side in ("user", "item")}
+
+
 def test_baselines_against_pandas(parts):
     train, test, train_table, test_table = parts
     found = (
@@ -96,7 +101,9 @@ def test_slices_partition_the_test_rows(parts, model):
     cold = metrics[metrics["slice"] == "cold start"].set_index("value")["n"].to_dict()
     assert cold == {"warm": len(test) - 3, "cold user": 1, "cold item": 1, "cold user and item": 1}
     scored = test_table.withColumn("guess", F.lit(3.0)).withColumn("timestamp", F.lit(86400 * 365))
-    slices = add_slices(scored, train_table, "guess").where("user = 100 and item = -1").first()
+    slices = (
+        add_slices(scored, rated(train_table), "guess").where("user = 100 and item = -1").first()
+    )
     n = (train["user"] == 100).sum()
     assert n >= 10
     assert {entry["slice"]: entry["value"] for entry in slices["slices"]} == {
@@ -113,7 +120,7 @@ def test_classes_of_predictions_and_of_time_are_of_equal_size(spark, parts):
         F.when(F.col("id") < 900, F.col("id") / 100).otherwise(float("nan")).alias("guess"),
         (F.col("id") * 86400).alias("timestamp"),
     )  # fmt: skip
-    members = add_slices(rows, train_table, "guess").select(F.inline("slices"))
+    members = add_slices(rows, rated(train_table), "guess").select(F.inline("slices"))
     counts = members.groupBy("slice", "value").count().toPandas()
     predicted = counts[counts["slice"] == "predicted value"].set_index("value")["count"]
     assert predicted["unknown"] == 100
@@ -123,7 +130,8 @@ def test_classes_of_predictions_and_of_time_are_of_equal_size(spark, parts):
     times = counts[counts["slice"] == "time"].set_index("value")["count"]
     assert times.between(195, 205).all()
     assert "1970-01-01 to 1970-07-19" in set(times.index)
-    nothing = add_slices(rows.withColumn("guess", F.lit(float("nan"))), train_table, "guess")
+    without = rows.withColumn("guess", F.lit(float("nan")))
+    nothing = add_slices(without, rated(train_table), "guess")
     kinds = {row[0] for row in nothing.select(F.inline("slices")).select("slice").collect()}
     assert "predicted value" not in kinds
 
