@@ -17,10 +17,11 @@ def table_of(
     They go by way of Arrow. ``createDataFrame`` of a list has a Python worker pickle them, which is
     forked by a daemon that no other task of Spark SQL uses: seconds for the first few rows.
     """
-    kinds = StructType.fromDDL(schema) if isinstance(schema, str) else schema
-    fields = to_arrow_schema(cast(StructType, kinds))
+    kinds = cast(StructType, StructType.fromDDL(schema)) if isinstance(schema, str) else schema
+    fields = to_arrow_schema(kinds)
     columns = zip(*rows, strict=True) if rows else [[] for _ in fields]
     arrays = [
         pa.array(list(column), field.type) for column, field in zip(columns, fields, strict=True)
     ]
-    return spark.createDataFrame(pa.Table.from_arrays(arrays, schema=fields))
+    # Spark Connect infers nothing from a table without rows.
+    return spark.createDataFrame(pa.Table.from_arrays(arrays, schema=fields), kinds)

@@ -70,8 +70,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
 
 def remember_classes(session: "SparkSession") -> None:
     """Let the gateway to the JVM keep the classes that PySpark asks for by name, for every
-    expression anew: each time the JVM looks for such a file in some hundred archives of each
-    package that was imported, an eighth of all that it does in the tests."""
+    expression anew: each time the JVM would look for a file in some hundred archives, once for
+    each package that was imported."""
     jvm = session.sparkContext._jvm
     for name in NAMES_ASKED_FOR:
         setattr(jvm, name, getattr(jvm, name))

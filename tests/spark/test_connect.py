@@ -114,6 +114,7 @@ SUITES = [
     "test_estimator.py",
     "test_factor_model.py",
     "test_comparison.py",
+    "test_small_tables.py",
     "../hostile/test_any_table.py",
 ]
 
