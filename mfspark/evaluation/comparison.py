@@ -12,7 +12,6 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -20,6 +19,7 @@ from mfspark.columns import ITEM, RATING, USER
 from mfspark.engine.workspace import materialised
 from mfspark.evaluation.bootstrap import resample
 from mfspark.evaluation.ratings import rating_metrics
+from mfspark.small_tables import table_of
 
 _OUTSIDE = 0.05
 # Sums in another order differ by less, as a share of the RMSE.
@@ -93,8 +93,7 @@ def _differences(
         "better string, worse string, difference double, low double, high double, "
         "is_clear boolean, verdict string"
     )
-    frame = pd.DataFrame(rows, columns=[part.split()[0] for part in schema.split(", ")])
-    return spark.createDataFrame(frame, schema)
+    return table_of(spark, rows, schema)
 
 
 def _verdict(
