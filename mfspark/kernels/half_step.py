@@ -18,6 +18,7 @@ from mfspark.kernels.compiled import jit
 from mfspark.kernels.conjugate_gradients import N_AT_ONCE, N_VECTORS, solve_by_cg
 from mfspark.kernels.csr import Csr, RatingBlock
 from mfspark.kernels.objective import Objective, PassSums
+from mfspark.kernels.one_vector import MOST_FACTORS, small_row_sums, solve_small
 from mfspark.kernels.products import BORDER
 from mfspark.kernels.ridge import (
     TILE,
@@ -127,7 +128,10 @@ def _solve_rows(  # type: ignore[no-untyped-def]
                 error += found
                 continue
         is_short = 2 * len(rated) <= rank and weight > 0 and (bias_weight > 0 or not fit_biases)
-        if is_short:
+        if rank <= MOST_FACTORS:
+            small_row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram)
+            done = solve_small(gram, len(rated), weight, bias_weight, fit_biases, out)
+        elif is_short:
             done = solve_dual(
                 rated, ratings, fixed, bias, mean, weight, bias_weight, fit_biases, out
             )

@@ -1,6 +1,7 @@
 """What is written in LLVM's language, as plain Python: kernels run on it under
 ``NUMBA_DISABLE_JIT=1``, where a debugger can step through them. Arguments and results are those of
-:mod:`mfspark.kernels.vectors` and :mod:`mfspark.kernels.products`."""
+:mod:`mfspark.kernels.vectors`, :mod:`mfspark.kernels.products` and
+:mod:`mfspark.kernels.one_vector`."""
 
 from collections.abc import Callable
 
@@ -77,4 +78,23 @@ def factor_square(rows: Float32s, first: int, smallest: Single, inverse: Float32
             unit[r] -= square[i, r] * unit[i]
             square[r] -= square[i, r] * square[i]
     inverse[:] = unit
+    return True
+
+
+def set_features(fixed: Float32s, i: int, tile: Float32s, t: int, target: Single) -> None:
+    """tile[t] = fixed[i], but for 1 in lane 14 and ``target`` in lane 15."""
+    tile[t, :LANES] = fixed[i]
+    tile[t, LANES - 2 : LANES] = 1, target
+
+
+def eliminate(sums: Float32s, n: int, with_bias: bool, least: Single, least_bias: Single) -> bool:
+    """Eliminate the first ``n`` unknowns of sums [16, 16] and, ``with_bias``, that of lane 14."""
+    square, one = sums[:LANES, :LANES], LANES - 2
+    for i, smallest in [*((i, least) for i in range(n)), *[(one, least_bias)] * with_bias]:
+        if not square[i, i] > smallest:
+            return False
+        square[i] /= square[i, i]
+        for r in range(one + 1):
+            if r != i:
+                square[r] -= square[r, i] * square[i]
     return True

@@ -19,7 +19,7 @@ from mfspark.kernels.vectors import prefetch
 # Ratings gathered at a time: few enough to stay in the first-level cache.
 TILE = 64
 # Ratings between the fetch of a fixed row and its use.
-_AHEAD = 32
+AHEAD = 32
 _EPSILON = np.float32(np.finfo(np.float32).eps)
 # Of a pivot in double: less is taken for rounding of the float32 features.
 _LEAST_LEFT = 1e-9
@@ -46,7 +46,7 @@ def row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram, border
     for first in range(0, len(rated), TILE):
         n = min(TILE, len(rated) - first)
         for t in range(n):
-            later = columns[min(start + first + t + _AHEAD, last)]
+            later = columns[min(start + first + t + AHEAD, last)]
             for f in range(0, width, LANES):
                 prefetch(fixed, later * width + f)
             prefetch(bias, later)

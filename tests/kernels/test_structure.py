@@ -91,8 +91,8 @@ LEAVES = {
     "kernels.arrays", "kernels.compiled", "kernels.csr", "kernels.objective", "kernels.random",
     "kernels.warm",
     # Parts of the solver of a row, and of other kernels that are named by their formula.
-    "kernels.moments", "kernels.ridge", "kernels.conjugate_gradients", "kernels.products",
-    "kernels.rotation",
+    "kernels.moments", "kernels.ridge", "kernels.one_vector", "kernels.conjugate_gradients",
+    "kernels.products", "kernels.rotation",
     "algorithms.start", "algorithms.sharing",
     "engine.start_cells", "engine.cells", "engine.factor_cells", "engine.kept_cells",
     "engine.compiling", "engine.machine", "engine.phases", "engine.plan", "engine.progress",
