@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 
 from mfspark.algorithms.start import known_rows, start_keys, start_rows
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
-from mfspark.kernels.arrays import Bools, Float32s, Int32s, Int64s
+from mfspark.kernels.arrays import Array, Bools, Float32s, Int32s, Int64s
 from mfspark.kernels.csr import RatingBlock, build_block
 from mfspark.kernels.random import uniform
+
+# Codes that are turned at once into the 64 bits that NumPy counts and looks up by.
+_AT_A_TIME = 2**17
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,7 @@ class _CountedSide:
 def _count_sides(pool: Executor, table: pa.Table, is_validation: Bools) -> dict[Side, _CountedSide]:
     def count(side: Side) -> _CountedSide:
         ids, codes = encode_ids(table[side])
-        counts = np.bincount(
-            codes[~is_validation] if is_validation.any() else codes, minlength=len(ids)
-        )
+        counts = count_codes(codes[~is_validation] if is_validation.any() else codes, len(ids))
         found = pa.table({"count": counts, "id": ids})
         order = pc.sort_indices(found, [("count", "descending"), ("id", "ascending")]).to_numpy()
         kept = order[: int(np.count_nonzero(counts))]
@@ -160,4 +161,20 @@ def encode_ids(column: pa.ChunkedArray) -> tuple[pa.Array, Int32s]:
             return encoded.dictionary, encoded.indices.to_numpy()
         column = whole.dictionary_encode().unify_dictionaries()
     codes = [chunk.indices.to_numpy() for chunk in column.chunks]
-    return column.chunk(0).dictionary, np.concatenate(codes).astype(np.int32, copy=False)
+    whole_codes = codes[0] if len(codes) == 1 else np.concatenate(codes)
+    return column.chunk(0).dictionary, whole_codes.astype(np.int32, copy=False)
+
+
+def count_codes(codes: Array, n: int) -> Int64s:
+    """How often each number below ``n`` occurs, int64 [n]. NumPy's own count makes a copy of all
+    ``codes`` that is up to eight times as large."""
+    counts = np.zeros(n, np.int64)
+    for some in slices(len(codes), n):
+        counts += np.bincount(codes[some], minlength=n)
+    return counts
+
+
+def slices(n: int, least: int = 0) -> list[slice]:
+    """``n`` places in slices whose 64-bit copies stay in the cache, or of ``least`` places."""
+    step = max(_AT_A_TIME, least)
+    return [slice(first, first + step) for first in range(0, n, step)]

@@ -41,7 +41,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
-from mfspark.algorithms.indexed_ratings import encode_ids, with_validation_column
+from mfspark.algorithms.indexed_ratings import count_codes, encode_ids, with_validation_column
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
 from mfspark.engine.cells import ROWS_PER_PACK, NarrowRatings, cell, index_type, packs, to_cell
 from mfspark.engine.workspace import Workspace
@@ -261,7 +261,7 @@ def _dictionary(column: pa.ChunkedArray, is_validation: Bools, hashing: Hashing)
     place[order] = np.arange(len(order))
     codes = place[codes]
     counted = codes[~is_validation] if is_validation.any() else codes
-    counts = np.bincount(counted, minlength=len(ids)).astype(np.int32)
+    counts = count_codes(counted, len(ids)).astype(np.int32)
     number = hashing.part(hashing.buckets(hashes[order]))
     ids = ids.take(pa.array(order))
     ends = np.searchsorted(number, [*hashing.parts, hashing.parts.stop]).tolist()

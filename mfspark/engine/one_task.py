@@ -7,9 +7,11 @@ loop and history are those of the distributed fit, there is just nothing to ship
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
@@ -27,6 +29,7 @@ from mfspark.algorithms.indexed_ratings import (
     IndexedRatings,
     encode_ids,
     index_ratings,
+    slices,
     with_validation_column,
 )
 from mfspark.algorithms.sgd_threads import ThreadedSGD
@@ -57,6 +60,7 @@ from mfspark.engine.progress import TaskProgress, log_features
 from mfspark.engine.training import Fit, Training
 from mfspark.engine.workspace import Workspace, materialised
 from mfspark.errors import DivergenceError
+from mfspark.kernels.arrays import Array
 from mfspark.kernels.rotation import canonical_rotation
 
 Learner = ThreadedALS | ThreadedSGD | ThreadedGibbs
@@ -186,17 +190,41 @@ def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
 
 def unpacked_ratings(cells: list[pa.Table]) -> pa.Table:
     """The ratings of all ``cells`` in one table, whose ids of a side have one dictionary."""
-    return pa.concat_tables([_plain(cell) for cell in cells]).unify_dictionaries()
-
-
-def _plain(cell: pa.Table) -> pa.Table:
-    """With indices of one type in all cells, and ratings as they are."""
-    columns = {name: cell[name].combine_chunks() for name in cell.column_names}
-    for side in Side:
-        ids = columns[side]
-        columns[side] = pa.DictionaryArray.from_arrays(ids.indices.cast(pa.int32()), ids.dictionary)
-    columns[RATING] = columns[RATING].cast(pa.float32())
+    columns: dict[str, pa.Array] = {side.value: _joined_ids(cells, side) for side in Side}
+    ratings = np.empty(sum(cell.num_rows for cell in cells), np.float32)
+    for place, cell in zip(_places(cells), cells, strict=True):
+        column = cell[RATING].combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            palette = column.dictionary.to_numpy()
+            _look_up(palette, column.indices.to_numpy(), ratings[place])
+        else:
+            ratings[place] = column.to_numpy()
+    is_validation = [cell[IS_VALIDATION].to_numpy() for cell in cells]
+    columns |= {RATING: ratings, IS_VALIDATION: np.concatenate(is_validation)}
     return pa.table(columns)
+
+
+def _joined_ids(cells: list[pa.Table], side: Side) -> pa.DictionaryArray:
+    """The ids of all cells."""
+    own = [cell[side].combine_chunks() for cell in cells]
+    ids = pc.unique(pa.chunked_array([column.dictionary for column in own]))
+    codes = np.empty(sum(map(len, own)), np.int32)
+    for place, column in zip(_places(cells), own, strict=True):
+        among_all = pc.index_in(column.dictionary, value_set=ids).to_numpy()
+        _look_up(among_all, column.indices.to_numpy(), codes[place])
+    return pa.DictionaryArray.from_arrays(codes, ids)
+
+
+def _places(cells: list[pa.Table]) -> list[slice]:
+    """Of each cell, where its rows are among all."""
+    ends = np.cumsum([0, *[cell.num_rows for cell in cells]]).tolist()
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def _look_up(values: Array, codes: Array, out: Array) -> None:
+    """out = values[codes], without a copy of all ``codes`` as the integers that NumPy wants."""
+    for some in slices(len(codes)):
+        out[some] = values[codes[some]]
 
 
 def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.RecordBatch]:

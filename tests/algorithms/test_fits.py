@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from mfspark.algorithms import sharing
 from mfspark.algorithms.als_threads import ThreadedALS
-from mfspark.algorithms.indexed_ratings import index_ratings, with_validation_column
+from mfspark.algorithms.indexed_ratings import (
+    count_codes,
+    index_ratings,
+    with_validation_column,
+)
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.algorithms.sharing import LEAST_WORK
 from mfspark.columns import IS_VALIDATION, ITEM, USER, Side
@@ -167,6 +171,14 @@ def test_ids_that_are_dictionary_encoded_are_the_same_ids():
     for side in Side:
         assert plain.ids[side].equals(found.ids[side])
         np.testing.assert_array_equal(plain.positions[side], found.positions[side])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("n", [0, 1, 2**17, 2**17 + 1, 300_000])
+def test_codes_are_counted(rng, kind, n):
+    codes = rng.integers(0, 200, n).astype(kind)
+    expected = [int((codes == code).sum()) for code in range(250)]
+    assert count_codes(codes, 250).tolist() == expected
 
 
 def test_ratings_of_some_users_are_all_their_training_ratings(rng):

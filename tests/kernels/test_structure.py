@@ -149,6 +149,7 @@ SHARED = {
     ("engine.factor_tables", "table_bytes"),
     ("algorithms.indexed_ratings", "with_validation_column"),
     ("algorithms.indexed_ratings", "encode_ids"),
+    ("algorithms.indexed_ratings", "count_codes"),
     # What a model with a posterior takes from the sampler for new rows, after its fit.
     ("models.drawn_fold_in", "drawn_fold_in_of"),
 }
