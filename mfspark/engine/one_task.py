@@ -4,6 +4,7 @@ For ratings that fit one task's memory. The fit itself is in :mod:`mfspark.algor
 loop and history are those of the distributed fit, there is just nothing to ship.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
@@ -56,12 +58,14 @@ from mfspark.engine.cells import (
     values,
 )
 from mfspark.engine.factor_tables import factor_batches, table_bytes
+from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.engine.progress import TaskProgress, log_features
 from mfspark.engine.training import Fit, Training
-from mfspark.engine.workspace import Workspace, materialised
+from mfspark.engine.workspace import Workspace, from_driver, materialised
 from mfspark.errors import DivergenceError
 from mfspark.kernels.arrays import Array
 from mfspark.kernels.rotation import canonical_rotation
+from mfspark.settings import BayesianSettings
 
 Learner = ThreadedALS | ThreadedSGD | ThreadedGibbs
 
@@ -93,12 +97,11 @@ def fit_in_one_task(
     with TaskProgress(learner.settings.max_iter, name) as progress:
         learner = replace(learner, journal=progress.journal)
         learn = partial(learn_tables, learner=learner, n_threads=n_threads)
-        result = workspace.persist(cells.repartition(1).mapInArrow(learn, schema))
-        said = result.where(F.coalesce(_LEARNT, _DIVERGENCE).isNotNull())
-        text, divergence = said.select(_LEARNT, _DIVERGENCE).collect()[0]
-        if divergence is not None:
-            raise DivergenceError(divergence)
-        learnt = Learnt.from_json(text)
+        made = cells.repartition(1).mapInArrow(learn, schema)
+        # One job in place of one to compute the rows and one for each table to fetch them.
+        is_small = _most_bytes(training, learner) <= BROADCAST_LIMIT
+        result = made.toArrow() if is_small else workspace.persist(made)
+        learnt = _learnt(result)
         progress.report_rest(learnt.history)
     workspace.phases.end("task")
     n_rows = {USER: learnt.n_users, ITEM: learnt.n_items}
@@ -109,20 +112,42 @@ def fit_in_one_task(
     rank = learner.settings.rank
     has_features = learner.settings.implicit_features or bool(training.features)
     columns = [N_RATINGS, BIAS, *([COLD_BIAS] if has_features else []), FACTORS]
-    of_side = {side: result.where(F.col(side).isNotNull()) for side in Side}
-    tables = {
-        side: materialised(rows.select(side, *columns), table_bytes(n_rows[side], rank))
-        for side, rows in of_side.items()
-    }
-    if not learnt.n_draws:
-        return training.fit(tables, learnt, workspace.phases)
-    draws = {
-        side: materialised(
-            rows.select(side, DRAWS), learnt.n_draws * table_bytes(n_rows[side], rank)
-        )
-        for side, rows in of_side.items()
-    }
+
+    def rows_of(side: Side, columns: list[str], n_bytes: int) -> DataFrame:
+        if isinstance(result, pa.Table):
+            rows = result.filter(pc.is_valid(result[side])).select([side, *columns])
+            return from_driver(workspace.spark, rows)
+        of_side = result.where(F.col(side).isNotNull())
+        return materialised(of_side.select(side, *columns), n_bytes)
+
+    n_bytes = {side: table_bytes(n_rows[side], rank) for side in Side}
+    tables = {side: rows_of(side, columns, n_bytes[side]) for side in Side}
+    draws = None
+    if learnt.n_draws:
+        draws = {side: rows_of(side, [DRAWS], learnt.n_draws * n_bytes[side]) for side in Side}
     return training.fit(tables, learnt, workspace.phases, draws)
+
+
+def _most_bytes(training: Training, learner: Learner) -> float:
+    """Of all rows that come out, at most; of features it is not known of how many ids there are."""
+    if training.features:
+        return math.inf
+    settings = learner.settings
+    n_tables = 1 + (settings.keep_draws if isinstance(settings, BayesianSettings) else 0)
+    n_rows = training.summary.n_users + training.summary.n_items
+    return n_tables * table_bytes(n_rows, settings.rank)
+
+
+def _learnt(result: DataFrame | pa.Table) -> Learnt:
+    """What the last row says; raises ``DivergenceError`` where nothing was learnt."""
+    said = [_LEARNT, _DIVERGENCE]
+    if isinstance(result, pa.Table):
+        (row,) = result.slice(result.num_rows - 1).select(said).to_pylist()
+    else:
+        row = result.where(F.coalesce(*said).isNotNull()).select(said).collect()[0]
+    if row[_DIVERGENCE] is not None:
+        raise DivergenceError(row[_DIVERGENCE])
+    return Learnt.from_json(row[_LEARNT])
 
 
 def pack_ratings(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

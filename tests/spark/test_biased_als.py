@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from chispa import assert_df_equality
 from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import functions as F
 
-from mfspark import BiasedALS, BiasedSGD
+from mfspark import BayesianMF, BiasedALS, BiasedSGD
+from mfspark.engine import one_task
 from mfspark.engine.plan import Machine, Workload, one_task_bytes
 
 
@@ -91,6 +93,24 @@ def test_factors_of_half_width_take_half_the_bytes_and_next_to_no_accuracy(model
     np.testing.assert_allclose(
         predictions(fits[1], ratings), predictions(model, ratings), atol=5e-3
     )
+
+
+@pytest.mark.parametrize("estimator", [BiasedALS, BayesianMF])
+def test_tables_that_are_too_big_to_collect_at_once_are_the_same(estimator, ratings, monkeypatch):
+    weights = GIVEN if estimator is BiasedALS else {}
+    fits = []
+    for limit in (one_task.BROADCAST_LIMIT, 0):
+        monkeypatch.setattr(one_task, "BROADCAST_LIMIT", limit)
+        learner = estimator(rank=2, maxIter=12, seed=3, execution="one_task", **weights)
+        fits.append(learner.fit(ratings))
+    collected, persisted = (
+        [fit.user_factors, fit.item_factors, *fit.draws.values()] for fit in fits
+    )
+    assert len(collected) == len(persisted) == (2 if estimator is BiasedALS else 4)
+    for found, other in zip(collected, persisted, strict=True):
+        ids = found.columns[0]
+        assert_df_equality(found.orderBy(ids), other.orderBy(ids), ignore_nullable=True)
+    assert fits[0].metadata.rotation == fits[1].metadata.rotation
 
 
 def test_many_ids_count_when_a_fit_in_one_task_is_planned(ratings, ratings_frame, monkeypatch):
