@@ -12,7 +12,7 @@ Worked example: three ratings, of which the last one is for validation.
 ...                   "is_validation": [False, False, True]})
 >>> hashing = {USER: Hashing(n_buckets=8, n_parts=2, first_part=0),
 ...            ITEM: Hashing(n_buckets=8, n_parts=2, first_part=2)}
->>> *dictionaries, ratings = encode_pack(table, hashing, n_targets=1)
+>>> *dictionaries, ratings = encode_pack(table, hashing, n_targets=1, target=0)
 >>> for row in dictionaries:
 ...     ids = pa.ipc.open_stream(row["ids"][0].as_py()).read_all()["id"]
 ...     print(row["target"][0], ids.to_pylist(), np.frombuffer(row["counts"][0].as_py(), np.int32))
@@ -37,6 +37,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyspark import TaskContext
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
@@ -166,10 +167,12 @@ def encode_ratings(
         for number, (side, n) in enumerate(n_blocks.items())
     }
     n_parts = of_side * len(hashing)
-    # Twice as many as packs: some get one or two, others none.
+    # Twice as many as there are packs at least: a task's last one is short.
     n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK)) if len(hashing) > 1 else 0
     n_targets = n_parts + n_of_slices
-    encode = partial(_encode, hashing=hashing, n_targets=n_of_slices, has_ids=has_few_ids)
+    encode = partial(
+        _encode, hashing=hashing, n_targets=n_of_slices, n_cores=n_cores, has_ids=has_few_ids
+    )
     encoded = ratings.mapInArrow(encode, _SCHEMA)
     persisted = workspace.persist(
         encoded.repartitionById(n_targets, F.col("target")), made_of="files"
@@ -186,31 +189,49 @@ def encode_ratings(
 
 
 def _encode(
-    batches: Iterator[pa.RecordBatch], hashing: dict[Side, Hashing], n_targets: int, has_ids: bool
+    batches: Iterator[pa.RecordBatch],
+    hashing: dict[Side, Hashing],
+    n_targets: int,
+    n_cores: int,
+    has_ids: bool,
 ) -> Iterator[pa.RecordBatch]:
+    context = TaskContext.get()
+    assert context is not None
+    # Tasks that run side by side have their first packs side by side, and so on; dealt out at
+    # random, all of a few packs may come to one core.
+    target = context.partitionId()
     for table in packs(batches, ROWS_PER_PACK):
-        yield from encode_pack(table, hashing, n_targets, has_ids)
+        yield from encode_pack(table, hashing, n_targets, target % max(n_targets, 1), has_ids)
+        target += n_cores
 
 
 def encode_pack(
-    table: pa.Table, hashing: dict[Side, Hashing], n_targets: int, has_ids: bool = False
+    table: pa.Table,
+    hashing: dict[Side, Hashing],
+    n_targets: int,
+    target: int,
+    has_ids: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of one pack: parts of its dictionaries, and slices of its ratings, which go to one
-    of ``n_targets`` behind the parts and, with ``has_ids``, have the dictionaries with them."""
+    """The rows of one pack: parts of its dictionaries, and slices of its ratings, which go to the
+    given one of ``n_targets`` behind the parts and, with ``has_ids``, have the dictionaries with
+    them."""
     is_validation = with_validation_column(table)[IS_VALIDATION].to_numpy()
     found = {side: _dictionary(table[side], is_validation, how) for side, how in hashing.items()}
     # A pack that is made again of other ratings, or of the same in other packs, has another name.
-    name = hashlib.blake2b(digest_size=8)
+    # Seven bytes: there is room for what makes it tell the target; see ``target_of``.
+    name = hashlib.blake2b(digest_size=7)
     for each in found.values():
         for _, ids, _ in each.parts:
             name.update(ids)
-    pack = int.from_bytes(name.digest(), "big", signed=True)
+    pack = int.from_bytes(name.digest(), "big")
+    if n_targets:
+        pack += (target - pack) % n_targets
     for each in found.values():
         for part, ids, counts in each.parts:
             yield _row(target=part, pack=pack, ids=ids, counts=counts)
     if len(found) == 1:
         return
-    target = max(how.parts.stop for how in hashing.values()) + pack % n_targets
+    first_target = max(how.parts.stop for how in hashing.values())
     rating = table[RATING].to_numpy().astype(np.float32, copy=False)
     n_ids = sum(len(each.ids) for each in found.values())
     has_validation = bool(is_validation.any())
@@ -222,7 +243,7 @@ def encode_pack(
     for first in range(0, table.num_rows, _ROWS_PER_SLICE):
         some = slice(first, first + _ROWS_PER_SLICE)
         yield _row(
-            target=target,
+            target=first_target + target,
             pack=pack,
             n_ids=n_ids,
             **{side.value: each.codes[some].tobytes() for side, each in found.items()},

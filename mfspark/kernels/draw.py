@@ -19,8 +19,9 @@ from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.half_step import row_error
 from mfspark.kernels.moments import moments_error
+from mfspark.kernels.one_vector import sums_at_rank
 from mfspark.kernels.products import BORDER
-from mfspark.kernels.ridge import TILE, draw_in_double, draw_moments, draw_primal, row_sums
+from mfspark.kernels.ridge import TILE, draw_in_double, draw_moments, draw_primal
 
 # Of rows that are all zero: far below what ratings in units of their standard deviation have.
 _LEAST_SQUARE = 1e-6
@@ -161,7 +162,9 @@ def _draw_rows(indptr, columns, values, fixed, bias, ridge, shifts, noise, drawn
     for row in range(len(indptr) - 1):
         start, end = indptr[row], indptr[row + 1]
         rated, ratings, out = columns[start:end], values[start:end], drawn[row]
-        total = row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram, border)
+        total = sums_at_rank(
+            rank, columns, start, end, ratings, fixed, bias, mean, tile, gram, border
+        )
         if not draw_primal(
             gram, border, total, len(rated), single_ridge, shifts[row], noise[row], out
         ):

@@ -7,9 +7,9 @@ from mfspark.kernels.arrays import LANES, AlignedRows, Bools, Float32s, Float64s
 from mfspark.kernels.compiled import jit
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.objective import Objective, PassSums
-from mfspark.kernels.one_vector import MOST_FACTORS, ONE, TARGET, small_row_sums
+from mfspark.kernels.one_vector import sums_at_rank
 from mfspark.kernels.products import BORDER
-from mfspark.kernels.ridge import TILE, row_sums, solve_moments
+from mfspark.kernels.ridge import TILE, solve_moments
 
 # Ratings that are added up in single precision.
 _SHORT_SUM = 4096
@@ -98,12 +98,9 @@ def _add_row(  # type: ignore[no-untyped-def]
     for first in range(start, end, _SHORT_SUM):
         last = min(first + _SHORT_SUM, end)
         rated, ratings = columns[first:last], values[first:last]
-        if rank <= MOST_FACTORS:
-            small_row_sums(columns, first, last, ratings, fixed, bias, mean, tile, gram)
-            border[0, :rank], border[1, :rank] = gram[:rank, ONE], gram[:rank, TARGET]
-            total = np.float64(gram[ONE, TARGET])
-        else:
-            total = row_sums(columns, first, last, ratings, fixed, bias, mean, tile, gram, border)
+        total = sums_at_rank(
+            rank, columns, first, last, ratings, fixed, bias, mean, tile, gram, border
+        )
         for f in range(rank):
             for g in range(f, rank):
                 sums[f, g] += gram[f, g]

@@ -21,7 +21,7 @@ from mfspark.kernels import plain
 from mfspark.kernels.arrays import LANES
 from mfspark.kernels.compiled import jit
 from mfspark.kernels.products import add_products
-from mfspark.kernels.ridge import AHEAD, TILE
+from mfspark.kernels.ridge import AHEAD, TILE, row_sums
 from mfspark.kernels.vectors import prefetch
 
 ONE, TARGET = LANES - 2, LANES - 1
@@ -192,3 +192,17 @@ def solve_small(sums, n, weight, bias_weight, fit_biases, out):  # type: ignore[
         out[f] = sums[f, TARGET]
     out[rank] = sums[ONE, TARGET] if fit_biases else np.float32(0)
     return True
+
+
+@jit
+def sums_at_rank(rank, columns, start, end, ratings, fixed, bias, mean, tile, gram, border):  # type: ignore[no-untyped-def]
+    """``ridge.row_sums``, in the way that is quicker at this rank."""
+    if rank > MOST_FACTORS:
+        return row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram, border)
+    small_row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram)
+    total = np.float64(gram[ONE, TARGET])
+    for b, lane in enumerate((ONE, TARGET)):
+        for f in range(LANES):
+            border[b, f] = gram[f, lane] if f < rank else 0
+            gram[f, lane] = 0
+    return total

@@ -72,13 +72,14 @@ def test_a_pack_holds_its_ratings_whatever_their_order(data, kinds):
         columns
         | {"rating": rng.normal(size=n).astype(np.float32), "is_validation": rng.random(n) < 0.3}
     )
-    rows = list(encode_pack(table, HASHING, 4))
+    rows = list(encode_pack(table, HASHING, 4, 3))
     ids, others, names = decoded(rows)
     for side in Side:
         assert ids[side] == table[side].to_pylist()
     assert others.equals(table.select(["rating", "is_validation"]).cast(others.schema))
-    assert len(names) == 1
-    turned = list(encode_pack(table.take(pa.array(rng.permutation(n))), HASHING, 4))
+    assert [name % 4 for name in names] == [3]
+    assert {row["target"][0].as_py() for row in rows if row["ids"].null_count} == {6 + 3}
+    turned = list(encode_pack(table.take(pa.array(rng.permutation(n))), HASHING, 4, 3))
     assert [row for row in turned if not row["ids"].null_count] == [
         row for row in rows if not row["ids"].null_count
     ]
@@ -118,6 +119,20 @@ def test_hashes_of_integers_do_not_depend_on_their_width():
     narrow, wide = (hash_ids(pa.array(numbers, kind)) for kind in (pa.int32(), pa.int64()))
     assert (narrow == wide).all()
     assert len(set(hash_ids(pa.array(np.arange(10_000))))) == 10_000
+
+
+def test_packs_are_dealt_out_evenly(spark):
+    """Of four tasks with a pack each, all of the same ids."""
+    rows = spark.range(0, 400, numPartitions=4).select(
+        (F.col("id") % 10).alias("user"), (F.col("id") % 5).alias("item"),
+        F.lit(1.0).cast("float").alias("rating"),
+    )  # fmt: skip
+    with Workspace(spark) as workspace:
+        encoded = encode_ratings(workspace, rows, {USER: 1, ITEM: 1}, 400, 4)
+        found = encoded.slices.withColumn("by_name", encoded.target_of(F.col("pack"))).toPandas()
+    first = encoded.n_parts
+    assert sorted(found["target"]) == [first, first + 1, first + 2, first + 3]
+    assert found["by_name"].tolist() == found["target"].tolist()
 
 
 @pytest.fixture(params=["in spark", "on the driver"])
