@@ -14,7 +14,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks check-pages test test-ci test-all fuzz lint audit package bench check-java check-python
+.PHONY: help demo notebooks check-pages test test-ci test-all test-lowest fuzz lint audit package bench check-java check-python
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -44,6 +44,13 @@ test-ci: check-java $(VENV)/spark-classes.jsa ## run what CI runs: all but tests
 
 test-all: check-java $(VENV)/spark-classes.jsa ## run the whole test suite, with all faults on a cluster
 	$(PYTEST)
+
+# What depends on the versions most; the rest by tests/versions.py.
+LOWEST_TESTS := $(patsubst %,tests/spark/test_%.py,biased_als encoded small_tables recommendations)
+test-lowest: check-java $(VENV)/.mfspark-lint ## some tests on the lowest PySpark, and on the lowest Python if it is here
+	$(BIN)/python tests/versions.py --pyspark 4.1.0 \
+		--python "$$(uv python find 3.10 2>/dev/null || echo $(abspath $(BIN)/python))" \
+		-- -n 2 -m "not slow and not thorough" $(LOWEST_TESTS)
 
 fuzz: check-java $(VENV)/.mfspark-test ## the tests of properties with many more examples (EXAMPLES=2000)
 	MFSPARK_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/hostile

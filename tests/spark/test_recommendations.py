@@ -130,8 +130,8 @@ def test_facts_and_titles_of_lists(spark, als):
         f"user long, recommendations {entry}",
     )
     items = spark.createDataFrame([("30", "Thirty"), ("8", "Eight")], "item string, title string")
-    rows = with_titles(lists, items).toPandas().set_index("user")["recommendations"]
-    assert [tuple(each.values()) for each in rows[1]] == [(30, "Thirty", 4.5), (2, None, 4.0)]
+    rows = {row["user"]: row["recommendations"] for row in with_titles(lists, items).collect()}
+    assert [tuple(each) for each in rows[1]] == [(30, "Thirty", 4.5), (2, None, 4.0)]
     assert len(rows[3]) == 0
     found = facts_of(lists, als, ITEM)
     n = als.item_factors.toPandas().set_index("item")["n_ratings"]
