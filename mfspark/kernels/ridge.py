@@ -21,6 +21,9 @@ TILE = 64
 # Ratings between the fetch of a fixed row and its use.
 AHEAD = 32
 _EPSILON = np.float32(np.finfo(np.float32).eps)
+# With fewer ratings than factors some pivots are nothing but the weight, beside what rounding left
+# of the largest one: below this share of it a row is solved in double.
+LEAST_WEIGHT = np.float32(1e-3)
 # Of a pivot in double: less is taken for rounding of the float32 features.
 _LEAST_LEFT = 1e-9
 
@@ -72,8 +75,12 @@ def solve_primal(  # type: ignore[no-untyped-def]
     Σ q·target, it is b = (Σ target − z₁·z₂) / (n + λ_b − z₁·z₁), and then U p = z₂ − b z₁.
     """
     rank = len(out) - 1
+    largest = np.float32(0)
     for f in range(rank):
         gram[f, f] += weight
+        largest = max(largest, gram[f, f])
+    if n < rank and weight < LEAST_WEIGHT * largest:
+        return False
     if not _factor_with(gram, border, rank):
         return False
     bias = np.float32(0)

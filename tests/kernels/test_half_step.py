@@ -92,6 +92,22 @@ def test_solve_agrees_with_the_readable_twin(
         assert np.all(ours[:, -1] == 0)
 
 
+@pytest.mark.parametrize("rank", [6, 10, 14, 20])
+@pytest.mark.parametrize("ridge", [1e-7, 1e-5, 1e-4, 1e-2])
+def test_rows_with_fewer_ratings_than_factors_and_hardly_a_ridge(rng, rank, ridge):
+    """What the ridge alone decides, rounding must not."""
+    lengths = [1, 2, 3, rank // 2, rank - 1]
+    rows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    columns = rng.integers(0, 300, len(rows)).astype(np.int32)
+    values = rng.normal(size=len(rows)).astype(np.float32)
+    block = build_block(rows, columns, values, np.zeros(len(rows), bool), len(lengths), 300)
+    fixed = random_side(rng, 300, rank)
+    objective = objective_of(Penalty(ridge, 1.0, 0.0))
+    ours, _ = fast.solve_rows(block.train, AlignedRows.of(fixed), objective, USER, "exact")
+    theirs = reference.solve_rows(block.train, fixed, objective, USER)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
