@@ -167,7 +167,7 @@ def encode_ratings(
         for number, (side, n) in enumerate(n_blocks.items())
     }
     n_parts = of_side * len(hashing)
-    # Twice as many as there are packs at least: a task's last one is short.
+    # Twice as many as there would be of whole packs: the last one of each task is short.
     n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK)) if len(hashing) > 1 else 0
     n_targets = n_parts + n_of_slices
     encode = partial(

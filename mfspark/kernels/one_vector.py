@@ -21,7 +21,7 @@ from mfspark.kernels import plain
 from mfspark.kernels.arrays import LANES
 from mfspark.kernels.compiled import jit
 from mfspark.kernels.products import add_products
-from mfspark.kernels.ridge import AHEAD, LEAST_WEIGHT, TILE, row_sums
+from mfspark.kernels.ridge import AHEAD, LEAST_WEIGHT, TILE, add_weight, row_sums
 from mfspark.kernels.vectors import prefetch
 
 ONE, TARGET = LANES - 2, LANES - 1
@@ -180,10 +180,7 @@ def solve_small(sums, n, weight, bias_weight, fit_biases, out):  # type: ignore[
     for f in range(TARGET):
         for g in range(f):
             sums[f, g] = sums[g, f]
-    largest = np.float32(0)
-    for f in range(rank):
-        sums[f, f] += weight
-        largest = max(largest, sums[f, f])
+    largest = add_weight(sums, rank, weight)
     if n < rank and weight < LEAST_WEIGHT * largest:
         return False
     sums[ONE, ONE] = n + bias_weight

@@ -66,6 +66,16 @@ def row_sums(columns, start, end, ratings, fixed, bias, mean, tile, gram, border
 
 
 @jit
+def add_weight(gram, rank, weight):  # type: ignore[no-untyped-def]
+    """Add the weight to the diagonal of gram[:rank, :rank]; returns the largest number on it."""
+    largest = np.float32(0)
+    for f in range(rank):
+        gram[f, f] += weight
+        largest = max(largest, gram[f, f])
+    return largest
+
+
+@jit
 def solve_primal(  # type: ignore[no-untyped-def]
     gram, border, total, n, weight, bias_weight, fit_biases, out
 ):
@@ -75,10 +85,7 @@ def solve_primal(  # type: ignore[no-untyped-def]
     Σ q·target, it is b = (Σ target − z₁·z₂) / (n + λ_b − z₁·z₁), and then U p = z₂ − b z₁.
     """
     rank = len(out) - 1
-    largest = np.float32(0)
-    for f in range(rank):
-        gram[f, f] += weight
-        largest = max(largest, gram[f, f])
+    largest = add_weight(gram, rank, weight)
     if n < rank and weight < LEAST_WEIGHT * largest:
         return False
     if not _factor_with(gram, border, rank):
