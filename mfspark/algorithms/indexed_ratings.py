@@ -6,8 +6,10 @@
 (['bob', 'ann'], [1, 0, 0])
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -95,19 +97,21 @@ def with_validation_column(table: pa.Table) -> pa.Table:
 
 
 def index_ratings(
-    table: pa.Table,
+    ratings: pa.Table | Sequence[pa.Table],
     known: dict[Side, pa.Table] | None = None,
     features: dict[Side, pa.Table] | None = None,
 ) -> IndexedRatings:
-    """Give the users and items of ``table`` (user, item, rating, is_validation) their positions.
+    """Give the users and items of ``ratings`` (user, item, rating, is_validation) their positions.
 
-    Ids may be of any type; where they are dictionary-encoded, all chunks have one dictionary.
-    ``known``: id, bias, factors; ``features``: id and columns of features; by side.
+    Ids may be of any type. Columns may be dictionary-encoded, and several tables may have
+    dictionaries of their own. ``known``: id, bias, factors; ``features``: id and columns of
+    features; by side.
     """
-    is_validation = table[IS_VALIDATION].to_numpy()
-    rating = table[RATING].to_numpy().astype(np.float32, copy=False)
+    tables = [ratings] if isinstance(ratings, pa.Table) else ratings
+    is_validation = np.concatenate([table[IS_VALIDATION].to_numpy() for table in tables])
+    rating = np.concatenate([_decoded(table[RATING]) for table in tables], dtype=np.float32)
     with ThreadPoolExecutor(len(Side)) as pool:
-        counted = _count_sides(pool, table, is_validation)
+        counted = _count_sides(pool, tables, is_validation)
     positions = {side: found.positions for side, found in counted.items()}
     is_warm = (positions[USER] >= 0) & (positions[ITEM] >= 0)
     n_cold = len(is_warm) - int(is_warm.sum())
@@ -137,32 +141,61 @@ class _CountedSide:
     positions: Int32s
 
 
-def _count_sides(pool: Executor, table: pa.Table, is_validation: Bools) -> dict[Side, _CountedSide]:
+def _count_sides(
+    pool: Executor, tables: Sequence[pa.Table], is_validation: Bools
+) -> dict[Side, _CountedSide]:
+    """A thread for each side; tables count, and look up, by their own dictionaries."""
+
     def count(side: Side) -> _CountedSide:
-        ids, codes = encode_ids(table[side])
-        counts = count_codes(codes[~is_validation] if is_validation.any() else codes, len(ids))
+        parts = [encode_ids(table[side]) for table in tables]
+        ids = pc.unique(pa.chunked_array([of_part for of_part, _ in parts]))
+        places = [pc.index_in(of_part, value_set=ids).to_numpy() for of_part, _ in parts]
+        rows = _rows_of_parts([codes for _, codes in parts])
+        counts = np.zeros(len(ids), np.int64)
+        for (of_part, codes), place, row in zip(parts, places, rows, strict=True):
+            is_held_out = is_validation[row]
+            fitted = codes[~is_held_out] if is_held_out.any() else codes
+            np.add.at(counts, place, count_codes(fitted, len(of_part)))
         found = pa.table({"count": counts, "id": ids})
         order = pc.sort_indices(found, [("count", "descending"), ("id", "ascending")]).to_numpy()
         kept = order[: int(np.count_nonzero(counts))]
         position = np.full(len(ids), -1, np.int32)
         position[kept] = np.arange(len(kept), dtype=np.int32)
-        return _CountedSide(ids.take(pa.array(kept)), counts[kept], position[codes])
+        positions = np.empty(len(is_validation), np.int32)
+        for (_, codes), place, row in zip(parts, places, rows, strict=True):
+            positions[row] = pa.array(position[place]).take(pa.array(codes)).to_numpy()
+        return _CountedSide(ids.take(pa.array(kept)), counts[kept], positions)
 
     return dict(zip(Side, pool.map(count, Side), strict=True))
 
 
-def encode_ids(column: pa.ChunkedArray) -> tuple[pa.Array, Int32s]:
-    """Distinct ids, and of each row the place of its id among them."""
+def _rows_of_parts(parts: Sequence[Array]) -> list[slice]:
+    """Of each part, where its rows are among all."""
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def _decoded(column: pa.ChunkedArray) -> Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.combine_chunks().dictionary_decode()
+    values: Array = column.to_numpy()
+    return values
+
+
+def encode_ids(column: pa.ChunkedArray) -> tuple[pa.Array, Array]:
+    """Distinct ids, and of each row the place of its id among them: int32, or as narrow as the
+    column has them."""
     if not pa.types.is_dictionary(column.type):
         # To unify the dictionaries of many chunks takes ten times as long as to make one.
         whole = column.combine_chunks()
         if isinstance(whole, pa.Array):
             encoded = whole.dictionary_encode()
             return encoded.dictionary, encoded.indices.to_numpy()
-        column = whole.dictionary_encode().unify_dictionaries()
+        column = whole.dictionary_encode()
+    if column.num_chunks > 1:
+        column = column.unify_dictionaries()
     codes = [chunk.indices.to_numpy() for chunk in column.chunks]
-    whole_codes = codes[0] if len(codes) == 1 else np.concatenate(codes)
-    return column.chunk(0).dictionary, whole_codes.astype(np.int32, copy=False)
+    return column.chunk(0).dictionary, codes[0] if len(codes) == 1 else np.concatenate(codes)
 
 
 def count_codes(codes: Array, n: int) -> Int64s:

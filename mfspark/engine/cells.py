@@ -93,22 +93,30 @@ def index_type(n: int) -> type:
 class NarrowRatings:
     """Ratings as narrow as their values allow.
 
-    Those of few values are ``rating`` uint8 [n], places in ``palette`` float32; the palette of
-    others is empty, and ``rating`` float32 [n].
+    Those of few values are ``rating`` uint8 [n], places in ``palette``; the palette of others is
+    empty, and ``rating`` are the values. Values are float32 in cells, and may be float64 elsewhere.
     """
 
     rating: Array
-    palette: Float32s
+    palette: Array
 
     @classmethod
-    def of(cls, rating: Float32s) -> Self:
+    def of(cls, rating: Array) -> Self:
         """From plain ones."""
         if len(np.unique(rating[: 4 * _MOST_VALUES])) <= _MOST_VALUES:
             encoded = pc.dictionary_encode(pa.array(rating))
             if len(encoded.dictionary) <= _MOST_VALUES:
                 numbers = encoded.indices.to_numpy().astype(np.uint8)
                 return cls(numbers, encoded.dictionary.to_numpy())
-        return cls(rating, np.zeros(0, np.float32))
+        return cls(rating, rating[:0])
+
+    @classmethod
+    def of_column(cls, column: pa.ChunkedArray) -> Self:
+        """From plain ones, or from such as are dictionary-encoded by uint8."""
+        if not pa.types.is_dictionary(column.type):
+            return cls.of(column.to_numpy())
+        whole = column.combine_chunks()
+        return cls(whole.indices.to_numpy(), whole.dictionary.to_numpy())
 
     @classmethod
     def in_row(cls, row: pa.RecordBatch) -> Self:
@@ -118,12 +126,12 @@ class NarrowRatings:
 
     @property
     def values(self) -> Float32s:
-        """Plain ones, float32 [n]; a copy."""
+        """Plain ones, of float32; a copy."""
         return self.palette[self.rating] if len(self.palette) else self.rating.copy()
 
-    def cells(self) -> dict[str, bytes]:
-        """Columns of a row."""
-        return {RATING: self.rating.tobytes(), "palette": self.palette.tobytes()}
+    def cells(self, rows: slice = slice(None)) -> dict[str, bytes]:
+        """Columns of a row that has some of them, of float32."""
+        return {RATING: self.rating[rows].tobytes(), "palette": self.palette.tobytes()}
 
 
 def narrow_integers(cell: pa.Buffer, n: int) -> npt.NDArray[Any]:

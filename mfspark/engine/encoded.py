@@ -1,9 +1,8 @@
-"""Ratings with codes in place of ids: the only pass of a fit over ratings as rows.
+"""Ratings with codes in place of ids, of packs.
 
-Spark hands rows to Python one by one, and joins all ratings with a table of ids by sorting them. So
-each task packs its ratings at once and gives every pack a dictionary of the ids that occur in it.
-From then on ratings travel as binary cells: dictionaries are cut into parts by the hash of the ids,
-and meet by part to have their ids counted and placed; a pack gets the positions of its ids back.
+Spark joins all ratings with a table of ids by sorting them. So every pack has a dictionary of the
+ids that occur in it: dictionaries are cut into parts by the hash of the ids, and meet by part to
+have their ids counted and placed; a pack gets the positions of its ids back.
 Where there are few ids, ratings have their pack's dictionaries with them, and look its ids up.
 
 Worked example: three ratings, of which the last one is for validation.
@@ -35,7 +34,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import Column, DataFrame
@@ -44,10 +42,18 @@ from pyspark.sql.types import DataType
 
 from mfspark.algorithms.indexed_ratings import count_codes, encode_ids, with_validation_column
 from mfspark.columns import IS_VALIDATION, ITEM, RATING, USER, Side
-from mfspark.engine.cells import ROWS_PER_PACK, NarrowRatings, cell, index_type, packs, to_cell
+from mfspark.engine.cells import (
+    ROWS_PER_PACK,
+    NarrowRatings,
+    cell,
+    from_cell,
+    index_type,
+    to_cell,
+    values,
+)
+from mfspark.engine.packed import Packs, Unit, hash_ids, ratings_of
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Array, Bools, Int32s, UInt64s
-from mfspark.kernels.random import mix
 
 # Pieces that blocks are made of: buckets of light ids, and ids with more ratings than a bucket's
 # fair share. There are at most 2 · 64 pieces per block, few enough for the driver.
@@ -119,9 +125,10 @@ class EncodedRatings:
     ``has_ids`` also user_ids and item_ids binary: both dictionaries whole, as an Arrow stream.
 
     ``persisted``: what is to be released; ``table``: the same in its partitions, ``n_parts`` of
-    dictionaries of all sides and the others of slices.
+    dictionaries of all sides and the others of slices. ``packs``: what they are made of.
     """
 
+    packs: Packs
     persisted: DataFrame
     table: DataFrame
     id_types: dict[Side, DataType]
@@ -148,17 +155,18 @@ class EncodedRatings:
 
 def encode_ratings(
     workspace: Workspace,
-    ratings: DataFrame,
+    packs: Packs,
+    unit: Unit,
     n_blocks: dict[Side, int],
     n_ratings: int,
     n_cores: int,
     has_few_ids: bool = False,
 ) -> EncodedRatings:
-    """Encode ``ratings`` (the ids of the sides that ``n_blocks`` names; with both sides rating
-    float, and maybe is_validation boolean), ``n_ratings`` of them; cost: one pass.
+    """Encode ``packs`` of ``n_ratings`` in all, with the ratings in the ``unit``; cost: one pass
+    over the packs.
 
-    Blocks are balanced up to ``n_blocks`` of a side. Of one side alone there are no ``slices``;
-    with ``has_few_ids`` they have ids.
+    Blocks are balanced up to ``n_blocks`` of a side. Of packs of one side alone there are no
+    ``slices``; with ``has_few_ids`` they have ids.
     """
     of_side = min(n_cores, n_ratings // _LEAST_PER_PART)
     of_side = max(1, of_side, -(-n_ratings // _RATINGS_PER_PART))
@@ -171,16 +179,22 @@ def encode_ratings(
     n_of_slices = max(n_cores, 2 * -(-n_ratings // ROWS_PER_PACK)) if len(hashing) > 1 else 0
     n_targets = n_parts + n_of_slices
     encode = partial(
-        _encode, hashing=hashing, n_targets=n_of_slices, n_cores=n_cores, has_ids=has_few_ids
+        _encode,
+        unit=unit,
+        hashing=hashing,
+        n_targets=n_of_slices,
+        n_cores=n_cores,
+        has_ids=has_few_ids,
     )
-    encoded = ratings.mapInArrow(encode, _SCHEMA)
+    encoded = packs.cells.mapInArrow(encode, _SCHEMA)
     persisted = workspace.persist(
         encoded.repartitionById(n_targets, F.col("target")), made_of="files"
     )
     return EncodedRatings(
+        packs=packs,
         persisted=persisted,
         table=workspace.partitioned(persisted, n_targets, "target"),
-        id_types={side: ratings.schema[side].dataType for side in hashing},
+        id_types=packs.id_types,
         hashing=hashing,
         n_parts=n_parts,
         n_targets=n_targets,
@@ -190,19 +204,23 @@ def encode_ratings(
 
 def _encode(
     batches: Iterator[pa.RecordBatch],
+    unit: Unit,
     hashing: dict[Side, Hashing],
     n_targets: int,
     n_cores: int,
     has_ids: bool,
 ) -> Iterator[pa.RecordBatch]:
+    """The rows of all packs of a task."""
     context = TaskContext.get()
     assert context is not None
     # Tasks that run side by side have their first packs side by side, and so on; dealt out at
     # random, all of a few packs may come to one core.
     target = context.partitionId()
-    for table in packs(batches, ROWS_PER_PACK):
-        yield from encode_pack(table, hashing, n_targets, target % max(n_targets, 1), has_ids)
-        target += n_cores
+    for batch in batches:
+        for pack in values(batch.column(0)):
+            table = from_cell(pack) if len(hashing) == 1 else ratings_of(pack, unit)
+            yield from encode_pack(table, hashing, n_targets, target % max(n_targets, 1), has_ids)
+            target += n_cores
 
 
 def encode_pack(
@@ -232,7 +250,7 @@ def encode_pack(
     if len(found) == 1:
         return
     first_target = max(how.parts.stop for how in hashing.values())
-    rating = table[RATING].to_numpy().astype(np.float32, copy=False)
+    ratings = NarrowRatings.of_column(table[RATING])
     n_ids = sum(len(each.ids) for each in found.values())
     has_validation = bool(is_validation.any())
     ids_of_pack = {}
@@ -247,7 +265,7 @@ def encode_pack(
             pack=pack,
             n_ids=n_ids,
             **{side.value: each.codes[some].tobytes() for side, each in found.items()},
-            **NarrowRatings.of(rating[some]).cells(),
+            **ratings.cells(some),
             is_validation=np.packbits(is_validation[some]).tobytes() if has_validation else b"",
             **ids_of_pack,
         )
@@ -292,11 +310,3 @@ def _dictionary(column: pa.ChunkedArray, is_validation: Bools, hashing: Hashing)
         if last > first
     ]
     return _Dictionary(parts, codes, ids)
-
-
-def hash_ids(ids: pa.Array) -> UInt64s:
-    """Hashes of strings or integers, uint64 [n]; those of different integers differ."""
-    if pa.types.is_integer(ids.type):
-        return mix(ids.to_numpy().astype(np.int64).view(np.uint64))
-    text = ids.to_numpy(zero_copy_only=False)
-    return np.asarray(pd.util.hash_array(text, categorize=False), np.uint64)

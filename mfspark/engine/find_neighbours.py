@@ -21,6 +21,7 @@ from mfspark.engine.cells import cell
 from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.index import Layout, count_ids, index_sides
 from mfspark.engine.machine import machine_of
+from mfspark.engine.packed import Unit, pack_ids
 from mfspark.engine.workspace import Workspace, materialised
 from mfspark.kernels.csr import Csr
 from mfspark.kernels.neighbours import N_SUMS, add_common, nearest
@@ -62,7 +63,8 @@ def find_neighbours(ratings: DataFrame, side: Side, wanted: Nearest) -> Neighbou
         ratings = workspace.persist(ratings)
         n_ratings = ratings.count()
         n_cores = machine_of(spark).cores
-        encoded = encode_ratings(workspace, ratings.select(side), {side: 64}, n_ratings, n_cores)
+        packs = pack_ids(ratings.select(side), side)
+        encoded = encode_ratings(workspace, packs, Unit(), {side: 64}, n_ratings, n_cores)
         counted = count_ids(workspace, encoded, n_ratings)
         n_ids = counted[side].n_ids
         n_blocks = max(1, math.ceil(4 * N_SUMS * n_ids**2 / _BLOCK_BYTES))

@@ -15,6 +15,7 @@ from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
+from mfspark.engine.packed import Packs, pack_ratings
 from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_als, refuse_distributed_features
 from mfspark.engine.progress import Progress
@@ -57,27 +58,27 @@ def fit_als(
     refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession, name) as workspace:
         minimised = objective or objective_of(settings)
-        training = prepare(
-            ratings, settings.rank, minimised, known or {}, scale, snapshots is not None
-        )
+        packs, summary = pack_ratings(workspace, ratings, settings.rank, snapshots is not None)
+        training = prepare(summary, settings.rank, minimised, known or {}, scale)
         plan = plan_als(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
         state = FitSnapshots(snapshots, training, (known or {}).values(), plan, name)
         training, plan = state.resumed(training, plan)
         workspace.phases.end("prepare")
         if objective is None and state.loop is None:
-            training = with_weights(training, settings, plan.n_threads)
+            training = with_weights(packs, training, settings, plan.n_threads)
             workspace.phases.end("penalties")
         if plan.in_one_task:
             als = ThreadedALS(
                 training.objective, settings, training.scale, snapshots=state.snapshots
             )
-            return fit_in_one_task(workspace, training, als, plan.n_threads, name)
-        return _als_on_blocks(workspace, training, settings, plan, name, state)
+            return fit_in_one_task(workspace, packs, training, als, plan.n_threads, name)
+        return _als_on_blocks(workspace, packs, training, settings, plan, name, state)
 
 
 def _als_on_blocks(
     workspace: Workspace,
+    packs: Packs,
     training: Training,
     settings: ALSSettings,
     plan: Plan,
@@ -88,7 +89,8 @@ def _als_on_blocks(
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als",))
     encoded = encode_ratings(
         workspace,
-        training.ratings,
+        packs,
+        training.unit,
         plan.n_blocks,
         training.summary.n_rows,
         plan.n_cores,

@@ -21,6 +21,7 @@ from mfspark.engine.gibbs_sweep import Draw, chain_keys, run_sweep, start_chain
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
+from mfspark.engine.packed import Packs, pack_ratings
 from mfspark.engine.plan import Plan, plan_bayes, refuse_distributed_features
 from mfspark.engine.progress import Progress
 from mfspark.engine.saved_cells import FitSnapshots
@@ -53,9 +54,8 @@ def fit_bayes(
     # Of the iterations of ALS before the first draw.
     objective = objective_of(ALSSettings())
     with Workspace(ratings.sparkSession, _NAME) as workspace:
-        training = prepare(
-            ratings, settings.rank, objective, known or {}, is_fingerprinted=snapshots is not None
-        )
+        packs, summary = pack_ratings(workspace, ratings, settings.rank, snapshots is not None)
+        training = prepare(summary, settings.rank, objective, known or {})
         training = replace(training, features=features or {})
         workload, machine = training.workload(settings.rank), machine_of(workspace.spark)
         plan = plan_bayes(workload, settings, machine, has_features)
@@ -68,12 +68,13 @@ def fit_bayes(
             gibbs = ThreadedGibbs(
                 training.objective, settings, training.scale, snapshots=state.snapshots
             )
-            return fit_in_one_task(workspace, training, gibbs, plan.n_threads, _NAME)
-        return _chains_on_blocks(workspace, training, settings, plan, state)
+            return fit_in_one_task(workspace, packs, training, gibbs, plan.n_threads, _NAME)
+        return _chains_on_blocks(workspace, packs, training, settings, plan, state)
 
 
 def _chains_on_blocks(
     workspace: Workspace,
+    packs: Packs,
     training: Training,
     settings: BayesianSettings,
     plan: Plan,
@@ -82,7 +83,7 @@ def _chains_on_blocks(
     """Encode, count, index, build blocks, sample until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("als", "bayes"))
     n_ratings, n_rows = training.summary.n_ratings, training.summary.n_rows
-    encoded = encode_ratings(workspace, training.ratings, plan.n_blocks, n_rows, plan.n_cores)
+    encoded = encode_ratings(workspace, packs, training.unit, plan.n_blocks, n_rows, plan.n_cores)
     counted = count_ids(workspace, encoded, n_ratings)
     workspace.phases.end("count")
     indices = index_sides(workspace, counted, plan.n_blocks)

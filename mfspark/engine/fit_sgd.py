@@ -13,6 +13,7 @@ from mfspark.engine.factor_tables import factor_tables
 from mfspark.engine.index import count_ids, index_sides
 from mfspark.engine.machine import machine_of
 from mfspark.engine.one_task import fit_in_one_task
+from mfspark.engine.packed import Packs, pack_ratings
 from mfspark.engine.pilot import with_weights
 from mfspark.engine.plan import Plan, plan_sgd, refuse_distributed_features
 from mfspark.engine.progress import Progress
@@ -53,27 +54,27 @@ def fit_sgd(
     refuse_distributed_features(settings.execution, settings.implicit_features)
     with Workspace(ratings.sparkSession, _NAME) as workspace:
         minimised = objective or objective_of(settings)
-        training = prepare(
-            ratings, settings.rank, minimised, known or {}, is_fingerprinted=snapshots is not None
-        )
+        packs, summary = pack_ratings(workspace, ratings, settings.rank, snapshots is not None)
+        training = prepare(summary, settings.rank, minimised, known or {})
         plan = plan_sgd(training.workload(settings.rank), settings, machine_of(workspace.spark))
         plan.log_warnings()
         state = FitSnapshots(snapshots, training, (known or {}).values(), plan, _NAME)
         training, plan = state.resumed(training, plan)
         workspace.phases.end("prepare")
         if objective is None and state.loop is None:
-            training = with_weights(training, settings, plan.n_threads)
+            training = with_weights(packs, training, settings, plan.n_threads)
             workspace.phases.end("penalties")
         if plan.in_one_task:
             sgd = ThreadedSGD(
                 training.objective, settings, training.scale, snapshots=state.snapshots
             )
-            return fit_in_one_task(workspace, training, sgd, plan.n_threads, _NAME)
-        return _sgd_on_strata(workspace, training, settings, plan, state)
+            return fit_in_one_task(workspace, packs, training, sgd, plan.n_threads, _NAME)
+        return _sgd_on_strata(workspace, packs, training, settings, plan, state)
 
 
 def _sgd_on_strata(
     workspace: Workspace,
+    packs: Packs,
     training: Training,
     settings: SGDSettings,
     plan: Plan,
@@ -82,7 +83,12 @@ def _sgd_on_strata(
     """Encode, count, index, build blocks, descend until the history ends it, make tables."""
     compiling = start_compiling(workspace.spark, plan.n_cores, ("sgd",))
     encoded = encode_ratings(
-        workspace, training.ratings, plan.n_blocks, training.summary.n_rows, plan.n_cores
+        workspace,
+        packs,
+        training.unit,
+        plan.n_blocks,
+        training.summary.n_rows,
+        plan.n_cores,
     )
     counted = count_ids(workspace, encoded, training.summary.n_ratings)
     workspace.phases.end("count")

@@ -29,8 +29,9 @@ from pyspark.sql.types import DataType, IntegerType, LongType, StructField, Stru
 from mfspark.algorithms.indexed_ratings import encode_ids
 from mfspark.columns import N_RATINGS, Side
 from mfspark.engine.cells import from_cell, to_cell, values
-from mfspark.engine.encoded import EncodedRatings, Hashing, hash_ids
+from mfspark.engine.encoded import EncodedRatings, Hashing
 from mfspark.engine.kept_cells import KeptTable
+from mfspark.engine.packed import hash_ids
 from mfspark.engine.recovery import recovering
 from mfspark.engine.workspace import Workspace
 from mfspark.kernels.arrays import Array, Int32s, Int64s
@@ -226,7 +227,7 @@ def count_ids(
     on_driver: Collection[Side] = (),
 ) -> dict[Side, CountedSide]:
     """Count the training ratings of every id; ``n_ratings``: about how many there are. The ids of
-    the sides ``on_driver`` are collected."""
+    the sides ``on_driver`` are collected. Lets go of the packs: all is encoded now."""
     counts = workspace.persist(
         encoded.dictionaries.mapInArrow(
             partial(_count, hashing=encoded.hashing, n_ratings=n_ratings),
@@ -238,6 +239,7 @@ def count_ids(
     ids = F.when(F.col("number").isin(collected), F.col("ids")).alias("ids")
     told = counts.select("number", "pieces", "heavy", ids)
     found = recovering(workspace, encoded.n_parts, told.toArrow)
+    workspace.release(encoded.packs.table)
     pieces: dict[Side, list[Piece]] = {side: [] for side in encoded.hashing}
     rows = (found["number"].to_pylist(), values(found["pieces"]), values(found["heavy"]))
     for number, light, heavy in zip(*rows, strict=True):

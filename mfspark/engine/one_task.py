@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +28,7 @@ from mfspark.algorithms.gibbs_threads import ThreadedGibbs
 from mfspark.algorithms.history import Found, Learnt, Posterior
 from mfspark.algorithms.indexed_ratings import (
     IndexedRatings,
-    encode_ids,
     index_ratings,
-    slices,
-    with_validation_column,
 )
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.columns import (
@@ -41,29 +37,20 @@ from mfspark.columns import (
     DRAWS,
     FACTORS,
     FEATURE,
-    IS_VALIDATION,
     ITEM,
     N_RATINGS,
     RATING,
     USER,
     Side,
 )
-from mfspark.engine.cells import (
-    ROWS_PER_PACK,
-    NarrowRatings,
-    from_cell,
-    index_type,
-    packs,
-    to_cell,
-    values,
-)
+from mfspark.engine.cells import ROWS_PER_PACK, from_cell, packs, to_cell, values
 from mfspark.engine.factor_tables import factor_batches, table_bytes
+from mfspark.engine.packed import Packs, Unit, ratings_of
 from mfspark.engine.plan import BROADCAST_LIMIT
 from mfspark.engine.progress import TaskProgress, log_features
 from mfspark.engine.training import Fit, Training
 from mfspark.engine.workspace import Workspace, from_driver, materialised
 from mfspark.errors import DivergenceError
-from mfspark.kernels.arrays import Array
 from mfspark.kernels.rotation import canonical_rotation
 from mfspark.settings import BayesianSettings
 
@@ -75,16 +62,22 @@ _LEARNT, _DIVERGENCE = "learnt", "divergence"
 
 
 def fit_in_one_task(
-    workspace: Workspace, training: Training, learner: Learner, n_threads: int, name: str | None
+    workspace: Workspace,
+    packs: Packs,
+    training: Training,
+    learner: Learner,
+    n_threads: int,
+    name: str | None,
 ) -> Fit:
     """Fit with the threads of one task; ``name`` is for progress."""
-    ratings = training.ratings
-    cells = ratings.mapInArrow(pack_ratings, "cell binary")
+    # Packs are computed by now, and come from where they are persisted; other tables in parallel.
+    cells = packs.cells.coalesce(1)
     for table in (*training.known.values(), *training.features.values()):
-        cells = cells.union(table.mapInArrow(_pack_whole, "cell binary"))
+        whole = table.mapInArrow(_pack_whole, "cell binary")
+        cells = cells.union(whole.repartition(1))
     schema = StructType(
         [
-            *[StructField(side, ratings.schema[side].dataType) for side in Side],
+            *[StructField(side, packs.id_types[side]) for side in Side],
             StructField(N_RATINGS, LongType()),
             StructField(BIAS, FloatType()),
             StructField(COLD_BIAS, FloatType()),
@@ -96,8 +89,8 @@ def fit_in_one_task(
     )
     with TaskProgress(learner.settings.max_iter, name) as progress:
         learner = replace(learner, journal=progress.journal)
-        learn = partial(learn_tables, learner=learner, n_threads=n_threads)
-        made = cells.repartition(1).mapInArrow(learn, schema)
+        learn = partial(learn_tables, unit=training.unit, learner=learner, n_threads=n_threads)
+        made = cells.coalesce(1).mapInArrow(learn, schema)
         # One job in place of one to compute the rows and one for each table to fetch them.
         is_small = _most_bytes(training, learner) <= BROADCAST_LIMIT
         result = made.toArrow() if is_small else workspace.persist(made)
@@ -150,44 +143,20 @@ def _learnt(result: DataFrame | pa.Table) -> Learnt:
     return Learnt.from_json(row[_LEARNT])
 
 
-def pack_ratings(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Ratings (user, item, rating float, and maybe is_validation boolean) as rows of one cell.
-
-    In each an id occurs once; a rating is three numbers, as narrow as their range allows.
-    """
-    for table in packs(batches, ROWS_PER_PACK):
-        rows = with_validation_column(table)
-        columns = {side.value: _numbered(rows[side]) for side in Side}
-        columns[RATING] = _rating_column(NarrowRatings.of(rows[RATING].to_numpy()))
-        columns[IS_VALIDATION] = rows[IS_VALIDATION].combine_chunks()
-        yield pa.RecordBatch.from_arrays([pa.array([to_cell(pa.table(columns))])], names=["cell"])
-
-
-def _numbered(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    ids, numbers = encode_ids(column)
-    return pa.DictionaryArray.from_arrays(numbers.astype(index_type(len(ids))), ids)
-
-
-def _rating_column(ratings: NarrowRatings) -> pa.Array:
-    if not len(ratings.palette):
-        return pa.array(ratings.rating)
-    return pa.DictionaryArray.from_arrays(ratings.rating, ratings.palette)
-
-
 def _pack_whole(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for table in packs(batches, ROWS_PER_PACK):
         yield pa.RecordBatch.from_arrays([pa.array([to_cell(table)])], names=["cell"])
 
 
 def learn_tables(
-    batches: Iterator[pa.RecordBatch], learner: Learner, n_threads: int
+    batches: Iterator[pa.RecordBatch], unit: Unit, learner: Learner, n_threads: int
 ) -> Iterator[pa.RecordBatch]:
     """From all cells the rows of both factor tables in canonical rotation, and one row of what was
     learnt."""
-    cells = [from_cell(cell) for batch in batches for cell in values(batch.column(0))]
+    cells = [cell for batch in batches for cell in values(batch.column(0))]
     if not cells:
         return
-    ratings = _index_cells(cells)
+    ratings = _index_cells(cells, unit)
     try:
         found = learner.learn(ratings, n_threads)
     except DivergenceError as error:
@@ -196,60 +165,25 @@ def learn_tables(
     yield from _tables(ratings, found, learner.scale)
 
 
-def _index_cells(cells: list[pa.Table]) -> IndexedRatings:
+def _index_cells(cells: list[pa.Buffer], unit: Unit) -> IndexedRatings:
     """The ratings in ``cells``; the list is emptied, so that its memory is free for the fit."""
+    tables = [from_cell(cell) for cell in cells]
     known, features = (
         {
             side: pa.concat_tables(parts)
             for side in Side
-            if (parts := [cell for cell in cells if {side, column} <= set(cell.column_names)])
+            if (parts := [table for table in tables if {side, column} <= set(table.column_names)])
         }
         for column in (BIAS, f"{FEATURE}0")
     )
-    rated = [cell for cell in cells if RATING in cell.column_names]
+    rated = [
+        ratings_of(cell, unit)
+        for cell, table in zip(cells, tables, strict=True)
+        if RATING in table.column_names
+    ]
     cells.clear()
-    table = unpacked_ratings(rated)
-    rated.clear()
-    return index_ratings(table, known, features)
-
-
-def unpacked_ratings(cells: list[pa.Table]) -> pa.Table:
-    """The ratings of all ``cells`` in one table, whose ids of a side have one dictionary."""
-    columns: dict[str, pa.Array] = {side.value: _joined_ids(cells, side) for side in Side}
-    ratings = np.empty(sum(cell.num_rows for cell in cells), np.float32)
-    for place, cell in zip(_places(cells), cells, strict=True):
-        column = cell[RATING].combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            palette = column.dictionary.to_numpy()
-            _look_up(palette, column.indices.to_numpy(), ratings[place])
-        else:
-            ratings[place] = column.to_numpy()
-    is_validation = [cell[IS_VALIDATION].to_numpy() for cell in cells]
-    columns |= {RATING: ratings, IS_VALIDATION: np.concatenate(is_validation)}
-    return pa.table(columns)
-
-
-def _joined_ids(cells: list[pa.Table], side: Side) -> pa.DictionaryArray:
-    """The ids of all cells."""
-    own = [cell[side].combine_chunks() for cell in cells]
-    ids = pc.unique(pa.chunked_array([column.dictionary for column in own]))
-    codes = np.empty(sum(map(len, own)), np.int32)
-    for place, column in zip(_places(cells), own, strict=True):
-        among_all = pc.index_in(column.dictionary, value_set=ids).to_numpy()
-        _look_up(among_all, column.indices.to_numpy(), codes[place])
-    return pa.DictionaryArray.from_arrays(codes, ids)
-
-
-def _places(cells: list[pa.Table]) -> list[slice]:
-    """Of each cell, where its rows are among all."""
-    ends = np.cumsum([0, *[cell.num_rows for cell in cells]]).tolist()
-    return [slice(first, last) for first, last in pairwise(ends)]
-
-
-def _look_up(values: Array, codes: Array, out: Array) -> None:
-    """out = values[codes], without a copy of all ``codes`` as the integers that NumPy wants."""
-    for some in slices(len(codes)):
-        out[some] = values[codes[some]]
+    tables.clear()
+    return index_ratings(rated, known, features)
 
 
 def _tables(ratings: IndexedRatings, found: Found, scale: float) -> Iterator[pa.RecordBatch]:

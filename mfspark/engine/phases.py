@@ -9,10 +9,10 @@ logger = logging.getLogger("mfspark")
 # Seconds; a phase with nothing to do takes less.
 _WORTH_TELLING = 0.01
 
-# prepare     checks and sums over the ratings, and the plan
+# prepare     rows to Python, packed, checked and summed up, and the plan
 # penalties   chosen by short fits of a sample
-# task        all of a fit in one task: rows to Python, indexing, iterations, rows of the tables
-# count       ratings encoded, ids counted
+# task        all of a fit in one task: packs together, indexing, iterations, rows of the tables
+# count       packs encoded, ids counted
 # index       places of ids in blocks
 # build       blocks, exchanges, the start
 # iterations  what the history has the seconds of

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import IntegralType
 
 from mfspark.algorithms.indexed_ratings import index_ratings
 from mfspark.algorithms.penalties import PenaltySearch
-from mfspark.columns import RATING, USER, Side
+from mfspark.columns import IS_VALIDATION, USER
 from mfspark.engine.cells import from_cell, values
-from mfspark.engine.one_task import pack_ratings, unpacked_ratings
+from mfspark.engine.packed import Packs, Unit, hash_ids, pack_of, ratings_of
 from mfspark.engine.training import Training, auto_weights
 from mfspark.settings import PenalisedSettings
 
@@ -23,7 +23,6 @@ logger = logging.getLogger("mfspark")
 # Ratings of the sample: λ from so many of MovieLens 1M is a sixth higher than that from all, which
 # costs less than .2 % of the RMSE.
 _SAMPLE = 120_000
-_BUCKETS = 10_000
 _WEIGHTS = ("user_factors", "user_bias", "item_factors", "item_bias", "link_weight")
 _CHOSEN = pa.schema(
     [(name, pa.float64()) for name in (*_WEIGHTS, "rmse")]
@@ -31,10 +30,12 @@ _CHOSEN = pa.schema(
 )
 
 
-def with_weights(training: Training, settings: PenalisedSettings, n_threads: int) -> Training:
+def with_weights(
+    packs: Packs, training: Training, settings: PenalisedSettings, n_threads: int
+) -> Training:
     """``training`` with the weights of its objective that ``settings`` leave to the data.
 
-    Cost: a pass over the ratings and some 25 short fits of at most some 120,000 of them, all those
+    Cost: a pass over the packs and some 25 short fits of at most some 120,000 of them, all those
     of a part of the users, so that each keeps what tells of them.
     """
     left = auto_weights(settings)
@@ -49,17 +50,9 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
         seed=settings.seed,
         scale=training.scale,
     )
-    fitted = training.fitted.select(*Side, RATING)
     share = _SAMPLE / training.summary.n_ratings
-    if share < 1:
-        user = F.col(USER)
-        if isinstance(fitted.schema[USER].dataType, IntegralType):
-            # So that 7 (int) and 7 (long) are in the same sample.
-            user = user.cast("long")
-        bucket = F.pmod(F.xxhash64(user), F.lit(_BUCKETS))
-        fitted = fitted.where(bucket < F.lit(max(1, round(share * _BUCKETS))))
     rows = (
-        fitted.mapInArrow(pack_ratings, "cell binary")
+        packs.cells.mapInArrow(partial(sample, unit=training.unit, share=share), "cell binary")
         .repartition(1)
         .mapInArrow(
             partial(choose_weights, search=search, n_threads=n_threads),
@@ -88,6 +81,21 @@ def with_weights(training: Training, settings: PenalisedSettings, n_threads: int
     return replace(training, objective=objective)
 
 
+def sample(batches: Iterator[pa.RecordBatch], unit: Unit, share: float) -> Iterator[pa.RecordBatch]:
+    """Cells of the training ratings, in the ``unit``, of about a ``share`` of the users, who are
+    chosen by their ids."""
+    for batch in batches:
+        for cell in values(batch.column(0)):
+            ratings = ratings_of(cell, unit)
+            users = ratings[USER].combine_chunks()
+            # As a share of all hashes.
+            place = (hash_ids(users.dictionary) >> np.uint64(32)) / 2.0**32
+            is_chosen = pa.array((place < share)[users.indices.to_numpy()])
+            rows = ratings.filter(pc.and_not(is_chosen, ratings[IS_VALIDATION]))
+            if rows.num_rows:
+                yield pa.RecordBatch.from_arrays([pa.array([pack_of(rows)])], names=["cell"])
+
+
 def choose_weights(
     batches: Iterator[pa.RecordBatch], search: PenaltySearch, n_threads: int
 ) -> Iterator[pa.RecordBatch]:
@@ -95,7 +103,7 @@ def choose_weights(
     cells = [from_cell(cell) for batch in batches for cell in values(batch.column(0))]
     if not cells:
         return
-    ratings = index_ratings(unpacked_ratings(cells))
+    ratings = index_ratings(cells)
     chosen = search.choose(ratings, n_threads)
     users, items = chosen.objective.users, chosen.objective.items
     weights = [users.factors, users.bias, items.factors, items.bias, chosen.objective.link_weight]

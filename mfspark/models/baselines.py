@@ -13,8 +13,9 @@ from mfspark.algorithms.history import Learnt
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, RATING, USER, Side
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit_als import fit_als
+from mfspark.engine.packed import summarise
 from mfspark.engine.phases import Phases
-from mfspark.engine.training import Fit, objective_of, prepare, summarise
+from mfspark.engine.training import Fit, objective_of, prepare
 from mfspark.engine.workspace import materialised
 from mfspark.models.factor_model import FactorModel
 from mfspark.models.factorisation import model_of, select_ratings
@@ -113,9 +114,9 @@ def _damped(ratings: DataFrame, settings: BiasOnlySettings) -> Fit:
     """Item biases as damped means, then user biases of what they leave."""
     phases = Phases()
     # In the unit of the ratings: the damping counts ratings, whatever their scale.
-    training = prepare(ratings, 0, objective_of(ALSSettings()), known={}, scale=1.0)
+    training = prepare(summarise(ratings), 0, objective_of(ALSSettings()), known={}, scale=1.0)
     phases.end("prepare")
-    rating = F.col(RATING).cast("double") - F.lit(training.mean)
+    rating = F.col(RATING).cast("double") - F.lit(training.unit.mean)
 
     def biases(deviations: DataFrame, side: Side) -> DataFrame:
         n = F.count("*")

@@ -27,6 +27,7 @@ from mfspark.algorithms.start import start_rows
 from mfspark.columns import BIAS, FACTORS, ITEM, N_RATINGS, USER, Side
 from mfspark.engine.factor_tables import table_bytes
 from mfspark.engine.fit_als import fit_als
+from mfspark.engine.packed import summarise
 from mfspark.engine.phases import Phases
 from mfspark.engine.training import Fit, objective_of, prepare
 from mfspark.engine.workspace import materialised
@@ -303,7 +304,8 @@ def _with_int_ids(ratings: DataFrame) -> DataFrame:
 def _random_fit(ratings: DataFrame, settings: ALSSettings) -> Fit:
     """The factors that a fit starts from, of users and of items."""
     phases = Phases()
-    training = prepare(ratings, settings.rank, objective_of(settings), known={}, scale=1.0)
+    objective = objective_of(settings)
+    training = prepare(summarise(ratings), settings.rank, objective, known={}, scale=1.0)
     phases.end("prepare")
     tables = {}
     for side in Side:

@@ -2,8 +2,8 @@
 
 Synthetic ratings in the proportions of MovieLens 10M are written once as Parquet below the
 temporary folder. Of each round, and beside it of a scan and of a pass that hands every row to
-Python and does nothing there, nanoseconds for each rating on two cores. ``count_ids`` has the pass
-that encodes the ratings in it: until then nothing is computed.
+Python and does nothing there, nanoseconds for each rating on two cores. ``pack_ratings`` has the
+pass over rows, with their check and sums, ``count_ids`` the one that encodes packs.
 """
 
 import math
@@ -23,8 +23,8 @@ from mfspark.data.synthetic import SyntheticSettings, synthetic_ratings
 from mfspark.engine import fit_als
 
 STATIONS = (
-    "prepare", "count_ids", "index_sides", "build_blocks", "start_factors", "run_half_step",
-    "factor_tables",
+    "pack_ratings", "count_ids", "index_sides", "build_blocks", "start_factors",
+    "run_half_step", "factor_tables",
 )  # fmt: skip
 FIT = {"rank": 10, "maxIter": 2, "regParam": 0.1, "biasRegParam": 0.1, "execution": "distributed"}
 

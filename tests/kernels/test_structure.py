@@ -97,6 +97,8 @@ LEAVES = {
     "engine.start_cells", "engine.cells", "engine.factor_cells", "engine.kept_cells",
     "engine.compiling", "engine.machine", "engine.phases", "engine.plan", "engine.progress",
     "engine.recovery", "engine.telemetry", "engine.workspace",
+    # What a fit is given beside its packs, and what it returns: no pass.
+    "engine.training",
     # What comes before and after: Params, the model and how it predicts.
     "models.params", "models.frames", "models.factor_model", "models.factor_storage",
     "models.metadata",

@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mfspark.engine import one_task
 from mfspark.engine.cells import (
     cells_of,
     from_cell,
@@ -33,36 +32,6 @@ def test_packs_and_cells_keep_every_row():
     assert [table.num_rows for table in tables] == [12, 12, 1]
     again = [from_cell(values(pa.array([to_cell(table)]))[0]) for table in tables]
     assert pa.concat_tables(again)["n"].to_pylist() == list(range(25))
-
-
-@pytest.mark.parametrize("n_values", [9, 5000])
-@pytest.mark.parametrize("has_validation", [False, True])
-def test_ratings_for_one_task_come_out_as_they_went_in(monkeypatch, rng, n_values, has_validation):
-    """Of packs whose numbers are of different widths, and with an id that the other has not."""
-    monkeypatch.setattr(one_task, "ROWS_PER_PACK", 3000)
-    n_users = np.where(np.arange(5000) < 3000, 2000, 20)
-    table = pa.table(
-        {
-            "user": [f"u{n}" for n in rng.integers(0, n_users)],
-            "item": rng.integers(-30, 30, 5000),
-            "rating": (rng.integers(0, n_values, 5000) / 7).astype(np.float32),
-            "is_validation": rng.random(5000) < 0.2,
-        }
-    )
-    table = table if has_validation else table.drop_columns("is_validation")
-    rows = list(one_task.pack_ratings(iter(table.to_batches(max_chunksize=500))))
-    cells = [from_cell(value) for row in rows for value in values(row.column(0))]
-    kinds = [
-        [cell.schema.field(side).type.index_type for side in ("user", "item")] for cell in cells
-    ]
-    assert kinds == [[pa.uint16(), pa.uint8()], [pa.uint8(), pa.uint8()]]
-    is_narrow = [pa.types.is_dictionary(cell.schema.field("rating").type) for cell in cells]
-    assert is_narrow == [n_values == 9] * 2
-    found = one_task.unpacked_ratings(cells)
-    assert {name: found[name].to_pylist() for name in found.column_names} == {
-        "is_validation": [False] * 5000,
-        **{name: table[name].to_pylist() for name in table.column_names},
-    }
 
 
 def test_parts_of_an_array_are_cells():

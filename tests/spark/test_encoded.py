@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.columns import ITEM, USER, Side
@@ -15,10 +16,10 @@ from mfspark.engine.encoded import (
     Hashing,
     encode_pack,
     encode_ratings,
-    hash_ids,
     validation_in_row,
 )
 from mfspark.engine.index import count_ids, index_sides
+from mfspark.engine.packed import Unit, hash_ids, pack_ratings
 from mfspark.engine.workspace import Workspace
 
 HASHING = {USER: Hashing(128, 3, 0), ITEM: Hashing(64, 3, 3)}
@@ -28,6 +29,12 @@ IDS = {
     "few": st.integers(0, 5),
     "string": st.text(max_size=4),
 }
+
+
+def encoded_of(workspace: Workspace, rows: DataFrame, *how):
+    """``rows`` packed and encoded, in their own unit."""
+    packs, _ = pack_ratings(workspace, rows, rank=1)
+    return encode_ratings(workspace, packs, Unit(), *how)
 
 
 def decoded(rows: list[pa.RecordBatch]) -> tuple[dict[Side, list], pa.Table, set[int]]:
@@ -128,7 +135,7 @@ def test_packs_are_dealt_out_evenly(spark):
         F.lit(1.0).cast("float").alias("rating"),
     )  # fmt: skip
     with Workspace(spark) as workspace:
-        encoded = encode_ratings(workspace, rows, {USER: 1, ITEM: 1}, 400, 4)
+        encoded = encoded_of(workspace, rows, {USER: 1, ITEM: 1}, 400, 4)
         found = encoded.slices.withColumn("by_name", encoded.target_of(F.col("pack"))).toPandas()
     first = encoded.n_parts
     assert sorted(found["target"]) == [first, first + 1, first + 2, first + 3]
@@ -149,7 +156,7 @@ def located(request, spark):
     )
     train = rows.where("not is_validation")
     with Workspace(spark) as workspace:
-        encoded = encode_ratings(workspace, rows, {USER: 3, ITEM: 4}, 4000, 2, has_few_ids)
+        encoded = encoded_of(workspace, rows, {USER: 3, ITEM: 4}, 4000, 2, has_few_ids)
         counted = count_ids(workspace, encoded, train.count(), tuple(Side) if has_few_ids else ())
         indices = index_sides(workspace, counted, {USER: 3, ITEM: 4})
         yield train, counted, indices, locate_ratings(workspace, encoded, indices)
@@ -185,7 +192,7 @@ def test_parts_may_have_ids_of_validation_ratings_alone(spark, has_few_ids):
         "user int, item int, rating float, is_validation boolean",
     )
     with Workspace(spark) as workspace:
-        encoded = encode_ratings(workspace, rows, {USER: 2, ITEM: 2}, 120, 8, has_few_ids)
+        encoded = encoded_of(workspace, rows, {USER: 2, ITEM: 2}, 120, 8, has_few_ids)
         counted = count_ids(workspace, encoded, 6, tuple(Side) if has_few_ids else ())
         indices = index_sides(workspace, counted, {USER: 2, ITEM: 2})
         assert sorted(row["id"] for row in indices[USER].table.collect()) == [0, 1]

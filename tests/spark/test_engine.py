@@ -22,6 +22,7 @@ from mfspark.engine import als_half_step, block_files, factor_tables, sgd_epoch
 from mfspark.engine.blocks import RatingBlockFormat, build_blocks, open_block
 from mfspark.engine.encoded import encode_ratings
 from mfspark.engine.index import count_ids, index_sides, place_heaviest_first
+from mfspark.engine.packed import Unit, pack_ratings
 from mfspark.engine.workspace import Workspace
 from mfspark.errors import FitError
 
@@ -42,7 +43,8 @@ def test_heaviest_first_keeps_within_the_bound_of_graham(weights, n_blocks):
 
 
 def indexed(workspace, ratings, n_blocks, n_ratings, has_few_ids=False):
-    encoded = encode_ratings(workspace, ratings, n_blocks, ratings.count(), 3, has_few_ids)
+    packs, _ = pack_ratings(workspace, ratings, rank=1)
+    encoded = encode_ratings(workspace, packs, Unit(), n_blocks, ratings.count(), 3, has_few_ids)
     on_driver = n_blocks if has_few_ids else ()
     counted = count_ids(workspace, encoded, n_ratings, on_driver)
     return encoded, index_sides(workspace, counted, n_blocks)

@@ -11,7 +11,7 @@ import pytest
 
 from mfspark import BiasedALS
 from mfspark.columns import ITEM, USER
-from mfspark.engine.one_task import pack_ratings
+from mfspark.engine.packed import pack_ratings, pack_rows
 from mfspark.engine.plan import (
     Machine,
     Workload,
@@ -20,7 +20,7 @@ from mfspark.engine.plan import (
     plan_bayes,
     plan_sgd,
 )
-from mfspark.engine.training import objective_of, prepare
+from mfspark.engine.workspace import Workspace
 from mfspark.settings import ALSSettings, BayesianSettings, SGDSettings
 
 LAPTOP = Machine(cores=4, task_cores=4)
@@ -153,9 +153,8 @@ def test_users_and_items_are_known_before_a_fit_is_planned(spark, rng):
     actual = [train[side].nunique() for side in ("user", "item")]
 
     def counts(ratings, rank):
-        summary = prepare(
-            spark.createDataFrame(ratings), rank, objective_of(ALSSettings()), {}
-        ).summary
+        with Workspace(spark) as workspace:
+            _, summary = pack_ratings(workspace, spark.createDataFrame(ratings), rank)
         assert summary.n_ratings == len(train)
         return [summary.n_users, summary.n_items]
 
@@ -207,6 +206,7 @@ from mfspark.algorithms.als_threads import ThreadedALS
 from mfspark.algorithms.history import Learnt
 from mfspark.algorithms.sgd_threads import ThreadedSGD
 from mfspark.engine.one_task import learn_tables
+from mfspark.engine.packed import Unit
 from mfspark.kernels.objective import Objective, Penalty
 from mfspark.settings import ALSSettings, SGDSettings
 objective = Objective(0.0, True, Penalty(1.0, 0.2, 0.5), Penalty(1.0, 0.2, 0.5))
@@ -218,7 +218,7 @@ learners = {
     "sgd": ThreadedSGD(objective, SGDSettings(rank=16, max_iter=2, tol=0.0)),
 }
 with pa.OSFile(sys.argv[1]) as source:
-    rows = list(learn_tables(iter(pa.ipc.open_stream(source)), learners[sys.argv[2]], 2))
+    rows = list(learn_tables(iter(pa.ipc.open_stream(source)), Unit(), learners[sys.argv[2]], 2))
 learnt = Learnt.from_json(rows[-1].column("learnt")[0].as_py())
 print(peak(), learnt.n_users, learnt.n_items)
 """
@@ -235,7 +235,7 @@ def test_memory_of_one_task_is_estimated_within_half(tmp_path, rng, learner):
             "rating": ((rng.integers(1, 6, n) - 3) / 2**0.5).astype(np.float32),
         }
     )
-    cells = list(pack_ratings(iter(table.to_batches(500_000))))
+    cells = [row.select(["cell"]) for row in pack_rows(iter(table.to_batches(500_000)))]
     path = tmp_path / "cells.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, cells[0].schema) as writer:
         for cell in cells:
