@@ -250,7 +250,8 @@ def _narrow(
     if len(ratings.palette):
         columns[RATING] = pa.DictionaryArray.from_arrays(rating, ratings.palette)
     else:
-        single = rating.astype(np.float32)
+        with np.errstate(over="ignore"):
+            single = rating.astype(np.float32)
         columns[RATING] = pa.array(single if np.array_equal(single, rating) else rating)
     return pa.table({**columns, IS_VALIDATION: is_validation})
 
@@ -324,7 +325,7 @@ def _summary(told: pa.Table) -> Summary:
 
 def _estimated_counts(cells: DataFrame) -> dict[Side, int]:
     """Users and items with training ratings, estimated (Heule, Nunkesser, Hall: HyperLogLog in
-    practice, 2013); cost: two tenths of a microsecond for each id of a pack and core."""
+    practice, 2013); cost: a pass over the ids of all packs."""
     hashes = cells.mapInArrow(_rated_hashes, f"{USER} long, {ITEM} long")
     # Nulls do not count.
     row = hashes.agg(*[F.approx_count_distinct(side) for side in Side]).first()
