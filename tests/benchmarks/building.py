@@ -26,7 +26,8 @@ STATIONS = (
     "pack_ratings", "count_ids", "index_sides", "build_blocks", "start_factors",
     "run_half_step", "factor_tables",
 )  # fmt: skip
-FIT = {"rank": 10, "maxIter": 2, "regParam": 0.1, "biasRegParam": 0.1, "execution": "distributed"}
+FIT = {"rank": 10, "maxIter": 2, "regParam": 0.1, "biasRegParam": 0.1}
+FIT |= {"execution": "distributed", "exchange": "broadcast"}  # Blocks of both sides.
 
 
 def main() -> None:
@@ -80,9 +81,9 @@ def per_rating(work: Callable[[], object], n: int) -> int:
 def timed(function: Callable[..., Any], name: str, seconds: Counter[str]) -> Callable[..., Any]:
     """``function``, whose seconds are added up."""
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         begun = time.perf_counter()
-        result = function(*arguments)
+        result = function(*arguments, **options)
         seconds[name] += time.perf_counter() - begun
         return result
 
