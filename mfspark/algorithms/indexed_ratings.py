@@ -147,6 +147,7 @@ def _count_sides(
     """A thread for each side; tables count, and look up, by their own dictionaries."""
 
     def count(side: Side) -> _CountedSide:
+        """Number the ids of all tables, count their ratings, and look every rating up."""
         parts = [encode_ids(table[side]) for table in tables]
         ids = pc.unique(pa.chunked_array([of_part for of_part, _ in parts]))
         places = [pc.index_in(of_part, value_set=ids).to_numpy() for of_part, _ in parts]
