@@ -26,8 +26,11 @@ STATIONS = (
     "pack_ratings", "count_ids", "index_sides", "build_blocks", "start_factors",
     "run_half_step", "factor_tables",
 )  # fmt: skip
-FIT = {"rank": 10, "maxIter": 2, "regParam": 0.1, "biasRegParam": 0.1}
-FIT |= {"execution": "distributed", "exchange": "broadcast"}  # Blocks of both sides.
+# Moments would need blocks of users alone.
+FIT = {
+    "rank": 10, "maxIter": 2, "regParam": 0.1, "biasRegParam": 0.1, "execution": "distributed",
+    "exchange": "broadcast",
+}  # fmt: skip
 
 
 def main() -> None:
